@@ -1,0 +1,141 @@
+//! Memory that devices may see: [`Region`]s, and the [`Buf`]s dealt from them.
+//!
+//! A [`Buf`] is a piece of a region. Holding one is the right to touch its bytes; it is not `Clone`,
+//! and it goes home explicitly, to the [`Pool`] or [`Pages`] named by [`Buf::home`], because the data
+//! path has no place for a shared counter. Bufs come in two kinds: exclusive ones, whose bytes may be
+//! written, and shared ones (from [`Pages::share`]), which only read.
+//!
+//! This crate is one of the rooms where `unsafe` lives: it owns the mapping, and hands out slices of
+//! it. The invariants are few:
+//! - a mapping lives as long as any `Buf` into it: who deals Bufs counts them, and keeps the mapping
+//!   for ever if it is dropped while some are out;
+//! - two exclusive Bufs never overlap, and a shared Buf never overlaps an exclusive one.
+//!
+//! What is left out on purpose: growing (all memory is there before the first Connect), and
+//! addresses as devices know them (lkeys, IOVAs): a provider finds those by [`Buf::region`].
+#![allow(unsafe_code)]
+
+mod list;
+mod pages;
+mod pool;
+mod region;
+
+pub use list::BufList;
+pub use pages::{NoPage, Page, Pages};
+pub use pool::{Class, Pool};
+pub use region::{PageKind, Region, RegionId, Want};
+
+use std::ptr::NonNull;
+
+/// The unit all memory is laid out in, in bytes.
+pub const PAGE: usize = 4096;
+
+/// Who deals a [`Buf`] and takes it back: a core's pool, or a drive with memory of its own.
+///
+/// The number is the owner's choice; it is unique within the node, so that a Buf that strays to the
+/// wrong owner is recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Home(pub u16);
+
+impl Home {
+    /// The home of buffers that belong to a core.
+    pub const CORE: Home = Home(0);
+}
+
+/// The right to touch some bytes of a [`Region`].
+///
+/// Not `Clone`, no `Drop`: it must be given back to its [`Home`]. One that is dropped instead is
+/// lost to its pool, which tests notice by counting.
+#[derive(Debug)]
+#[must_use = "a Buf that is dropped is lost to its pool"]
+pub struct Buf {
+    at: NonNull<u8>,
+    len: u32,
+    index: u32,
+    region: RegionId,
+    home: Home,
+    shared: bool,
+    class: u8,
+}
+
+// SAFETY: a Buf is the sole owner of its bytes, or a reader of bytes nobody writes while it lives.
+unsafe impl Send for Buf {}
+
+impl Buf {
+    /// The bytes. Their number is what was asked for, or what [`Buf::truncate`] left.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `at` and `len` lie inside a mapped region that outlives every Buf (module docs).
+        // Nobody writes these bytes: exclusive Bufs do not overlap, shared ones are only read.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len as usize) }
+    }
+
+    /// The bytes, to be written.
+    ///
+    /// # Panics
+    /// If the Buf is shared: its bytes may be on their way to a host.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        assert!(!self.shared, "a shared Buf is never written");
+        // SAFETY: as in `bytes`, and an exclusive Buf overlaps no other.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len as usize) }
+    }
+
+    /// Where the bytes start, for a device or a system call.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.at.as_ptr()
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True if it has no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Keeps the first `len` bytes in view. The whole buffer still goes home.
+    ///
+    /// # Panics
+    /// If `len` is more than there is.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        assert!(len <= self.len as usize, "a Buf does not grow");
+        self.len = len as u32;
+    }
+
+    /// Leaves the first `count` bytes out of view. The whole buffer still goes home.
+    ///
+    /// # Panics
+    /// If `count` is more than there is.
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len as usize, "a Buf does not grow");
+        // SAFETY: `count` is at most `len`, so the result is inside the region or one past its end.
+        self.at = unsafe { self.at.add(count) };
+        self.len -= count as u32;
+    }
+
+    /// The region it is a piece of: providers look lkeys and IOVAs up by it.
+    #[inline]
+    pub fn region(&self) -> RegionId {
+        self.region
+    }
+
+    /// Who takes it back.
+    #[inline]
+    pub fn home(&self) -> Home {
+        self.home
+    }
+
+    /// True if others may read the same bytes.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+}

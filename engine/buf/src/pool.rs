@@ -1,0 +1,159 @@
+//! One core's buffers, in a few sizes. Not shared, so taking and putting are a push and a pop.
+
+use std::sync::Arc;
+
+use crate::{Buf, Home, PAGE, Region};
+
+/// So many buffers of one size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Class {
+    /// Bytes of each, a multiple of 4096.
+    pub size: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// One core's buffers. All of them exist from the start; none is ever allocated later.
+#[derive(Debug)]
+pub struct Pool {
+    region: Option<Arc<Region>>,
+    home: Home,
+    shelves: Vec<Shelf>,
+    out: usize,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    size: usize,
+    start: usize,
+    count: usize,
+    free: Vec<u32>,
+}
+
+impl Pool {
+    /// The bytes a region needs for these classes.
+    pub fn bytes(classes: &[Class]) -> usize {
+        classes.iter().map(|class| class.size * class.count).sum()
+    }
+
+    /// Deals out `region` from `start` on.
+    ///
+    /// # Panics
+    /// If the classes do not ascend in size, are not whole pages, or do not fit the region.
+    pub fn new(region: Arc<Region>, start: usize, home: Home, classes: &[Class]) -> Pool {
+        assert!(
+            start.is_multiple_of(PAGE) && start + Pool::bytes(classes) <= region.len(),
+            "classes fit the region"
+        );
+        assert!(
+            classes.is_sorted_by(|a, b| a.size < b.size),
+            "classes ascend"
+        );
+        let mut at = start;
+        let shelves = classes
+            .iter()
+            .map(|class| {
+                assert!(class.size.is_multiple_of(PAGE), "buffers are whole pages");
+                let start = at;
+                at += class.size * class.count;
+                // The last is taken first; handing out low addresses first keeps the caches warm.
+                let free = (0..class.count as u32).rev().collect();
+                Shelf {
+                    size: class.size,
+                    start,
+                    count: class.count,
+                    free,
+                }
+            })
+            .collect();
+        Pool {
+            region: Some(region),
+            home,
+            shelves,
+            out: 0,
+        }
+    }
+
+    /// A buffer of `len` bytes, from the smallest size that fits and has one; `None` while there is
+    /// none, or if `len` is larger than the largest size.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Option<Buf> {
+        let region = self.region.as_ref().expect("present until drop");
+        for (class, shelf) in self.shelves.iter_mut().enumerate() {
+            if shelf.size >= len
+                && let Some(index) = shelf.free.pop()
+            {
+                self.out += 1;
+                return Some(Buf {
+                    at: region.at(shelf.start + index as usize * shelf.size),
+                    len: len as u32,
+                    index,
+                    region: region.id(),
+                    home: self.home,
+                    shared: false,
+                    class: class as u8,
+                });
+            }
+        }
+        None
+    }
+
+    /// A buffer comes home.
+    ///
+    /// # Panics
+    /// If it is another pool's.
+    #[inline]
+    pub fn put(&mut self, buf: Buf) {
+        assert!(
+            buf.home == self.home,
+            "a Buf of {:?} came to {:?}",
+            buf.home,
+            self.home
+        );
+        let region = self.region.as_ref().expect("present until drop");
+        assert!(
+            buf.region == region.id(),
+            "a Buf of another core's pool came home here"
+        );
+        let shelf = &mut self.shelves[usize::from(buf.class)];
+        assert!(
+            (buf.index as usize) < shelf.count,
+            "a Buf has an index of its shelf"
+        );
+        self.out -= 1;
+        shelf.free.push(buf.index);
+    }
+
+    /// Buffers that are out. 0 when all are home.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Free buffers of at least `len` bytes.
+    pub fn free(&self, len: usize) -> usize {
+        self.shelves
+            .iter()
+            .filter(|shelf| shelf.size >= len)
+            .map(|shelf| shelf.free.len())
+            .sum()
+    }
+
+    /// The largest buffer there is, in bytes.
+    pub fn largest(&self) -> usize {
+        self.shelves.last().map_or(0, |shelf| shelf.size)
+    }
+
+    /// The region the buffers lie in, for devices that register it.
+    pub fn region(&self) -> &Arc<Region> {
+        self.region.as_ref().expect("present until drop")
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.out > 0 {
+            // Bufs are out there: their memory must stay mapped. See the module docs of the crate.
+            std::mem::forget(self.region.take());
+        }
+    }
+}
