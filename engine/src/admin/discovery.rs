@@ -1,0 +1,117 @@
+//! The Discovery log page (Base 5.1.12.3.1): each way from here to each subsystem the host may use.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ferroce_wire::Wire;
+use ferroce_wire::discovery::{
+    AdrFam, DiscoveryLogEntry, DiscoveryLogHeader, LSP_PORT_LOCAL, SubType, TrType,
+};
+use ferroce_wire::fabrics::CNTLID_DYNAMIC;
+
+use crate::controller::Association;
+use crate::limits;
+use crate::table::{Listener, Table, Transport};
+
+/// What Supported Log Pages says of LSP: port local entries can be asked for (PLEOS). Extended
+/// entries cannot, nor those of subsystems the host may not use.
+pub(super) const LSP_SUPPORTED: u16 = LSP_PORT_LOCAL as u16;
+
+/// The page as this host sees it.
+pub(super) fn page(table: &Table, who: &Association, lsp: u8) -> Vec<u8> {
+    let entries = entries(table, who, lsp & LSP_PORT_LOCAL != 0);
+    let header = DiscoveryLogHeader {
+        genctr: table.generation.into(),
+        numrec: (entries.len() as u64).into(),
+        ..DiscoveryLogHeader::default()
+    };
+    let mut page = header.as_bytes().to_vec();
+    for entry in &entries {
+        page.extend_from_slice(entry.as_bytes());
+    }
+    page
+}
+
+/// The entries this host sees; with `port_local`, those of the port it came to.
+pub(super) fn entries(
+    table: &Table,
+    who: &Association,
+    port_local: bool,
+) -> Vec<DiscoveryLogEntry> {
+    let mut entries = Vec::new();
+    for listener in &table.listeners {
+        let Some(address) = reachable(listener, who.local) else {
+            continue;
+        };
+        if port_local && address != canonical(who.local) {
+            continue;
+        }
+        entries.push(discovery_entry(listener, address, who));
+        for subsystem in table.subsystems.values() {
+            if subsystem.allows(&who.hostnqn) {
+                let mut entry = entry(listener, address, &subsystem.nqn);
+                entry.subtype = SubType::NVM;
+                entries.push(entry);
+            }
+        }
+    }
+    entries
+}
+
+/// This discovery subsystem itself: by such an entry a host finds out that it may stay connected
+/// (EPCSD), and that each of them tells the same (DUPRETINFO).
+fn discovery_entry(
+    listener: &Listener,
+    address: SocketAddr,
+    who: &Association,
+) -> DiscoveryLogEntry {
+    let mut entry = entry(listener, address, &who.subnqn);
+    entry.subtype = SubType::CURRENT_DISCOVERY;
+    entry.eflags = (DiscoveryLogEntry::EFLAGS_DUPRETINFO | DiscoveryLogEntry::EFLAGS_EPCSD).into();
+    entry
+}
+
+fn entry(listener: &Listener, address: SocketAddr, nqn: &str) -> DiscoveryLogEntry {
+    let mut entry = DiscoveryLogEntry {
+        trtype: match listener.transport {
+            Transport::Tcp => TrType::TCP,
+        },
+        adrfam: match address {
+            SocketAddr::V4(_) => AdrFam::IPV4,
+            SocketAddr::V6(_) => AdrFam::IPV6,
+        },
+        // "Not specified", though "not required" is as true: hosts have taken that for a wish for TLS.
+        treq: DiscoveryLogEntry::TREQ_NOT_SPECIFIED | DiscoveryLogEntry::TREQ_NO_SQ_FLOW_CONTROL,
+        portid: listener.port_id.into(),
+        cntlid: CNTLID_DYNAMIC.into(),
+        asqsz: limits::ADMIN_DEPTH_MAX.into(),
+        ..DiscoveryLogEntry::default()
+    };
+    for (place, byte) in entry.subnqn.iter_mut().zip(nqn.bytes()) {
+        *place = byte;
+    }
+    entry.set_address(&address.ip().to_string(), &address.port().to_string());
+    entry
+}
+
+/// The address at which the host can reach a listener: its own, or, if it listens on every one, that
+/// by which the host came. None if such a listener is of the other address family: which address
+/// of ours would do, nobody knows.
+fn reachable(listener: &Listener, local: SocketAddr) -> Option<SocketAddr> {
+    let ip = listener.address.ip();
+    if !ip.is_unspecified() {
+        return Some(canonical(listener.address));
+    }
+    let local = canonical(local).ip();
+    match (ip, local) {
+        // Sockets on [::] take IPv4 as well, unless told otherwise.
+        (IpAddr::V4(_), IpAddr::V6(_)) => None,
+        _ => Some(SocketAddr::new(local, listener.address.port())),
+    }
+}
+
+/// An IPv4 address that IPv6 has wrapped, unwrapped; no scope, which would be ours and not the host's.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+const _: () = assert!(limits::ADMIN_DEPTH_MAX >= DiscoveryLogEntry::ASQSZ_MIN);

@@ -1,0 +1,392 @@
+//! Commands in flight: who is to be answered, what is left to do, and which part is where.
+
+use ferroce_buf::BufList;
+use ferroce_wire::cqe::Cqe;
+use ferroce_wire::sqe::Sqe;
+use ferroce_wire::status::Status;
+
+use crate::limits::CHUNKS_PER_COMMAND;
+use crate::plant::{self, Bug};
+use crate::port::{DriveId, Tag, Tick};
+
+/// No slot.
+pub const NONE: u32 = u32::MAX;
+
+/// Proof that one command owes its host an answer. Used up by giving it, or by saying why not.
+#[derive(Debug)]
+#[must_use]
+pub struct Ticket {
+    cid: u16,
+    armed: bool,
+}
+
+impl Ticket {
+    /// A command came in.
+    pub fn new(cid: u16) -> Ticket {
+        Ticket { cid, armed: true }
+    }
+
+    /// The answer.
+    pub fn complete(mut self, status: Status, dw0: u64) -> Cqe {
+        self.armed = false;
+        Cqe::new(self.cid, status).with_result64(dw0)
+    }
+
+    /// The queue died: no answer is owed any more.
+    pub fn abandon(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        assert!(
+            !self.armed || std::thread::panicking(),
+            "cid {} was never answered",
+            self.cid
+        );
+    }
+}
+
+/// What a command does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Drive to host.
+    Read,
+    /// Host to drive.
+    Write {
+        /// Force Unit Access.
+        fua: bool,
+    },
+    /// Host against drive.
+    Compare,
+    /// No data.
+    Flush,
+    /// No data, in slices.
+    Verify,
+    /// No data, in slices.
+    WriteZeroes {
+        /// Force Unit Access.
+        fua: bool,
+        /// DEAC.
+        deallocate: bool,
+    },
+    /// A list of ranges from the host, then each of them in slices. `range` is the one under way.
+    Deallocate {
+        /// Index of the range under way.
+        range: u16,
+        /// How many ranges.
+        ranges: u16,
+    },
+    /// Admin and Fabrics commands: data from the host, if any, is needed whole; the answer may have
+    /// data for the host.
+    Admin,
+}
+
+/// Where one part of a command's data is.
+#[derive(Debug, Default)]
+pub enum Chunk {
+    /// Nowhere: this place is free.
+    #[default]
+    Free,
+    /// The fabric has the Bufs and fills them from the host.
+    Fetching,
+    /// The host's data is here, and must wait for the drive's memory or queue.
+    Landed {
+        /// The data.
+        bufs: BufList,
+    },
+    /// The drive has the Bufs.
+    Executing,
+    /// The drive reads what is to be compared with these.
+    Comparing {
+        /// The host's data.
+        bufs: BufList,
+    },
+    /// The data for the host is here, and goes when its turn comes.
+    Ordered {
+        /// The data.
+        bufs: BufList,
+    },
+}
+
+/// A part of a command's data.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// Where it is.
+    pub chunk: Chunk,
+    /// Its place in the command's data, in bytes.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Of a Compare: where the drive is to read to, unless it brings memory. Both sides are taken at
+    /// once, since commands that have one and wait for the other could wait for each other.
+    pub spare: BufList,
+}
+
+/// A command in flight.
+#[derive(Debug)]
+pub struct Command {
+    /// Life of the slot: a completion of an older life is recognised and ignored.
+    pub generation: u32,
+    /// `None`: nobody is left to answer.
+    pub ticket: Option<Ticket>,
+    /// The queue it came from.
+    pub queue: u32,
+    /// Neighbours in the queue's list of commands.
+    pub before: u32,
+    /// See `before`.
+    pub after: u32,
+    /// As it came.
+    pub sqe: Sqe,
+    /// What it does.
+    pub kind: Kind,
+    /// Where.
+    pub drive: DriveId,
+    /// Log2 of the block length in bytes.
+    pub block_shift: u8,
+    /// Which of the two table counts it is in: its epoch, modulo 2.
+    pub parity: u8,
+    /// It stands in the line of those who wait for memory or a drive.
+    pub in_line: bool,
+    /// It stands in the lane of those whose data is here.
+    pub in_landed: bool,
+    /// It stands in the line of those who have something to send.
+    pub to_send: bool,
+    /// Bytes of a part at most: what the drive takes in one request.
+    pub part_max: u32,
+    /// Blocks of the namespace when the command came.
+    pub capacity: u64,
+    /// First block of the whole command, or of the range under way.
+    pub lba: u64,
+    /// Blocks of that range, for commands without data.
+    pub blocks: u32,
+    /// Bytes of data (or, without data, blocks of the range) in all.
+    pub len: u32,
+    /// How much of `len` has been begun.
+    pub started: u32,
+    /// How much of `len` is done: sent to the host, or stored.
+    pub settled: u32,
+    /// The first thing that went wrong.
+    pub error: Option<Status>,
+    /// Its answer, once that is known.
+    pub answer: Option<(Status, u64)>,
+    /// Data of an admin command's answer.
+    pub staged: Vec<u8>,
+    /// First of the parts in use.
+    pub head: u8,
+    /// How many parts are in use, in order from `head`.
+    pub count: u8,
+    /// The parts, a ring.
+    pub parts: [Part; CHUNKS_PER_COMMAND],
+    /// When it came.
+    pub arrived: Tick,
+}
+
+impl Command {
+    /// Index of the oldest part.
+    pub fn first_part(&self) -> Option<usize> {
+        (self.count > 0).then_some(self.head as usize)
+    }
+
+    /// Takes a place for another part at the end; `None` while all are in use.
+    pub fn push_part(&mut self, offset: u32, len: u32) -> Option<usize> {
+        if self.count as usize == CHUNKS_PER_COMMAND {
+            return None;
+        }
+        let at = (self.head as usize + self.count as usize) % CHUNKS_PER_COMMAND;
+        self.count += 1;
+        self.parts[at] = Part {
+            chunk: Chunk::Free,
+            offset,
+            len,
+            spare: BufList::new(),
+        };
+        Some(at)
+    }
+
+    /// Gives the places of finished parts at both ends back.
+    pub fn pop_free_parts(&mut self) {
+        while self.count > 0 {
+            let last = (self.head as usize + self.count as usize - 1) % CHUNKS_PER_COMMAND;
+            if !matches!(self.parts[last].chunk, Chunk::Free) {
+                break;
+            }
+            self.count -= 1;
+        }
+        while self.count > 0 && matches!(self.parts[self.head as usize].chunk, Chunk::Free) {
+            self.head = (self.head + 1) % CHUNKS_PER_COMMAND as u8;
+            self.count -= 1;
+        }
+    }
+
+    /// True if a drive has something of it.
+    pub fn at_drive(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part.chunk, Chunk::Executing | Chunk::Comparing { .. }))
+    }
+
+    /// True if data of the host is here that the drive has not got.
+    pub fn has_landed(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part.chunk, Chunk::Landed { .. }))
+    }
+
+    /// True if it does not stand behind those who want memory or a drive: it has Bufs that they may
+    /// want, or it is an admin command, which a busy drive must not hold up.
+    pub fn goes_first(&self) -> bool {
+        self.kind == Kind::Admin || self.has_landed()
+    }
+
+    /// True if the fabric is filling Bufs of it.
+    pub fn at_fabric(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part.chunk, Chunk::Fetching))
+    }
+}
+
+/// All commands of a core. Slots are made once, before the first Connect.
+#[derive(Debug)]
+pub struct Slab {
+    commands: Vec<Command>,
+    free: Vec<u32>,
+}
+
+impl Slab {
+    /// So many slots.
+    pub fn new(count: usize) -> Slab {
+        assert!(
+            count > 0 && count < (NONE as usize) / CHUNKS_PER_COMMAND,
+            "slots fit a tag"
+        );
+        let commands = (0..count).map(|_| blank()).collect();
+        Slab {
+            commands,
+            free: (0..count as u32).rev().collect(),
+        }
+    }
+
+    /// A slot for a command that came in, with everything at its start.
+    pub fn take(&mut self, queue: u32, sqe: Sqe, now: Tick) -> Option<u32> {
+        let slot = self.free.pop()?;
+        let command = &mut self.commands[slot as usize];
+        debug_assert!(
+            command.ticket.is_none() && command.count == 0,
+            "a free slot is blank"
+        );
+        command.ticket = Some(Ticket::new(sqe.cid.get()));
+        command.queue = queue;
+        command.sqe = sqe;
+        command.kind = Kind::Admin;
+        command.part_max = crate::limits::CHUNK_LEN;
+        command.arrived = now;
+        command.lba = 0;
+        command.blocks = 0;
+        command.len = 0;
+        command.started = 0;
+        command.settled = 0;
+        Some(slot)
+    }
+
+    /// The command is over: nothing of it is anywhere.
+    pub fn free(&mut self, slot: u32) {
+        let command = &mut self.commands[slot as usize];
+        assert!(
+            command.ticket.is_none(),
+            "a command ends answered or abandoned"
+        );
+        command.pop_free_parts();
+        assert!(command.count == 0, "a command ends with its parts home");
+        if !plant::on(Bug::GenerationKept) {
+            command.generation = command.generation.wrapping_add(1);
+        }
+        command.error = None;
+        command.answer = None;
+        command.in_line = false;
+        command.in_landed = false;
+        command.to_send = false;
+        command.before = NONE;
+        command.after = NONE;
+        if command.staged.capacity() > 0 {
+            command.staged = Vec::new();
+        }
+        self.free.push(slot);
+    }
+
+    /// How many more fit.
+    pub fn room(&self) -> usize {
+        self.free.len()
+    }
+
+    /// How many there are, free or not.
+    pub fn capacity(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// The tag for part `part` of a command.
+    pub fn tag(&self, slot: u32, part: usize) -> Tag {
+        Tag {
+            slot: slot * CHUNKS_PER_COMMAND as u32 + part as u32,
+            generation: self.commands[slot as usize].generation,
+        }
+    }
+
+    /// The command and part a tag names; `None` if it is of an older life, or of no life at all.
+    pub fn find(&self, tag: Tag) -> Option<(u32, usize)> {
+        let slot = tag.slot / CHUNKS_PER_COMMAND as u32;
+        let command = self.commands.get(slot as usize)?;
+        let part = (tag.slot as usize) % CHUNKS_PER_COMMAND;
+        (command.generation == tag.generation).then_some((slot, part))
+    }
+}
+
+impl std::ops::Index<u32> for Slab {
+    type Output = Command;
+
+    #[inline]
+    fn index(&self, slot: u32) -> &Command {
+        &self.commands[slot as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slab {
+    #[inline]
+    fn index_mut(&mut self, slot: u32) -> &mut Command {
+        &mut self.commands[slot as usize]
+    }
+}
+
+fn blank() -> Command {
+    Command {
+        generation: 0,
+        ticket: None,
+        queue: NONE,
+        before: NONE,
+        after: NONE,
+        sqe: Sqe::new(0),
+        kind: Kind::Admin,
+        drive: DriveId(0),
+        block_shift: 12,
+        parity: 2,
+        in_line: false,
+        in_landed: false,
+        to_send: false,
+        part_max: 0,
+        capacity: 0,
+        lba: 0,
+        blocks: 0,
+        len: 0,
+        started: 0,
+        settled: 0,
+        error: None,
+        answer: None,
+        staged: Vec::new(),
+        head: 0,
+        count: 0,
+        parts: Default::default(),
+        arrived: Tick(0),
+    }
+}

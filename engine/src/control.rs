@@ -1,0 +1,811 @@
+//! The control thread's mind: which controllers there are, who may connect, and how a change of the
+//! table is agreed on by all cores. Pure: mail and requests in, mail out.
+//!
+//! **Changes are one mechanism.** A change makes a new [`Table`] and sends it to every core
+//! (`prepare`: new commands see the new table); each core answers when no command begun under the
+//! old one is left (`drained`); when all did, the change is done. Changes go one after the other.
+//!
+//! **No stale write.** While queues of an association that ended have commands at a drive, the same
+//! host's next I/O queue in that subsystem waits, see [`Control::admit_io`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ferroce_wire::fabrics::{CNTLID_DYNAMIC, CNTLID_MAX, ConnectRefusal, DISCOVERY_NQN};
+use ferroce_wire::status::Status;
+
+use crate::controller::{Association, Kind};
+use crate::limits;
+use crate::mail::{Admission, ConnectRequest, Post, Refused, ToControl, ToCore};
+use crate::plant::{self, Bug};
+use crate::port::{DriveId, DriveInfo, Tick};
+use crate::queue::QueueRef;
+use crate::table::{Listener, Namespace, Subsystem, Table};
+
+/// The control thread's state. `I` and `D` are what cores adopt: connections and drives.
+#[derive(Debug)]
+pub struct Control<I, D> {
+    table: Table,
+    cores: Vec<CoreLink<I, D>>,
+    controllers: BTreeMap<u16, Live>,
+    /// Where the search for a free CNTLID begins: a number is not used again soon.
+    next_cntlid: u16,
+    waiting: Vec<Waiting>,
+    changes: VecDeque<Pending<D>>,
+    /// The change that cores are draining for: its number, and its drive to remove afterwards.
+    current: Option<Current>,
+    finished: VecDeque<ChangeId>,
+    next_change: u64,
+    next_drive: u16,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct CoreLink<I, D> {
+    post: Post<ToCore<I, D>>,
+    /// What did not fit the mailbox.
+    backlog: VecDeque<ToCore<I, D>>,
+    /// The latest table it has drained to.
+    drained: u64,
+    stopped: bool,
+}
+
+/// A controller that exists.
+#[derive(Debug)]
+struct Live {
+    who: Arc<Association>,
+    /// Where its admin queue is.
+    owner: usize,
+    /// By QID, the core.
+    queues: BTreeMap<u16, usize>,
+    /// It takes no more queues, and its number is free when its last queue is gone.
+    ending: bool,
+    /// Its I/O queues must go before CSTS.RDY may clear.
+    resetting: bool,
+}
+
+/// A Connect that waits for the host's earlier commands to come back from the drives.
+#[derive(Debug)]
+struct Waiting {
+    core: usize,
+    queue: QueueRef,
+    request: Box<ConnectRequest>,
+    until: Tick,
+}
+
+/// Names a change, to hear of its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct ChangeId(pub u64);
+
+/// Something an operator wants changed.
+#[derive(Debug)]
+pub enum Change<D> {
+    /// A subsystem, with the namespaces it already names drives for.
+    AddSubsystem(Subsystem),
+    /// A namespace on a drive new to the node; `queues` are the drive's ends, one for each core, for
+    /// the [`DriveId`] of [`Control::next_drive`].
+    AddNamespace {
+        /// Of this subsystem.
+        nqn: String,
+        /// Its NSID; `None` takes the lowest that is free.
+        nsid: Option<u32>,
+        /// What the drive is.
+        info: DriveInfo,
+        /// Refuse writes though the drive could take them.
+        read_only: bool,
+        /// The drive's number, from [`Control::next_drive`].
+        drive: DriveId,
+        /// The drive, for each core.
+        queues: Vec<D>,
+    },
+    /// A namespace goes; when the change is finished, so is its drive.
+    RemoveNamespace {
+        /// Of this subsystem.
+        nqn: String,
+        /// Which.
+        nsid: u32,
+    },
+    /// A namespace has another size. A drive grows before this change, and shrinks after it.
+    Resize {
+        /// Of this subsystem.
+        nqn: String,
+        /// Which.
+        nsid: u32,
+        /// New size in blocks, at least 1.
+        blocks: u64,
+    },
+    /// Who may connect; hosts that no longer may are disconnected.
+    Allow {
+        /// To this subsystem.
+        nqn: String,
+        /// These hosts; `None` is every host.
+        hosts: Option<BTreeSet<String>>,
+    },
+    /// Another place where hosts connect.
+    AddListener(Listener),
+    /// Hosts do not connect there any more. Those that did stay.
+    RemoveListener(SocketAddr),
+}
+
+/// Why a change cannot be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeError {
+    /// No such subsystem.
+    NoSubsystem(String),
+    /// A subsystem of that name is there already.
+    SubsystemExists(String),
+    /// No such namespace.
+    NoNamespace(u32),
+    /// The NSID is in use.
+    NamespaceExists(u32),
+    /// NSIDs go from 1 to `limits::NAMESPACES_MAX`.
+    BadNsid(u32),
+    /// All NSIDs are in use.
+    NoNsidLeft,
+    /// No listener there.
+    NoListener(SocketAddr),
+    /// A listener is there already.
+    ListenerExists(SocketAddr),
+    /// A namespace has at least one block.
+    NoBlocks,
+    /// The node is stopping.
+    Stopping,
+}
+
+impl std::fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ChangeError::NoSubsystem(nqn) => write!(f, "there is no subsystem {nqn}"),
+            ChangeError::SubsystemExists(nqn) => write!(f, "there is a subsystem {nqn} already"),
+            ChangeError::NoNamespace(nsid) => write!(f, "there is no namespace {nsid}"),
+            ChangeError::NamespaceExists(nsid) => write!(f, "there is a namespace {nsid} already"),
+            ChangeError::BadNsid(nsid) => write!(
+                f,
+                "{nsid} is no namespace identifier: they go from 1 to {}",
+                limits::NAMESPACES_MAX
+            ),
+            ChangeError::NoNsidLeft => {
+                write!(
+                    f,
+                    "all {} namespace identifiers are in use",
+                    limits::NAMESPACES_MAX
+                )
+            }
+            ChangeError::NoListener(address) => write!(f, "there is no listener at {address}"),
+            ChangeError::ListenerExists(address) => {
+                write!(f, "there is a listener at {address} already")
+            }
+            ChangeError::NoBlocks => write!(f, "a namespace has at least one block"),
+            ChangeError::Stopping => write!(f, "the node is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {}
+
+#[derive(Debug)]
+struct Pending<D> {
+    id: ChangeId,
+    table: Table,
+    add: Option<(DriveId, Vec<D>)>,
+    remove: Option<DriveId>,
+}
+
+#[derive(Debug)]
+struct Current {
+    id: ChangeId,
+    epoch: u64,
+    remove: Option<DriveId>,
+}
+
+/// A host, as `ctl hosts` shows it.
+#[derive(Clone, Debug)]
+pub struct HostView {
+    /// Its controller.
+    pub who: Arc<Association>,
+    /// Its I/O queues.
+    pub io_queues: usize,
+    /// It is on its way out.
+    pub ending: bool,
+}
+
+impl<I, D> Control<I, D> {
+    /// A node with these cores, serving nothing yet.
+    pub fn new(posts: Vec<Post<ToCore<I, D>>>) -> Control<I, D> {
+        let cores = posts.into_iter().map(|post| CoreLink {
+            post,
+            backlog: VecDeque::new(),
+            drained: 0,
+            stopped: false,
+        });
+        Control {
+            table: Table::default(),
+            cores: cores.collect(),
+            controllers: BTreeMap::new(),
+            next_cntlid: 1,
+            waiting: Vec::new(),
+            changes: VecDeque::new(),
+            current: None,
+            finished: VecDeque::new(),
+            next_change: 1,
+            next_drive: 0,
+            stopping: false,
+        }
+    }
+
+    // What operators ask.
+
+    /// Plans a change. It is done when [`Control::finished`] names it.
+    ///
+    /// # Errors
+    /// If it contradicts what there is, with what was planned before it taken into account.
+    pub fn change(&mut self, change: Change<D>) -> Result<ChangeId, ChangeError> {
+        if self.stopping {
+            return Err(ChangeError::Stopping);
+        }
+        let mut table = self.planned().clone();
+        let (add, remove) = apply(&mut table, change)?;
+        table.epoch += 1;
+        let id = ChangeId(self.next_change);
+        self.next_change += 1;
+        self.changes.push_back(Pending {
+            id,
+            table,
+            add,
+            remove,
+        });
+        self.next_step();
+        Ok(id)
+    }
+
+    /// The table as it will be when all changes are done.
+    pub fn planned(&self) -> &Table {
+        self.changes
+            .back()
+            .map_or(&self.table, |pending| &pending.table)
+    }
+
+    /// The table as new commands see it.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The next change that is done.
+    pub fn finished(&mut self) -> Option<ChangeId> {
+        self.finished.pop_front()
+    }
+
+    /// A number for a new drive.
+    pub fn next_drive(&mut self) -> DriveId {
+        let id = DriveId(self.next_drive);
+        self.next_drive += 1;
+        id
+    }
+
+    /// Who is connected.
+    pub fn hosts(&self) -> Vec<HostView> {
+        let view = |live: &Live| HostView {
+            who: live.who.clone(),
+            io_queues: live.queues.keys().filter(|qid| **qid != 0).count(),
+            ending: live.ending,
+        };
+        self.controllers.values().map(view).collect()
+    }
+
+    /// Disconnects all controllers of a host; how many that were.
+    pub fn disconnect(&mut self, hostnqn: &str) -> usize {
+        let of_host = |live: &&Live| live.who.hostnqn == hostnqn && !live.ending;
+        let theirs: Vec<u16> = self
+            .controllers
+            .values()
+            .filter(of_host)
+            .map(|live| live.who.cntlid)
+            .collect();
+        for cntlid in &theirs {
+            self.end(*cntlid);
+        }
+        theirs.len()
+    }
+
+    /// Hands a connection to a core.
+    pub fn adopt(&mut self, core: usize, fabric: usize, incoming: I) {
+        self.send(core, ToCore::Adopt { fabric, incoming });
+    }
+
+    /// Everyone finishes what is outstanding and closes.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.refuse(
+                waiting.core,
+                waiting.queue,
+                Status::CONNECT_CONTROLLER_BUSY,
+                0,
+            );
+        }
+        for core in 0..self.cores.len() {
+            self.send(core, ToCore::Stop);
+        }
+    }
+
+    /// All cores have stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.cores.iter().all(|core| core.stopped)
+    }
+
+    // What cores say.
+
+    /// A core's mail.
+    pub fn on_mail(&mut self, mail: ToControl, now: Tick) {
+        match mail {
+            ToControl::Connect {
+                core,
+                queue,
+                request,
+            } => {
+                self.on_connect(core, queue, request, now);
+            }
+            ToControl::QueueEnded { cntlid, qid } => self.on_queue_ended(cntlid, qid, now),
+            ToControl::ControllerEnding { cntlid } => self.end(cntlid),
+            ToControl::Resetting { cntlid } => self.on_resetting(cntlid),
+            ToControl::Drained { core, epoch } => {
+                self.cores[core].drained = epoch;
+                self.next_step();
+            }
+            ToControl::Stopped { core } => self.cores[core].stopped = true,
+        }
+    }
+
+    /// Time passes: mail that did not fit goes out, and who waited too long is refused.
+    pub fn on_time(&mut self, now: Tick) {
+        for core in 0..self.cores.len() {
+            self.flush(core);
+        }
+        let late = |waiting: &mut Waiting| waiting.until <= now;
+        for waiting in self.waiting.extract_if(.., late).collect::<Vec<_>>() {
+            log::warn!(
+                "{}: commands of this host's earlier association are still at a drive after {} ms; \
+                 its new queue is refused for now",
+                waiting.request.peer,
+                limits::STALE_WAIT_MS
+            );
+            // Without DNR: the host tries again.
+            self.refuse(
+                waiting.core,
+                waiting.queue,
+                Status::CONNECT_CONTROLLER_BUSY,
+                0,
+            );
+        }
+    }
+
+    /// When [`Control::on_time`] has something to do.
+    pub fn next_timeout(&self) -> Option<Tick> {
+        if self.cores.iter().any(|core| !core.backlog.is_empty()) {
+            return Some(Tick(0));
+        }
+        self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+
+    // Connect.
+
+    fn on_connect(
+        &mut self,
+        core: usize,
+        queue: QueueRef,
+        request: Box<ConnectRequest>,
+        now: Tick,
+    ) {
+        let kind = match self.check_connect(&request) {
+            Ok(kind) => kind,
+            Err(refused) => {
+                log::info!(
+                    "{}: {} may not connect to {}: {}",
+                    request.peer,
+                    request.hostnqn,
+                    request.subnqn,
+                    refused.status
+                );
+                let admission = Err(refused);
+                self.send(core, ToCore::Admit { queue, admission });
+                return;
+            }
+        };
+        if request.qid == 0 {
+            self.admit_admin(core, queue, &request, kind, now);
+        } else {
+            self.admit_io(core, queue, request, now);
+        }
+    }
+
+    fn check_connect(&self, request: &ConnectRequest) -> Result<Kind, Refused> {
+        let invalid = |what: ConnectRefusal| Refused {
+            status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
+            dw0: what.dw0(),
+        };
+        if self.stopping {
+            return Err(Refused {
+                status: Status::CONNECT_CONTROLLER_BUSY,
+                dw0: 0,
+            });
+        }
+        if request.subnqn.is_discovery() {
+            // A discovery controller has no I/O queues (Base 3.1.2.3).
+            return match (request.qid, request.cntlid) {
+                (0, CNTLID_DYNAMIC) => Ok(Kind::Discovery),
+                (0, _) => Err(invalid(ConnectRefusal::CNTLID)),
+                _ => Err(invalid(ConnectRefusal::QID)),
+            };
+        }
+        let Some(subsystem) = self.table.subsystems.get(request.subnqn.as_str()) else {
+            return Err(invalid(ConnectRefusal::SUBNQN));
+        };
+        if !subsystem.allows(request.hostnqn.as_str()) {
+            return Err(Refused {
+                status: Status::CONNECT_INVALID_HOST.dnr(),
+                dw0: 0,
+            });
+        }
+        // The dynamic controller model (Base 3.1.3): a new controller for each association.
+        if request.qid == 0 && request.cntlid != CNTLID_DYNAMIC {
+            return Err(invalid(ConnectRefusal::CNTLID));
+        }
+        Ok(Kind::Io)
+    }
+
+    fn admit_admin(
+        &mut self,
+        core: usize,
+        queue: QueueRef,
+        request: &ConnectRequest,
+        kind: Kind,
+        now: Tick,
+    ) {
+        let range = match self.table.subsystems.get(request.subnqn.as_str()) {
+            Some(subsystem) => subsystem.cntlids,
+            None => (1, CNTLID_MAX),
+        };
+        let Some(cntlid) = self.free_cntlid(range) else {
+            log::warn!(
+                "{}: all controller identifiers from {range:?} are in use",
+                request.peer
+            );
+            self.refuse(core, queue, Status::CONNECT_CONTROLLER_BUSY, 0);
+            return;
+        };
+        let who = Arc::new(Association::new(
+            cntlid,
+            kind,
+            request.subnqn.as_str().to_owned(),
+            request.hostnqn.as_str().to_owned(),
+            request.hostid,
+            request.transport,
+            (request.local, request.peer),
+            self.cores.len(),
+            now,
+        ));
+        let live = Live {
+            who: who.clone(),
+            owner: core,
+            queues: BTreeMap::from([(0, core)]),
+            ending: false,
+            resetting: false,
+        };
+        self.controllers.insert(cntlid, live);
+        let admission = Ok(Admission { who, qid: 0 });
+        self.send(core, ToCore::Admit { queue, admission });
+    }
+
+    fn free_cntlid(&mut self, (first, last): (u16, u16)) -> Option<u16> {
+        let start = self.next_cntlid.clamp(first, last);
+        let found = (start..=last)
+            .chain(first..start)
+            .find(|cntlid| !self.controllers.contains_key(cntlid))?;
+        self.next_cntlid = found.wrapping_add(1);
+        Some(found)
+    }
+
+    /// An I/O queue joins its controller, unless commands of the same host's dead associations are
+    /// still on their way to a drive: a write of theirs could land on top of a newer one.
+    fn admit_io(&mut self, core: usize, queue: QueueRef, request: Box<ConnectRequest>, now: Tick) {
+        if self.has_stale(&request) {
+            let until = now.plus_ms(limits::STALE_WAIT_MS);
+            self.waiting.push(Waiting {
+                core,
+                queue,
+                request,
+                until,
+            });
+            return;
+        }
+        let invalid = |what: ConnectRefusal| Refused {
+            status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
+            dw0: what.dw0(),
+        };
+        let sequence = Refused {
+            status: Status::COMMAND_SEQUENCE_ERROR.dnr(),
+            dw0: 0,
+        };
+        let admission = match self.controllers.get_mut(&request.cntlid) {
+            Some(live) if !live.ending && live.who.subnqn == request.subnqn.as_str() => {
+                if live.who.hostnqn != request.hostnqn.as_str() {
+                    Err(invalid(ConnectRefusal::HOSTNQN))
+                } else if live.who.hostid != request.hostid {
+                    Err(invalid(ConnectRefusal::HOSTID))
+                } else if live.resetting
+                    || !live.who.is_ready()
+                    || live.queues.contains_key(&request.qid)
+                {
+                    Err(sequence)
+                } else {
+                    live.queues.insert(request.qid, core);
+                    Ok(Admission {
+                        who: live.who.clone(),
+                        qid: request.qid,
+                    })
+                }
+            }
+            _ => Err(invalid(ConnectRefusal::CNTLID)),
+        };
+        self.send(core, ToCore::Admit { queue, admission });
+    }
+
+    /// The host has an association in that subsystem which ended, or is in reset, and whose I/O
+    /// queues are not all gone.
+    fn has_stale(&self, request: &ConnectRequest) -> bool {
+        if plant::on(Bug::StaleAdmitted) {
+            return false;
+        }
+        self.controllers.values().any(|live| {
+            (live.ending || live.resetting)
+                && live.who.hostid == request.hostid
+                && live.who.hostnqn == request.hostnqn.as_str()
+                && live.who.subnqn == request.subnqn.as_str()
+                && live.queues.keys().any(|qid| *qid != 0)
+        })
+    }
+
+    fn refuse(&mut self, core: usize, queue: QueueRef, status: Status, dw0: u32) {
+        let admission = Err(Refused { status, dw0 });
+        self.send(core, ToCore::Admit { queue, admission });
+    }
+
+    // Ends.
+
+    /// All queues of a controller must go.
+    fn end(&mut self, cntlid: u16) {
+        let Some(live) = self.controllers.get_mut(&cntlid) else {
+            return;
+        };
+        if live.ending {
+            return;
+        }
+        live.ending = true;
+        // While the node stops, queues finish by themselves.
+        if !self.stopping {
+            self.end_queues(cntlid, false);
+        }
+    }
+
+    fn on_resetting(&mut self, cntlid: u16) {
+        let Some(live) = self.controllers.get_mut(&cntlid) else {
+            return;
+        };
+        live.resetting = true;
+        self.end_queues(cntlid, true);
+        self.reset_done_if_so(cntlid);
+    }
+
+    fn end_queues(&mut self, cntlid: u16, keep_admin: bool) {
+        let Some(live) = self.controllers.get(&cntlid) else {
+            return;
+        };
+        let cores: BTreeSet<usize> = live.queues.values().copied().collect();
+        for core in cores {
+            self.send(core, ToCore::EndController { cntlid, keep_admin });
+        }
+    }
+
+    fn on_queue_ended(&mut self, cntlid: u16, qid: u16, now: Tick) {
+        let Some(live) = self.controllers.get_mut(&cntlid) else {
+            return;
+        };
+        live.queues.remove(&qid);
+        if live.queues.is_empty() {
+            self.controllers.remove(&cntlid);
+        } else {
+            self.reset_done_if_so(cntlid);
+        }
+        // Someone may have waited for just this.
+        for waiting in std::mem::take(&mut self.waiting) {
+            if self.has_stale(&waiting.request) {
+                self.waiting.push(waiting);
+            } else {
+                self.admit_io(waiting.core, waiting.queue, waiting.request, now);
+            }
+        }
+    }
+
+    fn reset_done_if_so(&mut self, cntlid: u16) {
+        let Some(live) = self.controllers.get_mut(&cntlid) else {
+            return;
+        };
+        let gone = live.queues.keys().all(|qid| *qid == 0) || plant::on(Bug::ResetEarly);
+        if live.resetting && gone {
+            live.resetting = false;
+            let owner = live.owner;
+            self.send(owner, ToCore::ResetDone { cntlid });
+        }
+    }
+
+    // Changes.
+
+    fn next_step(&mut self) {
+        if let Some(current) = &self.current {
+            if self.cores.iter().any(|core| core.drained < current.epoch) {
+                return;
+            }
+            let current = self.current.take().expect("it was just there");
+            if let Some(drive) = current.remove {
+                for core in 0..self.cores.len() {
+                    self.send(core, ToCore::RemoveDrive(drive));
+                }
+            }
+            self.finished.push_back(current.id);
+        }
+        let Some(pending) = self.changes.pop_front() else {
+            return;
+        };
+        let (id, epoch, remove) = (pending.id, pending.table.epoch, pending.remove);
+        self.current = Some(Current { id, epoch, remove });
+        if let Some((drive, queues)) = pending.add {
+            assert!(
+                queues.len() == self.cores.len(),
+                "a drive has a queue for each core"
+            );
+            for (core, queue) in queues.into_iter().enumerate() {
+                self.send(core, ToCore::AddDrive(drive, queue));
+            }
+        }
+        self.table = pending.table;
+        let table = Arc::new(self.table.clone());
+        for core in 0..self.cores.len() {
+            self.send(core, ToCore::Table(table.clone()));
+        }
+        self.end_forbidden();
+    }
+
+    /// Hosts that may not be connected any more, or whose subsystem went, are disconnected.
+    fn end_forbidden(&mut self) {
+        let forbidden = |live: &&Live| {
+            let subsystem = self.table.subsystems.get(&live.who.subnqn);
+            live.who.kind == Kind::Io
+                && live.who.subnqn != DISCOVERY_NQN
+                && !subsystem.is_some_and(|subsystem| subsystem.allows(&live.who.hostnqn))
+        };
+        let theirs: Vec<u16> = self
+            .controllers
+            .values()
+            .filter(forbidden)
+            .map(|live| live.who.cntlid)
+            .collect();
+        for cntlid in theirs {
+            self.end(cntlid);
+        }
+    }
+
+    // Mail.
+
+    fn send(&mut self, core: usize, mail: ToCore<I, D>) {
+        self.cores[core].backlog.push_back(mail);
+        self.flush(core);
+    }
+
+    fn flush(&mut self, core: usize) {
+        let link = &mut self.cores[core];
+        while let Some(mail) = link.backlog.pop_front() {
+            if let Err(mail) = link.post.send(mail) {
+                link.backlog.push_front(mail);
+                return;
+            }
+        }
+    }
+}
+
+type Drives<D> = (Option<(DriveId, Vec<D>)>, Option<DriveId>);
+
+/// Makes the change in a copy of the table.
+fn apply<D>(table: &mut Table, change: Change<D>) -> Result<Drives<D>, ChangeError> {
+    match change {
+        Change::AddSubsystem(subsystem) => {
+            if table.subsystems.contains_key(&subsystem.nqn) {
+                return Err(ChangeError::SubsystemExists(subsystem.nqn));
+            }
+            table
+                .subsystems
+                .insert(subsystem.nqn.clone(), Arc::new(subsystem));
+            table.generation += 1;
+        }
+        Change::AddNamespace {
+            nqn,
+            nsid,
+            info,
+            read_only,
+            drive,
+            queues,
+        } => {
+            let subsystem = subsystem(table, &nqn)?;
+            let free = (1..=limits::NAMESPACES_MAX)
+                .find(|nsid| !subsystem.namespaces.contains_key(nsid))
+                .ok_or(ChangeError::NoNsidLeft)?;
+            let nsid = nsid.unwrap_or(free);
+            if nsid == 0 || nsid > limits::NAMESPACES_MAX {
+                return Err(ChangeError::BadNsid(nsid));
+            }
+            if subsystem.namespaces.contains_key(&nsid) {
+                return Err(ChangeError::NamespaceExists(nsid));
+            }
+            let read_only = read_only || info.read_only;
+            subsystem.namespaces.insert(
+                nsid,
+                Namespace {
+                    drive,
+                    info: info.into(),
+                    read_only,
+                },
+            );
+            return Ok((Some((drive, queues)), None));
+        }
+        Change::RemoveNamespace { nqn, nsid } => {
+            let removed = subsystem(table, &nqn)?.namespaces.remove(&nsid);
+            return Ok((
+                None,
+                Some(removed.ok_or(ChangeError::NoNamespace(nsid))?.drive),
+            ));
+        }
+        Change::Resize { nqn, nsid, blocks } => {
+            let namespaces = &mut subsystem(table, &nqn)?.namespaces;
+            let namespace = namespaces
+                .get_mut(&nsid)
+                .ok_or(ChangeError::NoNamespace(nsid))?;
+            if blocks == 0 {
+                return Err(ChangeError::NoBlocks);
+            }
+            Arc::make_mut(&mut namespace.info).blocks = blocks;
+        }
+        Change::Allow { nqn, hosts } => {
+            subsystem(table, &nqn)?.allow = hosts;
+            table.generation += 1;
+        }
+        Change::AddListener(listener) => {
+            if table
+                .listeners
+                .iter()
+                .any(|there| there.address == listener.address)
+            {
+                return Err(ChangeError::ListenerExists(listener.address));
+            }
+            table.listeners.push(listener);
+            table.generation += 1;
+        }
+        Change::RemoveListener(address) => {
+            let had = table.listeners.len();
+            table
+                .listeners
+                .retain(|listener| listener.address != address);
+            if table.listeners.len() == had {
+                return Err(ChangeError::NoListener(address));
+            }
+            table.generation += 1;
+        }
+    }
+    Ok((None, None))
+}
+
+fn subsystem<'a>(table: &'a mut Table, nqn: &str) -> Result<&'a mut Subsystem, ChangeError> {
+    let found = table.subsystems.get_mut(nqn);
+    found
+        .map(Arc::make_mut)
+        .ok_or_else(|| ChangeError::NoSubsystem(nqn.to_owned()))
+}

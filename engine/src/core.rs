@@ -1,0 +1,188 @@
+//! One core: its loop, its mail, its timers.
+//!
+//! A core owns its connections, its queues at the drives, its share of memory and its own copy of
+//! the table. Nothing here is shared, so nothing locks. What other threads want arrives as mail at
+//! the top of a turn.
+
+use std::sync::Arc;
+
+use crate::drives::Drives;
+use crate::limits;
+use crate::mail::{Mailbox, Post, ToControl, ToCore};
+use crate::port::{Backend, Fabric, Inbound, Tick};
+use crate::queues::Queues;
+pub use crate::queues::{CoreConfig, LANDING};
+use crate::table::Table;
+
+/// What a turn leaves behind. It decides whether the core may sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// Something happened in this turn, or can happen without waiting: turn again at once.
+    pub busy: bool,
+    /// Requests at drives: their completions are near, so sleeping costs more than it saves.
+    pub at_drives: usize,
+    /// The next thing that is due by time alone.
+    pub next_timeout: Option<Tick>,
+    /// The core was told to stop, and all its queues are gone.
+    pub stopped: bool,
+}
+
+/// A core.
+#[derive(Debug)]
+pub struct Core<F: Fabric, D> {
+    /// Its fabrics.
+    pub fabrics: Vec<F>,
+    /// Its ends of the drives.
+    pub drives: Drives<D>,
+    queues: Queues,
+    mailbox: Mailbox<ToCore<F::Incoming, D>>,
+    control: Post<ToControl>,
+    stop_told: bool,
+}
+
+impl<F: Fabric, D: Backend> Core<F, D> {
+    /// A core without drives, serving an empty table. Both come by mail.
+    pub fn new(
+        config: CoreConfig,
+        fabrics: Vec<F>,
+        mailbox: Mailbox<ToCore<F::Incoming, D>>,
+        control: Post<ToControl>,
+    ) -> Core<F, D> {
+        let queues = Queues::new(config, fabrics.len(), Arc::new(Table::default()));
+        let drives = Drives::new();
+        Core {
+            fabrics,
+            drives,
+            queues,
+            mailbox,
+            control,
+            stop_told: false,
+        }
+    }
+
+    /// Mail, time, fabrics to engine, drives to engine, engine to fabrics. `wall_ms` is the time of
+    /// day in ms since 1970, which only the Timestamp feature looks at.
+    pub fn turn(&mut self, now: Tick, wall_ms: u64) -> Work {
+        let mut busy = self.read_mail(now);
+        self.queues.on_time(now, wall_ms, &mut self.drives);
+        for (index, fabric) in self.fabrics.iter_mut().enumerate() {
+            for _ in 0..limits::INBOUND_PER_TURN {
+                let room = self.queues.has_room();
+                let Some(inbound) = fabric.poll(now, room) else {
+                    break;
+                };
+                busy = true;
+                match inbound {
+                    Inbound::Capsule { conn, sqe, data } => {
+                        self.queues
+                            .on_capsule(index, conn, sqe, data, &mut self.drives);
+                    }
+                    Inbound::Spoiled { conn, sqe } => {
+                        self.queues.on_spoiled(index, conn, sqe, &mut self.drives);
+                    }
+                    Inbound::Fetched {
+                        conn: _,
+                        tag,
+                        bufs,
+                        status,
+                    } => {
+                        self.queues.on_fetched(tag, bufs, status, &mut self.drives);
+                    }
+                    Inbound::Opened { conn, local, peer } => {
+                        self.queues.on_opened(index, conn, local, peer);
+                    }
+                    Inbound::Closed { conn } => {
+                        self.queues.on_closed(index, conn, &mut self.drives);
+                    }
+                }
+            }
+        }
+        busy |= self.queues.serve_line(&mut self.drives);
+        busy |= self.poll_drives();
+        for (index, fabric) in self.fabrics.iter_mut().enumerate() {
+            busy |= self.queues.send_ready(index, fabric, &mut self.drives);
+            fabric.flush(now);
+            while let Some((_, bufs)) = fabric.home() {
+                self.queues.home(bufs, &mut self.drives);
+                busy = true;
+            }
+        }
+        // Nobody wakes a core because the control thread has read its mail.
+        let posted = self.queues.post_mail(&self.control);
+        self.work_left(busy || !posted, posted)
+    }
+
+    fn poll_drives(&mut self) -> bool {
+        let mut busy = false;
+        for id in self.drives.ids() {
+            if let Some(drive) = self.drives.get(id) {
+                drive.ring_doorbell();
+            }
+            for _ in 0..limits::DONE_PER_TURN {
+                let Some(done) = self.drives.poll(id) else {
+                    break;
+                };
+                busy = true;
+                self.queues.on_done(id, done, &mut self.drives);
+            }
+        }
+        busy
+    }
+
+    fn read_mail(&mut self, now: Tick) -> bool {
+        let mut busy = false;
+        for _ in 0..limits::MAIL_PER_TURN {
+            let Some(mail) = self.mailbox.poll() else {
+                break;
+            };
+            busy = true;
+            match mail {
+                ToCore::Adopt { fabric, incoming } => self.fabrics[fabric].adopt(incoming, now),
+                ToCore::Admit { queue, admission } => self.queues.on_admit(queue, admission),
+                ToCore::EndController { cntlid, keep_admin } => {
+                    self.queues
+                        .on_end_controller(cntlid, keep_admin, &mut self.drives);
+                }
+                ToCore::ResetDone { cntlid } => self.queues.on_reset_done(cntlid),
+                ToCore::Table(table) => self.queues.on_table(table),
+                ToCore::AddDrive(id, drive) => self.drives.add(id, drive),
+                ToCore::RemoveDrive(id) => self.drives.remove(id),
+                ToCore::Stop => self.queues.on_stop(&mut self.drives),
+            }
+        }
+        busy
+    }
+
+    fn work_left(&mut self, busy: bool, posted: bool) -> Work {
+        let mut stopped = self.queues.is_stopped();
+        if stopped && !self.stop_told && posted {
+            let core = self.queues.index();
+            self.stop_told = self.control.send(ToControl::Stopped { core }).is_ok();
+        }
+        // Its thread ends with this: not before the control thread knows.
+        let untold = stopped && !self.stop_told;
+        stopped &= self.stop_told;
+        let has_work = self.fabrics.iter().any(Fabric::has_work) || self.drives.have_work();
+        let timeouts = self.fabrics.iter().filter_map(Fabric::next_timeout);
+        Work {
+            busy: busy || untold || has_work || !self.mailbox.is_empty(),
+            at_drives: self.drives.in_flight(),
+            next_timeout: timeouts.chain(self.queues.next_timeout()).min(),
+            stopped,
+        }
+    }
+
+    /// Mail waits: who is about to sleep looks here after arming its bell.
+    pub fn has_mail(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
+    /// Commands in flight, and Bufs that are not home: all zero when nothing is connected and
+    /// nothing was leaked.
+    pub fn outstanding(&self) -> (usize, usize) {
+        (
+            self.queues.commands_in_flight(),
+            self.queues.bufs_out() + self.drives.bufs_out(),
+        )
+    }
+}

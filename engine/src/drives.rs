@@ -1,0 +1,149 @@
+//! A core's ends of the drives, and where their Bufs are.
+//!
+//! A drive that brings memory is counted on: it leaves only when every Buf it dealt is home, since
+//! those may still be on their way to hosts when its last command is long answered.
+
+use ferroce_buf::{Buf, BufList};
+
+use crate::port::{Backend, Done, DriveId, Io};
+
+/// The drives as one core sees them, by [`DriveId`].
+#[derive(Debug)]
+pub struct Drives<D> {
+    slots: Vec<Option<Slot<D>>>,
+}
+
+#[derive(Debug)]
+struct Slot<D> {
+    drive: D,
+    brings_memory: bool,
+    /// Bufs of the drive's own that are out.
+    out: u32,
+    /// To be dropped when the last Buf is home.
+    leaving: bool,
+}
+
+impl<D: Backend> Drives<D> {
+    pub(crate) fn new() -> Drives<D> {
+        Drives { slots: Vec::new() }
+    }
+
+    /// The numbers that drives have, and some that drives had.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = DriveId> + use<D> {
+        (0..self.slots.len() as u16).map(DriveId)
+    }
+
+    /// A drive that commands may be given to.
+    #[inline]
+    pub fn get(&mut self, id: DriveId) -> Option<&mut D> {
+        let slot = self.slots.get_mut(usize::from(id.0))?.as_mut()?;
+        Some(&mut slot.drive)
+    }
+
+    /// Fresh Bufs of the drive's own; see [`Backend::space`].
+    pub fn space(&mut self, id: DriveId, lba: u64, len: usize, into: &mut BufList) -> bool {
+        let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
+            return false;
+        };
+        let had = into.count();
+        let ok = slot.drive.space(lba, len, into);
+        slot.out += (into.count() - had) as u32;
+        ok
+    }
+
+    /// Bufs of the drive's own come home.
+    pub fn put(&mut self, buf: Buf) {
+        let id = usize::from(buf.home().0 - 1);
+        let place = &mut self.slots[id];
+        let slot = place
+            .as_mut()
+            .expect("a drive stays until its Bufs are home");
+        slot.out -= 1;
+        slot.drive.put(buf);
+        if slot.leaving && slot.out == 0 {
+            *place = None;
+        }
+    }
+
+    /// Gives a request to a drive; see [`Backend::submit`].
+    #[inline]
+    pub fn submit(&mut self, id: DriveId, io: Io) -> Result<(), Io> {
+        let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
+            return Err(io);
+        };
+        let given = if slot.brings_memory {
+            io.bufs.count() as u32
+        } else {
+            0
+        };
+        slot.drive.submit(io)?;
+        slot.out -= given;
+        Ok(())
+    }
+
+    /// The next completion of a drive, if it has one.
+    #[inline]
+    pub(crate) fn poll(&mut self, id: DriveId) -> Option<Done> {
+        let slot = self.slots.get_mut(usize::from(id.0))?.as_mut()?;
+        let done = slot.drive.poll()?;
+        if slot.brings_memory {
+            slot.out += done.bufs.count() as u32;
+        }
+        Some(done)
+    }
+
+    pub(crate) fn add(&mut self, id: DriveId, drive: D) {
+        let at = usize::from(id.0);
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        assert!(self.slots[at].is_none(), "a drive's number is used once");
+        let brings_memory = drive.brings_memory();
+        self.slots[at] = Some(Slot {
+            drive,
+            brings_memory,
+            out: 0,
+            leaving: false,
+        });
+    }
+
+    pub(crate) fn remove(&mut self, id: DriveId) {
+        let place = &mut self.slots[usize::from(id.0)];
+        let slot = place.as_mut().expect("a drive is removed once");
+        slot.leaving = true;
+        if slot.out == 0 {
+            *place = None;
+        }
+    }
+
+    /// All of them, to be polled or asked where they can be waited for.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut D> {
+        self.slots.iter_mut().flatten().map(|slot| &mut slot.drive)
+    }
+
+    /// Requests at all drives.
+    pub fn in_flight(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .map(|slot| slot.drive.in_flight())
+            .sum()
+    }
+
+    /// See [`Backend::has_work`].
+    pub(crate) fn have_work(&self) -> bool {
+        self.slots
+            .iter()
+            .flatten()
+            .any(|slot| slot.drive.has_work())
+    }
+
+    /// Bufs of the drives' own that are not home.
+    pub(crate) fn bufs_out(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .map(|slot| slot.out as usize)
+            .sum()
+    }
+}

@@ -1,0 +1,807 @@
+//! The data path: NVM commands from capsule to drive and back, part by part (NVM Command Set 3).
+//!
+//! A command's data is cut into parts of at most [`limits::CHUNK_LEN`], each one request to the
+//! drive. A part's place is its [`Chunk`]; every change of it happens here. Reads go Executing,
+//! Ordered; writes Fetching, Landed, Executing; compares Fetching, Landed, Comparing. What cannot go
+//! on for want of memory or of room at a drive is Blocked and waits in line.
+
+use std::mem::offset_of;
+
+use ferroce_buf::BufList;
+use ferroce_wire::feature::DsmRange;
+use ferroce_wire::opcode::NvmOpcode;
+use ferroce_wire::sqe::{Sgl, Sqe};
+use ferroce_wire::status::Status;
+
+use crate::command::{Chunk, Kind};
+use crate::drives::Drives;
+use crate::limits;
+use crate::line::{Lane, Served};
+use crate::plant::{self, Bug};
+use crate::port::{Backend, Done, DriveId, Fetch, Io, Op, Tag};
+use crate::queues::Queues;
+use crate::refusal::Refusal;
+
+/// Where a command's data from the host is.
+pub(crate) enum Source<'a> {
+    /// In its capsule.
+    Capsule(&'a [u8]),
+    /// Still at the host.
+    Host,
+}
+
+/// Checks a command's SGL against the length it must have, and finds the data. `capsule` is the
+/// capsule's data.
+pub(crate) fn source<'a>(sqe: &Sqe, len: u32, capsule: &'a [u8]) -> Result<Source<'a>, Refusal> {
+    let sgl = check_sgl(sqe, len)?;
+    if sgl.kind != Sgl::IN_CAPSULE {
+        return Ok(Source::Host);
+    }
+    let offset = sgl.addr.get();
+    let Some(data) = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| capsule.get(offset..))
+    else {
+        return Err(Refusal::sgl(Status::SGL_OFFSET_INVALID));
+    };
+    match data.get(..len as usize) {
+        Some(data) => Ok(Source::Capsule(data)),
+        None => Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID)),
+    }
+}
+
+/// A command with data names it by an SGL of exactly that length.
+fn check_sgl(sqe: &Sqe, len: u32) -> Result<Sgl, Refusal> {
+    if sqe.psdt() != Sqe::PSDT_SGL {
+        return Err(Refusal::field(offset_of!(Sqe, flags)));
+    }
+    let sgl = sqe.dptr;
+    let has = match sgl.kind {
+        Sgl::IN_CAPSULE | Sgl::TRANSPORT => sgl.len.get(),
+        Sgl::KEYED | Sgl::KEYED_INVALIDATE => sgl.keyed().len.get(),
+        _ => return Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
+    };
+    if has == len {
+        Ok(sgl)
+    } else {
+        Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID))
+    }
+}
+
+impl Queues {
+    /// An I/O command came in.
+    pub(crate) fn begin_io<D: Backend>(
+        &mut self,
+        slot: u32,
+        capsule: &[u8],
+        drives: &mut Drives<D>,
+    ) {
+        self.count_begun(slot);
+        if let Err(refusal) = self.check_io(slot) {
+            self.refuse(slot, refusal);
+            return;
+        }
+        let command = &self.slab[slot];
+        let (sqe, len) = (command.sqe, command.len);
+        let found = match command.kind {
+            Kind::Write { .. } | Kind::Compare => source(&sqe, len, capsule),
+            Kind::Deallocate { .. } => source(&sqe, ranges_len(&sqe), capsule),
+            Kind::Read => match check_sgl(&sqe, len) {
+                Ok(sgl) if sgl.kind == Sgl::IN_CAPSULE => {
+                    Err(Refusal::sgl(Status::SGL_TYPE_INVALID))
+                }
+                Ok(_) => Ok(Source::Host),
+                Err(refusal) => Err(refusal),
+            },
+            _ => Ok(Source::Host),
+        };
+        match found {
+            Ok(Source::Host) => {}
+            Ok(Source::Capsule(data)) => self.land(slot, data, drives),
+            Err(refusal) => {
+                self.refuse(slot, refusal);
+                return;
+            }
+        }
+        self.go_on(slot, drives);
+    }
+
+    /// Checks opcode, namespace and range, and fills in what the command will do.
+    fn check_io(&mut self, slot: u32) -> Result<(), Refusal> {
+        let sqe = self.slab[slot].sqe;
+        let opcode = sqe.nvm_opcode();
+        if sqe.fuse() != Sqe::FUSE_NORMAL {
+            return Err(Refusal::field(offset_of!(Sqe, flags)));
+        }
+        let subsystem = &self.queues[self.slab[slot].queue as usize].subsystem;
+        let namespaces = &subsystem.as_ref().ok_or(Refusal::opcode())?.namespaces;
+        let kind = match opcode {
+            NvmOpcode::READ => Kind::Read,
+            NvmOpcode::WRITE => Kind::Write { fua: sqe.fua() },
+            NvmOpcode::COMPARE => Kind::Compare,
+            NvmOpcode::FLUSH => Kind::Flush,
+            NvmOpcode::VERIFY => Kind::Verify,
+            NvmOpcode::WRITE_ZEROES => Kind::WriteZeroes {
+                fua: sqe.fua(),
+                deallocate: sqe.deac(),
+            },
+            // NR is zero-based, in the low byte (NVM 3.3.2).
+            NvmOpcode::DSM => Kind::Deallocate {
+                range: 0,
+                ranges: u16::from(sqe.dsm_nr_z()) + 1,
+            },
+            _ => return Err(Refusal::opcode()),
+        };
+        let namespace = namespaces
+            .get(&sqe.nsid.get())
+            .ok_or(Refusal::namespace())?;
+        let writes = matches!(
+            kind,
+            Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Deallocate { .. }
+        );
+        if writes && namespace.read_only {
+            return Err(Refusal::at(
+                Status::NAMESPACE_WRITE_PROTECTED,
+                offset_of!(Sqe, opc),
+            ));
+        }
+        let shift = namespace.info.block_len.trailing_zeros() as u8;
+        let command = &mut self.slab[slot];
+        command.kind = kind;
+        command.drive = namespace.drive;
+        command.block_shift = shift;
+        command.capacity = namespace.info.blocks;
+        command.part_max = namespace.info.max_transfer.min(limits::CHUNK_LEN);
+        if matches!(kind, Kind::Flush) {
+            command.len = 1;
+            return Ok(());
+        }
+        if matches!(kind, Kind::Deallocate { .. }) {
+            return Ok(());
+        }
+        let (lba, blocks) = (sqe.slba(), sqe.blocks());
+        if lba
+            .checked_add(u64::from(blocks))
+            .is_none_or(|end| end > namespace.info.blocks)
+        {
+            let out = Refusal::at(Status::LBA_OUT_OF_RANGE, offset_of!(Sqe, cdw10));
+            return Err(Refusal { lba, ..out });
+        }
+        command.lba = lba;
+        command.blocks = blocks;
+        if matches!(kind, Kind::Verify | Kind::WriteZeroes { .. }) {
+            command.len = blocks;
+        } else {
+            let len = u64::from(blocks) << shift;
+            if len > u64::from(limits::TRANSFER_MAX) {
+                return Err(Refusal::field(offset_of!(Sqe, cdw12)));
+            }
+            command.len = len as u32;
+        }
+        Ok(())
+    }
+
+    /// In-capsule data moves out of the fabric's hands at once: to the drive's own memory, or to
+    /// buffers that wait for nobody but the drive.
+    fn land<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
+        let len = data.len() as u32;
+        let command = &self.slab[slot];
+        let (drive, lba, shift) = (command.drive, command.lba, command.block_shift);
+        let is_write = matches!(command.kind, Kind::Write { .. });
+        let compares = command.kind == Kind::Compare;
+        let mut bufs = self.list(len, shift);
+        if !(is_write && drives.space(drive, lba, data.len(), &mut bufs)) {
+            bufs.push(self.landing_buf(len));
+        }
+        let mut spare = BufList::new();
+        if compares {
+            match drives.get(drive).is_some_and(|drive| drive.brings_memory()) {
+                true => spare = self.list(len, shift),
+                false => spare.push(self.landing_buf(len)),
+            }
+        }
+        bufs.copy_in(0, data);
+        self.config.counters.copied_bytes.add(u64::from(len));
+        let command = &mut self.slab[slot];
+        let part = command.push_part(0, len).expect("it is the first");
+        command.parts[part].chunk = Chunk::Landed { bufs };
+        command.parts[part].spare = spare;
+        command.started = command.len;
+    }
+
+    fn landing_buf(&mut self, len: u32) -> ferroce_buf::Buf {
+        let buf = self.config.landing.take(len as usize);
+        buf.expect("room was asked for before the capsule was polled")
+    }
+
+    /// Does for a command what can be done now, about `budget` bytes of it at most; in the lane of
+    /// those whose data is here, nothing that needs more memory.
+    pub(crate) fn advance<D: Backend>(
+        &mut self,
+        slot: u32,
+        lane: Lane,
+        budget: u32,
+        drives: &mut Drives<D>,
+    ) -> Served {
+        let mut took = 0;
+        loop {
+            let command = &self.slab[slot];
+            if command.answer.is_some() {
+                return Served::Leaves;
+            }
+            if command.error.is_some() || command.ticket.is_none() {
+                self.drop_parts(slot, drives);
+                self.end_in_error(slot);
+                return Served::Leaves;
+            }
+            if lane == Lane::Landed && !command.goes_first() {
+                return Served::Leaves;
+            }
+            if took >= budget {
+                return Served::Took(took);
+            }
+            let step = match command.kind {
+                Kind::Read => self.start_read(slot, drives),
+                Kind::Write { .. } | Kind::Compare => self.start_write(slot, drives),
+                Kind::Flush | Kind::Verify | Kind::WriteZeroes { .. } => {
+                    self.start_slice(slot, drives)
+                }
+                Kind::Deallocate { .. } => self.start_range(slot, drives),
+                Kind::Admin => self.start_admin(slot),
+            };
+            match step {
+                Served::Took(bytes) => took += bytes.max(1),
+                Served::Blocked if took > 0 => return Served::Took(took),
+                other => return other,
+            }
+        }
+    }
+
+    fn start_read<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
+        let command = &mut self.slab[slot];
+        let offset = command.started;
+        let len = (command.len - offset).min(command.part_max);
+        if len == 0 {
+            return Served::Leaves;
+        }
+        let Some(part) = command.push_part(offset, len) else {
+            return Served::Leaves;
+        };
+        let (id, shift) = (command.drive, command.block_shift);
+        let lba = command.lba + u64::from(offset >> shift);
+        let op = Op::Read {
+            lba,
+            blocks: len >> shift,
+        };
+        let submitted = match self.read_bufs(id, len, shift, drives) {
+            Some(bufs) => self.submit(slot, part, id, op, bufs, drives).map_err(Some),
+            None => Err(None),
+        };
+        let command = &mut self.slab[slot];
+        match submitted {
+            Ok(()) => {
+                command.parts[part].chunk = Chunk::Executing;
+                command.started += len;
+                Served::Took(len)
+            }
+            Err(bufs) => {
+                command.count -= 1;
+                if let Some(bufs) = bufs {
+                    self.home(bufs, drives);
+                }
+                Served::Blocked
+            }
+        }
+    }
+
+    /// What a drive needs to read `len` bytes: Bufs, or a list for its own.
+    fn read_bufs<D: Backend>(
+        &mut self,
+        id: DriveId,
+        len: u32,
+        shift: u8,
+        drives: &mut Drives<D>,
+    ) -> Option<BufList> {
+        if drives.get(id)?.brings_memory() {
+            return Some(self.list(len, shift));
+        }
+        let buf = self.config.pool.take(len as usize)?;
+        let mut bufs = BufList::new();
+        bufs.push(buf);
+        Some(bufs)
+    }
+
+    fn submit<D: Backend>(
+        &mut self,
+        slot: u32,
+        part: usize,
+        id: DriveId,
+        op: Op,
+        bufs: BufList,
+        drives: &mut Drives<D>,
+    ) -> Result<(), BufList> {
+        let tag = self.slab.tag(slot, part);
+        drives
+            .submit(id, Io { tag, op, bufs })
+            .map_err(|io| io.bufs)
+    }
+
+    /// Data that landed goes to the drive first; then more is fetched.
+    fn start_write<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
+        let command = &mut self.slab[slot];
+        let landed = command
+            .parts
+            .iter()
+            .position(|part| matches!(part.chunk, Chunk::Landed { .. }));
+        if let Some(part) = landed {
+            let Chunk::Landed { bufs } = std::mem::take(&mut command.parts[part].chunk) else {
+                unreachable!("it was just found landed");
+            };
+            return match command.kind {
+                Kind::Compare => self.compare_landed(slot, part, bufs, drives),
+                _ => self.write_landed(slot, part, bufs, drives),
+            };
+        }
+        let offset = command.started;
+        let len = (command.len - offset).min(command.part_max);
+        if len == 0 {
+            return Served::Leaves;
+        }
+        let compare = command.kind == Kind::Compare;
+        let (id, shift) = (command.drive, command.block_shift);
+        let lba = command.lba + u64::from(offset >> shift);
+        command.pop_free_parts();
+        let Some(part) = command.push_part(offset, len) else {
+            return Served::Leaves;
+        };
+        let bufs = if compare {
+            self.both_sides(id, len, shift, drives)
+        } else {
+            let bufs = self.write_bufs(id, lba, len, shift, drives);
+            bufs.map(|bufs| (bufs, BufList::new()))
+        };
+        let tag = self.slab.tag(slot, part);
+        let command = &mut self.slab[slot];
+        let Some((bufs, spare)) = bufs else {
+            command.count -= 1;
+            return Served::Blocked;
+        };
+        command.parts[part].chunk = Chunk::Fetching;
+        command.parts[part].spare = spare;
+        command.started += len;
+        let (cid, sgl) = (command.sqe.cid.get(), command.sqe.dptr);
+        self.fetch_later(
+            slot,
+            Fetch {
+                tag,
+                cid,
+                sgl,
+                offset,
+                bufs,
+            },
+        );
+        Served::Took(len)
+    }
+
+    /// Where the host's side of a Compare lands, and where the drive reads to.
+    fn both_sides<D: Backend>(
+        &mut self,
+        id: DriveId,
+        len: u32,
+        shift: u8,
+        drives: &mut Drives<D>,
+    ) -> Option<(BufList, BufList)> {
+        let theirs = self.pool_bufs(len)?;
+        match self.read_bufs(id, len, shift, drives) {
+            Some(ours) => Some((theirs, ours)),
+            None => {
+                self.home(theirs, drives);
+                None
+            }
+        }
+    }
+
+    fn pool_bufs(&mut self, len: u32) -> Option<BufList> {
+        let mut bufs = BufList::new();
+        bufs.push(self.config.pool.take(len as usize)?);
+        Some(bufs)
+    }
+
+    /// Where the data of a write is to land: memory of the drive's own, if it has some.
+    fn write_bufs<D: Backend>(
+        &mut self,
+        id: DriveId,
+        lba: u64,
+        len: u32,
+        shift: u8,
+        drives: &mut Drives<D>,
+    ) -> Option<BufList> {
+        if !drives.get(id)?.brings_memory() {
+            return self.pool_bufs(len);
+        }
+        let mut bufs = self.list(len, shift);
+        if drives.space(id, lba, len as usize, &mut bufs) {
+            return Some(bufs);
+        }
+        self.home(bufs, drives);
+        None
+    }
+
+    fn write_landed<D: Backend>(
+        &mut self,
+        slot: u32,
+        part: usize,
+        mut bufs: BufList,
+        drives: &mut Drives<D>,
+    ) -> Served {
+        let command = &self.slab[slot];
+        let (id, shift) = (command.drive, command.block_shift);
+        let Kind::Write { fua } = command.kind else {
+            unreachable!("a write has landed")
+        };
+        let at = &command.parts[part];
+        let len = at.len;
+        let lba = command.lba + u64::from(at.offset >> shift);
+        // The drive had no memory to spare when this came: perhaps now.
+        let strange = bufs.iter().any(|buf| buf.home() != id.home());
+        if strange && drives.get(id).is_some_and(|drive| drive.brings_memory()) {
+            let Some(mut own) = self.write_bufs(id, lba, len, shift, drives) else {
+                self.slab[slot].parts[part].chunk = Chunk::Landed { bufs };
+                return Served::Blocked;
+            };
+            let mut offset = 0;
+            for buf in bufs.iter() {
+                own.copy_in(offset, buf.bytes());
+                offset += buf.len();
+            }
+            self.config.counters.copied_bytes.add(u64::from(len));
+            self.home(bufs, drives);
+            bufs = own;
+        }
+        let op = Op::Write {
+            lba,
+            blocks: len >> shift,
+            fua: fua && !plant::on(Bug::FuaDropped),
+        };
+        let submitted = self.submit(slot, part, id, op, bufs, drives);
+        let chunk = &mut self.slab[slot].parts[part].chunk;
+        match submitted {
+            Ok(()) => {
+                *chunk = Chunk::Executing;
+                Served::Took(len)
+            }
+            Err(bufs) => {
+                *chunk = Chunk::Landed { bufs };
+                Served::Blocked
+            }
+        }
+    }
+
+    fn compare_landed<D: Backend>(
+        &mut self,
+        slot: u32,
+        part: usize,
+        bufs: BufList,
+        drives: &mut Drives<D>,
+    ) -> Served {
+        let command = &self.slab[slot];
+        let (id, shift) = (command.drive, command.block_shift);
+        let at = &command.parts[part];
+        let len = at.len;
+        let lba = command.lba + u64::from(at.offset >> shift);
+        let op = Op::Read {
+            lba,
+            blocks: len >> shift,
+        };
+        let into = std::mem::take(&mut self.slab[slot].parts[part].spare);
+        let submitted = self.submit(slot, part, id, op, into, drives);
+        let part = &mut self.slab[slot].parts[part];
+        match submitted {
+            Ok(()) => {
+                part.chunk = Chunk::Comparing { bufs };
+                Served::Took(len)
+            }
+            Err(into) => {
+                (part.chunk, part.spare) = (Chunk::Landed { bufs }, into);
+                Served::Blocked
+            }
+        }
+    }
+
+    /// Commands without data go to the drive slice by slice, one at a time, so that others get
+    /// their turns between.
+    fn start_slice<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
+        let command = &mut self.slab[slot];
+        let left = command.len - command.started;
+        if left == 0 || command.at_drive() {
+            return Served::Leaves;
+        }
+        if plant::on(Bug::FlushEarly) && command.kind == Kind::Flush {
+            self.complete(slot, Status::SUCCESS, 0);
+            return Served::Leaves;
+        }
+        let blocks = left.min(limits::SLICE_LEN >> command.block_shift);
+        let lba = command.lba + u64::from(command.started);
+        let op = match command.kind {
+            Kind::Flush => Op::Flush,
+            Kind::Verify => Op::Verify { lba, blocks },
+            Kind::WriteZeroes { fua, deallocate } => Op::WriteZeroes {
+                lba,
+                blocks,
+                fua,
+                deallocate,
+            },
+            Kind::Deallocate { .. } => Op::Deallocate { lba, blocks },
+            _ => unreachable!("only commands without data have slices"),
+        };
+        command.pop_free_parts();
+        let Some(part) = command.push_part(command.started, blocks) else {
+            return Served::Leaves;
+        };
+        let id = command.drive;
+        let submitted = self.submit(slot, part, id, op, BufList::new(), drives);
+        let command = &mut self.slab[slot];
+        if submitted.is_err() {
+            command.count -= 1;
+            return Served::Blocked;
+        }
+        command.parts[part].chunk = Chunk::Executing;
+        command.started += blocks;
+        Served::Took(blocks << command.block_shift)
+    }
+
+    /// Dataset Management: the list of ranges is fetched, stays landed in the first part, and its
+    /// ranges are worked off one after the other.
+    fn start_range<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
+        let command = &self.slab[slot];
+        let Kind::Deallocate { range, ranges } = command.kind else {
+            unreachable!("only Dataset Management has ranges");
+        };
+        let head = command.first_part();
+        match head.map(|part| &command.parts[part].chunk) {
+            Some(Chunk::Landed { bufs }) if command.settled == command.len => {
+                // The first time, or the range before this one is done.
+                if command.sqe.cdw11.get() & DSM_ATTRIBUTE_DEALLOCATE == 0 || range == ranges {
+                    self.drop_parts(slot, drives);
+                    self.complete(slot, Status::SUCCESS, 0);
+                    return Served::Leaves;
+                }
+                let mut raw = [0; size_of::<DsmRange>()];
+                bufs.copy_out(usize::from(range) * raw.len(), &mut raw);
+                self.begin_range(slot, &bytemuck::cast(raw), range, ranges);
+                Served::Took(4096)
+            }
+            Some(Chunk::Landed { .. }) => self.start_slice(slot, drives),
+            Some(_) => Served::Leaves,
+            None => {
+                let len = ranges_len(&command.sqe);
+                self.fetch_structure(slot, len)
+            }
+        }
+    }
+
+    fn begin_range(&mut self, slot: u32, range: &DsmRange, index: u16, ranges: u16) {
+        let (lba, blocks) = (range.slba.get(), range.nlb.get());
+        let command = &mut self.slab[slot];
+        if lba
+            .checked_add(u64::from(blocks))
+            .is_none_or(|end| end > command.capacity)
+        {
+            command.error = Some(Status::LBA_OUT_OF_RANGE.dnr());
+            return;
+        }
+        command.kind = Kind::Deallocate {
+            range: index + 1,
+            ranges,
+        };
+        (command.lba, command.len, command.started, command.settled) = (lba, blocks, 0, 0);
+    }
+
+    /// Fetches a small structure whole.
+    fn fetch_structure(&mut self, slot: u32, len: u32) -> Served {
+        let Some(bufs) = self.pool_bufs(len) else {
+            return Served::Blocked;
+        };
+        let command = &mut self.slab[slot];
+        let part = command.push_part(0, len).expect("it is the first");
+        command.parts[part].chunk = Chunk::Fetching;
+        let (cid, sgl) = (command.sqe.cid.get(), command.sqe.dptr);
+        let tag = self.slab.tag(slot, part);
+        self.fetch_later(
+            slot,
+            Fetch {
+                tag,
+                cid,
+                sgl,
+                offset: 0,
+                bufs,
+            },
+        );
+        Served::Leaves
+    }
+
+    /// An admin command wants data, or has some for the host.
+    fn start_admin(&mut self, slot: u32) -> Served {
+        let command = &mut self.slab[slot];
+        if command.staged.is_empty() {
+            return match command.count {
+                0 if command.len > 0 => {
+                    let len = command.len;
+                    self.fetch_structure(slot, len)
+                }
+                _ => Served::Leaves,
+            };
+        }
+        let offset = command.started;
+        let len = (command.len - offset).min(command.part_max);
+        if len == 0 {
+            return Served::Leaves;
+        }
+        command.pop_free_parts();
+        let Some(part) = command.push_part(offset, len) else {
+            return Served::Leaves;
+        };
+        let Some(mut buf) = self.config.pool.take(len as usize) else {
+            self.slab[slot].count -= 1;
+            return Served::Blocked;
+        };
+        let command = &mut self.slab[slot];
+        buf.bytes_mut()
+            .copy_from_slice(&command.staged[offset as usize..(offset + len) as usize]);
+        let mut bufs = BufList::new();
+        bufs.push(buf);
+        command.parts[part].chunk = Chunk::Ordered { bufs };
+        command.started += len;
+        self.send_later(slot);
+        Served::Took(len)
+    }
+
+    /// Data from the host is there.
+    pub(crate) fn on_fetched<D: Backend>(
+        &mut self,
+        tag: Tag,
+        bufs: BufList,
+        status: Status,
+        drives: &mut Drives<D>,
+    ) {
+        let found = self
+            .slab
+            .find(tag)
+            .filter(|&(slot, part)| matches!(self.slab[slot].parts[part].chunk, Chunk::Fetching));
+        let Some((slot, part)) = found else {
+            self.home(bufs, drives);
+            return;
+        };
+        let command = &mut self.slab[slot];
+        if !status.is_success() || command.error.is_some() {
+            command.error.get_or_insert(status);
+            command.parts[part].chunk = Chunk::Free;
+            self.home(bufs, drives);
+            // Other parts may have landed, and wait for the drive.
+            self.drop_parts(slot, drives);
+            self.end_in_error(slot);
+            return;
+        }
+        if command.kind != Kind::Admin {
+            command.parts[part].chunk = Chunk::Landed { bufs };
+            self.go_on(slot, drives);
+            return;
+        }
+        command.parts[part].chunk = Chunk::Free;
+        command.pop_free_parts();
+        let mut data = vec![0; command.len as usize];
+        command.len = 0;
+        bufs.copy_out(0, &mut data);
+        self.home(bufs, drives);
+        let answer = self.with_host_data(slot, &data);
+        self.answer(slot, answer, drives);
+    }
+
+    /// A drive is done with something.
+    pub(crate) fn on_done<D: Backend>(
+        &mut self,
+        drive: DriveId,
+        done: Done,
+        drives: &mut Drives<D>,
+    ) {
+        let Done { tag, status, bufs } = done;
+        let Some((slot, part)) = self.slab.find(tag).filter(|&(slot, part)| {
+            let chunk = &self.slab[slot].parts[part].chunk;
+            matches!(chunk, Chunk::Executing | Chunk::Comparing { .. })
+        }) else {
+            log::error!("drive {} completed something it was not asked for", drive.0);
+            self.home(bufs, drives);
+            return;
+        };
+        let command = &mut self.slab[slot];
+        let was = std::mem::take(&mut command.parts[part].chunk);
+        let mut status = status;
+        if plant::on(Bug::ErrorSwallowed) {
+            status = Status::SUCCESS;
+        }
+        if let Chunk::Comparing { bufs: theirs } = was {
+            let part = &self.slab[slot].parts[part];
+            let last = part.offset + part.len == self.slab[slot].len;
+            let skipped = last && plant::on(Bug::CompareShort);
+            if status.is_success() && !skipped && !equal(&theirs, &bufs) {
+                status = Status::COMPARE_FAILURE.dnr();
+            }
+            self.home(theirs, drives);
+        } else if command.kind == Kind::Read
+            && status.is_success()
+            && command.ticket.is_some()
+            && command.error.is_none()
+        {
+            command.parts[part].chunk = Chunk::Ordered { bufs };
+            // Only the first in order can leave; the others follow it.
+            if command.head as usize == part {
+                self.send_later(slot);
+            }
+            return;
+        }
+        self.home(bufs, drives);
+        let command = &mut self.slab[slot];
+        if !status.is_success() {
+            command.error.get_or_insert(status);
+        }
+        if command.error.is_some() || command.ticket.is_none() {
+            self.drop_parts(slot, drives);
+            self.end_in_error(slot);
+            return;
+        }
+        command.settled += command.parts[part].len;
+        command.pop_free_parts();
+        let over = command.settled == command.len;
+        if over && !matches!(command.kind, Kind::Deallocate { .. }) {
+            self.complete(slot, Status::SUCCESS, 0);
+        } else {
+            self.go_on(slot, drives);
+        }
+    }
+
+    /// Something went wrong, or nobody is left to answer: when nothing of the command is anywhere any
+    /// more, it ends.
+    fn end_in_error(&mut self, slot: u32) {
+        let command = &self.slab[slot];
+        if command.at_drive() || command.at_fabric() || command.answer.is_some() {
+            return;
+        }
+        if command.ticket.is_none() {
+            self.finish(slot);
+        } else if let Some(status) = command.error {
+            let lba = command.lba;
+            if command.kind == Kind::Admin {
+                self.connect_failed(slot);
+            }
+            self.refuse(
+                slot,
+                Refusal {
+                    lba,
+                    ..Refusal::of(status)
+                },
+            );
+        }
+    }
+}
+
+/// AD, Attribute - Deallocate, in CDW11 of Dataset Management (NVM 3.3.2).
+const DSM_ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
+
+/// Bytes of the list of ranges that come from the host: as many as its SGL says, if that is room for
+/// NR ranges. Linux always sends room for 256, whatever NR says.
+fn ranges_len(sqe: &Sqe) -> u32 {
+    let range = size_of::<DsmRange>() as u32;
+    let needed = range * (u32::from(sqe.dsm_nr_z()) + 1);
+    let has = match sqe.dptr.kind {
+        Sgl::KEYED | Sgl::KEYED_INVALIDATE => sqe.dptr.keyed().len.get(),
+        _ => sqe.dptr.len.get(),
+    };
+    has.clamp(needed, range * Sqe::DSM_RANGES_MAX as u32)
+}
+
+/// The same bytes, wherever the Bufs are cut.
+fn equal(a: &BufList, b: &BufList) -> bool {
+    a.iter()
+        .flat_map(|buf| buf.bytes())
+        .eq(b.iter().flat_map(|buf| buf.bytes()))
+}

@@ -1,0 +1,856 @@
+//! All queues of a core and their commands: how they come, wait, move on and end.
+//!
+//! The data path itself is in `io.rs`, Fabrics commands are in `fabrics.rs`; both are further methods
+//! of [`Queues`]. Commands end in one place, [`Queues::finish`], and queues in another,
+//! [`Queues::end_queue`] (`queues/ends.rs`).
+
+mod ends;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ferroce_buf::{BufList, Home, Pool};
+use ferroce_wire::status::Status;
+
+use crate::admin::{self, Admin, Answer, Facts};
+use crate::command::{Chunk, Kind, NONE, Part, Slab};
+use crate::controller::Controller;
+use crate::counters::Counters;
+use crate::drives::Drives;
+use crate::io::{Source, source};
+use crate::limits;
+use crate::line::{Lane, Line, Served};
+use crate::mail::{Post, ToControl};
+use crate::plant::{self, Bug};
+use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
+use crate::queue::{Queue, QueueRef, State};
+use crate::refusal::Refusal;
+use crate::table::Table;
+
+/// How often controllers and queues are looked at for what time has ended, in ms.
+const CHECK_MS: u64 = 100;
+
+/// Buffers of a core that wait for the drive only, never for a peer: in-capsule data lands here. They
+/// always come back, so hosts whose memory demands are not met cannot hold up commands that need
+/// none. See [`limits::IN_CAPSULE`].
+pub const LANDING: ferroce_buf::Home = ferroce_buf::Home(u16::MAX);
+
+/// What a core is made of.
+#[derive(Debug)]
+pub struct CoreConfig {
+    /// Its index, from 0.
+    pub index: usize,
+    /// How many cores there are.
+    pub cores: usize,
+    /// Commands in flight at most, over all its queues.
+    pub commands: usize,
+    /// Buffers for data to and from hosts; home [`ferroce_buf::Home::CORE`].
+    pub pool: Pool,
+    /// Buffers of [`limits::IN_CAPSULE`] bytes; home [`LANDING`].
+    pub landing: Pool,
+    /// What the node tells of itself.
+    pub facts: Arc<Facts>,
+    /// What this core counts.
+    pub counters: Arc<Counters>,
+}
+
+/// Everything of a core that is neither fabric nor drive.
+#[derive(Debug)]
+pub struct Queues {
+    pub(crate) config: CoreConfig,
+    pub(crate) table: Arc<Table>,
+    pub(crate) slab: Slab,
+    pub(crate) queues: Vec<Queue>,
+    unused: Vec<u32>,
+    /// By fabric, then by connection slot: the queue.
+    by_conn: Vec<Vec<u32>>,
+    pub(crate) controllers: Vec<Option<Controller>>,
+    pub(crate) line: Line,
+    outboxes: Vec<VecDeque<Outgoing>>,
+    mail: VecDeque<ToControl>,
+    /// Commands begun under tables of even and odd epoch.
+    in_flight: [u32; 2],
+    /// The control thread was not yet told that commands of the earlier table are gone.
+    draining: bool,
+    /// Emptied lists with room for many Bufs, to be used again.
+    lists: Vec<BufList>,
+    hosts: Vec<HostShare>,
+    /// Slots promised to connected queues, as their depths say.
+    promised: usize,
+    pub(crate) now: Tick,
+    pub(crate) wall_ms: u64,
+    next_check: Tick,
+    /// When commands that may have come were last left unread.
+    blind: Tick,
+    stopping: bool,
+}
+
+/// A host, for fairness between hosts.
+#[derive(Debug)]
+struct HostShare {
+    hostid: [u8; 16],
+    hostnqn: String,
+    queues: u32,
+}
+
+/// What waits for its fabric.
+#[derive(Debug)]
+enum Outgoing {
+    /// A command has data or its answer to send.
+    Send { slot: u32, generation: u32 },
+    /// Data of a command is to be fetched.
+    Fetch { conn: ConnId, fetch: Fetch },
+    /// A connection is to end.
+    Close { conn: ConnId, how: Close },
+}
+
+impl Queues {
+    pub(crate) fn new(config: CoreConfig, fabrics: usize, table: Arc<Table>) -> Queues {
+        Queues {
+            slab: Slab::new(config.commands),
+            queues: Vec::new(),
+            unused: Vec::new(),
+            by_conn: vec![Vec::new(); fabrics],
+            controllers: Vec::new(),
+            line: Line::default(),
+            outboxes: (0..fabrics).map(|_| VecDeque::new()).collect(),
+            mail: VecDeque::new(),
+            in_flight: [0, 0],
+            draining: false,
+            lists: Vec::new(),
+            hosts: Vec::new(),
+            promised: 0,
+            now: Tick(0),
+            wall_ms: 0,
+            next_check: Tick(0),
+            blind: Tick(0),
+            stopping: false,
+            config,
+            table,
+        }
+    }
+
+    // Connections.
+
+    pub(crate) fn on_opened(
+        &mut self,
+        fabric: usize,
+        conn: ConnId,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) {
+        let slot = self.unused.pop().unwrap_or_else(|| {
+            self.queues.push(Queue::unused(0));
+            self.queues.len() as u32 - 1
+        });
+        let queue = &mut self.queues[slot as usize];
+        let life = queue.life;
+        *queue = Queue {
+            state: State::Fresh,
+            fabric,
+            conn,
+            local,
+            peer,
+            // Until Connect says how deep it is, one command is all there can be.
+            depth: 1,
+            deadline: self.now.plus_ms(limits::CONNECT_MS),
+            ..Queue::unused(life)
+        };
+        let by_conn = &mut self.by_conn[fabric];
+        if by_conn.len() <= conn.slot as usize {
+            by_conn.resize(conn.slot as usize + 1, NONE);
+        }
+        by_conn[conn.slot as usize] = slot;
+    }
+
+    pub(crate) fn on_closed<D: Backend>(
+        &mut self,
+        fabric: usize,
+        conn: ConnId,
+        drives: &mut Drives<D>,
+    ) {
+        let Some(slot) = self.queue_of(fabric, conn) else {
+            return;
+        };
+        self.by_conn[fabric][conn.slot as usize] = NONE;
+        self.queues[slot as usize].closed = true;
+        self.end_queue(slot, drives);
+    }
+
+    #[inline]
+    fn queue_of(&self, fabric: usize, conn: ConnId) -> Option<u32> {
+        let slot = *self.by_conn[fabric].get(conn.slot as usize)?;
+        let queue = self.queues.get(slot as usize)?;
+        (queue.conn == conn && queue.state != State::Unused).then_some(slot)
+    }
+
+    /// The queue a command came from.
+    #[inline]
+    pub(crate) fn queue(&mut self, slot: u32) -> &mut Queue {
+        let queue = self.slab[slot].queue;
+        &mut self.queues[queue as usize]
+    }
+
+    /// True if a command with in-capsule data may come from any connection. A Compare takes two Bufs.
+    #[inline]
+    pub(crate) fn has_room(&mut self) -> bool {
+        let room = self.slab.room() > 0 && self.config.landing.free(1) > 1;
+        if !room && !plant::on(Bug::TimerBlind) {
+            self.blind = self.now;
+        }
+        room
+    }
+
+    pub(crate) fn on_capsule<D: Backend>(
+        &mut self,
+        fabric: usize,
+        conn: ConnId,
+        sqe: ferroce_wire::sqe::Sqe,
+        data: &[u8],
+        drives: &mut Drives<D>,
+    ) {
+        let Some(slot) = self.begin(fabric, conn, sqe, drives) else {
+            return;
+        };
+        let queue = self.queue(slot);
+        if queue.state == State::Live && queue.qid != 0 && !is_fabrics(&sqe) {
+            self.begin_io(slot, data, drives);
+        } else {
+            self.begin_admin(slot, data, drives);
+        }
+    }
+
+    /// A command whose in-capsule data did not arrive as it was sent.
+    pub(crate) fn on_spoiled<D: Backend>(
+        &mut self,
+        fabric: usize,
+        conn: ConnId,
+        sqe: ferroce_wire::sqe::Sqe,
+        drives: &mut Drives<D>,
+    ) {
+        if let Some(slot) = self.begin(fabric, conn, sqe, drives) {
+            self.complete(slot, Status::TRANSIENT_TRANSPORT_ERROR, 0);
+        }
+    }
+
+    /// Takes a slot for a command; None if its queue takes none any more.
+    fn begin<D: Backend>(
+        &mut self,
+        fabric: usize,
+        conn: ConnId,
+        sqe: ferroce_wire::sqe::Sqe,
+        drives: &mut Drives<D>,
+    ) -> Option<u32> {
+        let at = self.queue_of(fabric, conn)?;
+        let queue = &mut self.queues[at as usize];
+        if matches!(queue.state, State::Dead | State::Closing) {
+            return None;
+        }
+        if queue.in_flight > u32::from(queue.depth) {
+            log::warn!(
+                "{}: more commands in flight than the queue has entries ({}); closing",
+                queue.peer,
+                queue.depth
+            );
+            self.end_queue(at, drives);
+            return None;
+        }
+        let slot = self
+            .slab
+            .take(at, sqe, self.now)
+            .expect("room was asked for before");
+        let queue = &mut self.queues[at as usize];
+        queue.link(&mut self.slab, slot);
+        queue.advance_sqhd();
+        if let Some(who) = &queue.who {
+            who.saw(self.config.index, self.now);
+        }
+        Some(slot)
+    }
+
+    // Admin commands. Fabrics ones are in `fabrics.rs`.
+
+    fn begin_admin<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
+        let at = self.slab[slot].queue;
+        let state = self.queues[at as usize].state;
+        let step = if is_fabrics(&self.slab[slot].sqe) {
+            self.fabrics_command(slot, None)
+        } else if state == State::Live {
+            self.admin_command(slot, None)
+        } else {
+            Answer::Refused(Refusal::of(Status::COMMAND_SEQUENCE_ERROR.dnr()))
+        };
+        let answer = match step {
+            Answer::Wants(len) => match source(&self.slab[slot].sqe, len, data) {
+                Ok(Source::Capsule(data)) => self.with_host_data(slot, data),
+                Ok(Source::Host) => {
+                    // To be fetched: all at once, since these structures are small.
+                    self.slab[slot].len = len;
+                    self.go_on(slot, drives);
+                    return;
+                }
+                Err(refusal) => {
+                    self.connect_failed(slot);
+                    Answer::Refused(refusal)
+                }
+            },
+            answer => answer,
+        };
+        self.answer(slot, answer, drives);
+    }
+
+    /// Data that an admin or Fabrics command waited for is there.
+    pub(crate) fn with_host_data(&mut self, slot: u32, data: &[u8]) -> Answer {
+        if is_fabrics(&self.slab[slot].sqe) {
+            self.fabrics_command(slot, Some(data))
+        } else {
+            self.admin_command(slot, Some(data))
+        }
+    }
+
+    fn admin_command(&mut self, slot: u32, data: Option<&[u8]>) -> Answer {
+        let sqe = self.slab[slot].sqe;
+        let Some(at) = self.queue(slot).controller else {
+            return Answer::Refused(Refusal::of(Status::INVALID_OPCODE.dnr()));
+        };
+        let controller = self.controllers[at as usize]
+            .as_mut()
+            .expect("the queue names it");
+        let mut admin = Admin {
+            controller,
+            table: &self.table,
+            now: self.now,
+            wall_ms: self.wall_ms,
+            facts: &self.config.facts,
+        };
+        admin::execute(&mut admin, &sqe, slot, data)
+    }
+
+    /// Does what became of an admin or Fabrics command.
+    pub(crate) fn answer<D: Backend>(&mut self, slot: u32, answer: Answer, drives: &mut Drives<D>) {
+        match answer {
+            Answer::Done(dw0) => self.complete(slot, Status::SUCCESS, u64::from(dw0)),
+            Answer::Wide(value) => self.complete(slot, Status::SUCCESS, value),
+            Answer::Data(data) => {
+                let room = self.slab[slot].sqe.dptr.len.get() as usize;
+                if data.len() > room {
+                    let refusal = Refusal::of(Status::DATA_SGL_LENGTH_INVALID.dnr());
+                    self.refuse(slot, refusal);
+                } else if data.is_empty() {
+                    self.complete(slot, Status::SUCCESS, 0);
+                } else {
+                    let command = &mut self.slab[slot];
+                    command.len = data.len() as u32;
+                    command.staged = data;
+                    self.go_on(slot, drives);
+                }
+            }
+            Answer::Held => {}
+            Answer::Refused(refusal) => self.refuse(slot, refusal),
+            Answer::Wants(_) => unreachable!("the data was given"),
+        }
+        let at = self.slab[slot].queue;
+        if at != NONE {
+            self.pump_events(at);
+        }
+    }
+
+    /// Answers Asynchronous Event Requests with the events that wait.
+    fn pump_events(&mut self, queue: u32) {
+        let Some(at) = self.queues[queue as usize].controller else {
+            return;
+        };
+        while let Some(controller) = self.controllers[at as usize].as_mut()
+            && let Some((slot, dw0)) = admin::next_event(controller)
+        {
+            self.complete(slot, Status::SUCCESS, u64::from(dw0));
+        }
+    }
+
+    // Ends of commands.
+
+    /// The command's answer is known; it goes out when its turn comes.
+    pub(crate) fn complete(&mut self, slot: u32, status: Status, dw0: u64) {
+        let command = &mut self.slab[slot];
+        debug_assert!(command.answer.is_none(), "one command, one answer");
+        command.answer = Some((status, dw0));
+        self.send_later(slot);
+    }
+
+    /// The command is refused: the error log says why, and the host gets the status.
+    pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+        let sqe = self.slab[slot].sqe;
+        let queue = self.queue(slot);
+        if let Some(who) = &queue.who {
+            who.note_error(&refusal, queue.qid, &sqe);
+        }
+        self.config.counters.errors.add(1);
+        self.complete(slot, refusal.status, u64::from(refusal.dw0));
+    }
+
+    /// The command is over: answered, or abandoned. Nothing of it is anywhere.
+    pub(crate) fn finish(&mut self, slot: u32) {
+        let command = &mut self.slab[slot];
+        if command.parity != NO_PARITY && !plant::on(Bug::ParityKept) {
+            self.in_flight[usize::from(command.parity)] -= 1;
+            command.parity = NO_PARITY;
+        }
+        let at = command.queue;
+        command.queue = NONE;
+        let queue = &mut self.queues[at as usize];
+        queue.unlink(&mut self.slab, slot);
+        self.slab.free(slot);
+        let queue = &self.queues[at as usize];
+        if queue.state == State::Closing && queue.in_flight == 0 {
+            let (fabric, conn) = (queue.fabric, queue.conn);
+            self.outboxes[fabric].push_back(Outgoing::Close {
+                conn,
+                how: Close::Sent,
+            });
+            self.queues[at as usize].state = State::Dead;
+        } else if queue.state == State::Dead {
+            self.release_if_over(at);
+        }
+    }
+
+    /// Counts an I/O command as begun under the present table.
+    #[inline]
+    pub(crate) fn count_begun(&mut self, slot: u32) {
+        let parity = (self.table.epoch % 2) as u8;
+        self.slab[slot].parity = parity;
+        self.in_flight[usize::from(parity)] += 1;
+    }
+
+    // Moving on.
+
+    /// Lets a command do what it can; what it cannot yet do, it waits for in line.
+    #[inline]
+    pub(crate) fn go_on<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) {
+        let command = &self.slab[slot];
+        if command.in_landed || (command.in_line && !command.goes_first()) {
+            return;
+        }
+        // Who comes while others wait stands behind them.
+        if !self.line.is_empty()
+            || self.advance(slot, Lane::Wanting, u32::MAX, drives) != Served::Leaves
+        {
+            // Blocked, at once or after it had got something under way: that may have been nothing
+            // anyone calls back for, such as the next range of a Dataset Management.
+            self.stand_in_line(slot);
+        }
+    }
+
+    fn stand_in_line(&mut self, slot: u32) {
+        let command = &mut self.slab[slot];
+        let lane = if command.goes_first() {
+            Lane::Landed
+        } else {
+            Lane::Wanting
+        };
+        let stands = match lane {
+            Lane::Landed => &mut command.in_landed,
+            Lane::Wanting => &mut command.in_line,
+        };
+        if std::mem::replace(stands, true) {
+            return;
+        }
+        let generation = command.generation;
+        let host = self.queue(slot).host;
+        self.line.join(host, lane, (slot, generation));
+        self.config.counters.waits.add(1);
+    }
+
+    /// Serves those who wait, once round all hosts.
+    pub(crate) fn serve_line<D: Backend>(&mut self, drives: &mut Drives<D>) -> bool {
+        if self.line.is_empty() {
+            return false;
+        }
+        let mut line = std::mem::take(&mut self.line);
+        let mut busy = false;
+        line.serve(|lane, (slot, generation)| {
+            if self.slab[slot].generation != generation {
+                return Served::Leaves;
+            }
+            let served = self.advance(slot, lane, limits::CHUNK_LEN, drives);
+            busy |= served != Served::Blocked;
+            if served == Served::Leaves && self.slab[slot].generation == generation {
+                match lane {
+                    Lane::Landed => self.slab[slot].in_landed = false,
+                    Lane::Wanting => self.slab[slot].in_line = false,
+                }
+            }
+            served
+        });
+        debug_assert!(
+            self.line.is_empty(),
+            "nobody joins while the line is served"
+        );
+        self.line = line;
+        busy
+    }
+
+    /// A list with room for the Bufs of `len` bytes in blocks of `1 << shift` bytes. One block is one
+    /// Buf; more may lie across pages of the drive's own.
+    #[inline]
+    pub(crate) fn list(&mut self, len: u32, shift: u8) -> BufList {
+        if len <= 1 << shift {
+            return BufList::new();
+        }
+        self.lists.pop().unwrap_or_else(|| {
+            BufList::with_capacity(limits::CHUNK_LEN as usize / ferroce_buf::PAGE + 1)
+        })
+    }
+
+    /// Bufs come home, each to its own.
+    #[inline]
+    pub(crate) fn home<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
+        while let Some(buf) = bufs.pop() {
+            match buf.home() {
+                Home::CORE => self.config.pool.put(buf),
+                LANDING => self.config.landing.put(buf),
+                _ => drives.put(buf),
+            }
+        }
+        if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {
+            self.lists.push(bufs);
+        }
+    }
+
+    // To the fabrics.
+
+    pub(crate) fn send_later(&mut self, slot: u32) {
+        let command = &mut self.slab[slot];
+        if command.to_send {
+            return;
+        }
+        command.to_send = true;
+        let generation = command.generation;
+        let fabric = self.queue(slot).fabric;
+        self.outboxes[fabric].push_back(Outgoing::Send { slot, generation });
+    }
+
+    pub(crate) fn fetch_later(&mut self, slot: u32, fetch: Fetch) {
+        let queue = self.queue(slot);
+        let (fabric, conn) = (queue.fabric, queue.conn);
+        self.outboxes[fabric].push_back(Outgoing::Fetch { conn, fetch });
+    }
+
+    /// Hands the fabric what waits for it. What a connection has no room for waits on.
+    pub(crate) fn send_ready<F: Fabric, D: Backend>(
+        &mut self,
+        index: usize,
+        fabric: &mut F,
+        drives: &mut Drives<D>,
+    ) -> bool {
+        let mut busy = false;
+        for _ in 0..self.outboxes[index].len() {
+            let Some(outgoing) = self.outboxes[index].pop_front() else {
+                break;
+            };
+            match outgoing {
+                Outgoing::Send { slot, generation } => {
+                    if self.slab[slot].generation == generation && self.slab[slot].to_send {
+                        busy |= self.send(slot, fabric, drives);
+                    }
+                }
+                Outgoing::Fetch { conn, fetch } => {
+                    busy = true;
+                    fabric.fetch(conn, fetch);
+                }
+                Outgoing::Close { conn, how } => {
+                    busy = true;
+                    fabric.close(conn, how);
+                }
+            }
+        }
+        busy
+    }
+
+    /// Gives the fabric a command's data in order, and its answer after the last.
+    fn send<F: Fabric, D: Backend>(
+        &mut self,
+        slot: u32,
+        fabric: &mut F,
+        drives: &mut Drives<D>,
+    ) -> bool {
+        let at = self.slab[slot].queue as usize;
+        let conn = self.queues[at].conn;
+        let mut busy = false;
+        loop {
+            if !fabric.wants_more(conn) {
+                let generation = self.slab[slot].generation;
+                let index = self.queues[at].fabric;
+                self.outboxes[index].push_back(Outgoing::Send { slot, generation });
+                return busy;
+            }
+            busy = true;
+            let command = &mut self.slab[slot];
+            command.pop_free_parts();
+            let mut reply = Reply {
+                cid: command.sqe.cid.get(),
+                sgl: command.sqe.dptr,
+                offset: 0,
+                bufs: BufList::new(),
+                last: false,
+                cqe: None,
+                may_elide_cqe: false,
+            };
+            let mut first = command.first_part();
+            if plant::on(Bug::OrderIgnored) {
+                let ordered = |part: &Part| matches!(part.chunk, Chunk::Ordered { .. });
+                first = command.parts.iter().position(ordered).or(first);
+            }
+            if let Some(first) = first
+                && let Chunk::Ordered { bufs } = &mut command.parts[first].chunk
+            {
+                reply.bufs = std::mem::take(bufs);
+                let part = &mut command.parts[first];
+                part.chunk = Chunk::Free;
+                reply.offset = part.offset;
+                command.settled += part.len;
+                reply.last = command.settled == command.len;
+                if reply.last {
+                    command.answer = Some((Status::SUCCESS, 0));
+                }
+                command.pop_free_parts();
+            }
+            if command.count == 0
+                && let Some((status, dw0)) = command.answer
+            {
+                let ticket = command.ticket.take().expect("one command, one answer");
+                let mut cqe = ticket.complete(status, dw0);
+                let queue = &self.queues[at];
+                queue.stamp(&mut cqe);
+                reply.may_elide_cqe = status.is_success() && dw0 == 0 && !queue.flow_control;
+                reply.cqe = Some(cqe);
+                if plant::on(Bug::AnsweredTwice) && reply.bufs.is_empty() {
+                    let again = Reply {
+                        bufs: BufList::new(),
+                        ..reply
+                    };
+                    fabric.reply(conn, again);
+                }
+                fabric.reply(conn, reply);
+                self.count_done(slot, status);
+                self.finish(slot);
+                return true;
+            }
+            if reply.bufs.is_empty() {
+                break;
+            }
+            fabric.reply(conn, reply);
+        }
+        self.slab[slot].to_send = false;
+        self.go_on(slot, drives);
+        busy
+    }
+
+    // Tables.
+
+    pub(crate) fn on_table(&mut self, table: Arc<Table>) {
+        let old = std::mem::replace(&mut self.table, table);
+        self.draining = true;
+        for queue in &mut self.queues {
+            if let Some(subsystem) = &queue.subsystem {
+                // A subsystem that was removed stays with its queues until they end.
+                if let Some(new) = self.table.subsystems.get(&subsystem.nqn) {
+                    queue.subsystem = Some(new.clone());
+                }
+            }
+        }
+        for at in 0..self.controllers.len() {
+            if let Some(controller) = &mut self.controllers[at] {
+                admin::on_table(controller, &old, &self.table);
+                let queue = controller.queue;
+                self.pump_events(queue);
+            }
+        }
+    }
+
+    // Time.
+
+    pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
+        if now.since(self.now) > 3 * CHECK_MS * 1_000_000 {
+            // The system let this core wait: what came meanwhile is not read yet.
+            self.blind = now;
+        }
+        self.now = now;
+        self.wall_ms = wall_ms;
+        let early = plant::on(Bug::DrainedEarly);
+        if self.draining && (early || self.in_flight[((self.table.epoch + 1) % 2) as usize] == 0) {
+            self.draining = false;
+            let (core, epoch) = (self.config.index, self.table.epoch);
+            self.mail.push_back(ToControl::Drained { core, epoch });
+        }
+        if now < self.next_check {
+            return;
+        }
+        self.next_check = now.plus_ms(CHECK_MS);
+        for at in 0..self.queues.len() as u32 {
+            let queue = &self.queues[at as usize];
+            let late = now > queue.deadline.max(self.blind.plus_ms(CHECK_MS));
+            if matches!(queue.state, State::Fresh | State::Connecting) && late {
+                log::info!(
+                    "{}: no Connect within {} ms",
+                    queue.peer,
+                    limits::CONNECT_MS
+                );
+                self.end_queue(at, drives);
+            }
+        }
+        for at in 0..self.controllers.len() {
+            let Some(controller) = &self.controllers[at] else {
+                continue;
+            };
+            // Who sent a Keep Alive that was not read was not silent.
+            let heard = controller.who.last_seen().max(self.blind);
+            let silent_ns = now.since(heard);
+            if controller
+                .silence_allowed_ms()
+                .is_some_and(|allowed_ms| silent_ns > allowed_ms * 1_000_000)
+            {
+                log::warn!(
+                    "{}: host {} was silent for {} ms: Keep Alive Timer expired",
+                    controller.who.peer,
+                    controller.who.hostnqn,
+                    silent_ns / 1_000_000
+                );
+                self.config.counters.keep_alive_expiries.add(1);
+                let queue = controller.queue;
+                self.end_queue(queue, drives);
+            }
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Tick> {
+        let watches = self
+            .controllers
+            .iter()
+            .flatten()
+            .any(|controller| controller.silence_allowed_ms().is_some())
+            || self
+                .queues
+                .iter()
+                .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
+        watches.then_some(self.next_check)
+    }
+
+    // Mail.
+
+    pub(crate) fn mail(&mut self, mail: ToControl) {
+        self.mail.push_back(mail);
+    }
+
+    /// False if some did not fit: it goes next turn. Order is kept.
+    pub(crate) fn post_mail(&mut self, control: &Post<ToControl>) -> bool {
+        while let Some(mail) = self.mail.pop_front() {
+            if let Err(mail) = control.send(mail) {
+                self.mail.push_front(mail);
+                return false;
+            }
+        }
+        true
+    }
+
+    // Admission, see `fabrics.rs`.
+
+    /// Takes up a queue into its host's share; false if its depth is more than is left.
+    pub(crate) fn promise(&mut self, at: u32) -> bool {
+        let depth = usize::from(self.queues[at as usize].depth);
+        if self.promised + depth > self.slab.capacity() {
+            return false;
+        }
+        self.promised += depth;
+        let who = self.queues[at as usize]
+            .who
+            .clone()
+            .expect("it is admitted");
+        let host = self
+            .hosts
+            .iter()
+            .position(|host| host.hostid == who.hostid && host.hostnqn == who.hostnqn)
+            .or_else(|| {
+                let free = self.hosts.iter().position(|host| host.queues == 0)?;
+                self.hosts[free].hostid = who.hostid;
+                self.hosts[free].hostnqn.clone_from(&who.hostnqn);
+                Some(free)
+            });
+        let host = host.unwrap_or_else(|| {
+            let (hostid, hostnqn) = (who.hostid, who.hostnqn.clone());
+            self.hosts.push(HostShare {
+                hostid,
+                hostnqn,
+                queues: 0,
+            });
+            self.hosts.len() - 1
+        });
+        self.hosts[host].queues += 1;
+        self.queues[at as usize].host = host as u32;
+        true
+    }
+
+    /// The queue mail speaks of, if it still is that one.
+    pub(crate) fn find(&self, queue: QueueRef) -> Option<u32> {
+        let found = self.queues.get(queue.slot as usize)?;
+        (found.life == queue.life && found.state != State::Unused).then_some(queue.slot)
+    }
+
+    pub(crate) fn name(&self, at: u32) -> QueueRef {
+        QueueRef {
+            slot: at,
+            life: self.queues[at as usize].life,
+        }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.config.index
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    pub(crate) fn commands_in_flight(&self) -> usize {
+        self.slab.capacity() - self.slab.room()
+    }
+
+    pub(crate) fn bufs_out(&self) -> usize {
+        self.config.pool.out() + self.config.landing.out()
+    }
+
+    fn count_done(&mut self, slot: u32, status: Status) {
+        let command = &self.slab[slot];
+        let bytes = u64::from(command.len);
+        let core = self.config.index;
+        let queue = &self.queues[command.queue as usize];
+        let counters = &self.config.counters;
+        if !status.is_success() || queue.qid == 0 {
+            return;
+        }
+        match command.kind {
+            Kind::Read => {
+                counters.reads.add(1);
+                counters.read_bytes.add(bytes);
+                if let Some(who) = &queue.who {
+                    who.count_read(core, bytes);
+                }
+            }
+            Kind::Write { .. } => {
+                counters.writes.add(1);
+                counters.written_bytes.add(bytes);
+                if let Some(who) = &queue.who {
+                    who.count_write(core, bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Not counted under any table.
+pub(crate) const NO_PARITY: u8 = 2;
+
+fn is_fabrics(sqe: &ferroce_wire::sqe::Sqe) -> bool {
+    sqe.opc == ferroce_wire::opcode::AdminOpcode::FABRICS.0
+}
