@@ -1,0 +1,143 @@
+//! Two cores on the same few pages, each pausing where the other could come in between.
+
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+
+fn run(queue: &mut RamQueue, op: Op, bufs: BufList) -> BufList {
+    let tag = ferroce_engine::port::Tag {
+        slot: 0,
+        generation: 0,
+    };
+    queue.submit(Io { tag, op, bufs }).expect("room");
+    let done = queue.poll().expect("done at once");
+    assert_eq!(done.status, Status::SUCCESS);
+    done.bufs
+}
+
+fn write(queue: &mut RamQueue, lba: u64, block_len: u32, data: &[u8]) {
+    let mut bufs = BufList::new();
+    while !queue.space(lba, data.len(), &mut bufs) {
+        std::thread::yield_now();
+    }
+    bufs.copy_in(0, data);
+    let op = Op::Write {
+        lba,
+        blocks: data.len() as u32 / block_len,
+        fua: false,
+    };
+    assert!(run(queue, op, bufs).is_empty());
+}
+
+fn read(queue: &mut RamQueue, lba: u64, blocks: u32) -> Vec<u8> {
+    let mut bufs = run(queue, Op::Read { lba, blocks }, BufList::new());
+    let mut out = vec![0; bufs.len()];
+    // The Bufs may wait for a socket while the blocks change.
+    race();
+    bufs.copy_out(0, &mut out);
+    while let Some(buf) = bufs.pop() {
+        queue.put(buf);
+    }
+    out
+}
+
+/// Every block carries its own number and a counter, in its first and last words and in between: a
+/// torn or misplaced one is recognised.
+fn stamp(block: &mut [u8], lba: u64, count: u64) {
+    for (at, word) in block.chunks_exact_mut(8).enumerate() {
+        let value = lba << 40 ^ count << 8 ^ (at as u64 & 0xFF);
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The counter of a whole block; 0 for one never written.
+fn check(block: &[u8], lba: u64) -> u64 {
+    if block.iter().all(|byte| *byte == 0) {
+        return 0;
+    }
+    let first = u64::from_le_bytes(block[..8].try_into().unwrap());
+    let count = (first ^ lba << 40) >> 8;
+    let mut want = vec![0; block.len()];
+    stamp(&mut want, lba, count);
+    assert!(block == want, "block {lba} is torn");
+    count
+}
+
+/// Two cores write and read the same few pages. No block is torn, none goes back in time, and at the
+/// end all pages are home.
+fn two_cores(block_len: u32, shared_blocks: bool) {
+    const LBAS: u64 = 12;
+    let drive = RamDrive::new(RamConfig {
+        id: DriveId(3),
+        label: "ram:test".to_owned(),
+        bytes: 1 << 20,
+        block_len,
+        read_only: false,
+        uuid: None,
+        cores: 2,
+        want: Want::default(),
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let core = |core: u64| {
+            let drive: Arc<RamDrive> = drive.clone();
+            let stop = &stop;
+            move || {
+                let mut queue = drive.open(core as usize).unwrap();
+                let mut rng = fastrand::Rng::with_seed(core);
+                let mut mine = [0u64; LBAS as usize];
+                let len = block_len as usize;
+                for round in 1..4_000u64 {
+                    let lba = rng.u64(0..LBAS - 4);
+                    let blocks = rng.u32(1..5);
+                    if rng.bool() {
+                        let got = read(&mut queue, lba, blocks);
+                        for (at, block) in got.chunks(len).enumerate() {
+                            let lba = lba + at as u64;
+                            let count = check(block, lba);
+                            // Blocks only this core writes hold exactly what it last wrote.
+                            if !shared_blocks && lba % 2 == core {
+                                assert_eq!(count, mine[lba as usize], "block {lba} lost a write");
+                            }
+                        }
+                    } else if shared_blocks {
+                        let mut data = vec![0; blocks as usize * len];
+                        for (at, block) in data.chunks_mut(len).enumerate() {
+                            stamp(block, lba + at as u64, round << 1 | core);
+                        }
+                        write(&mut queue, lba, block_len, &data);
+                    } else {
+                        let lba = lba & !1 | core;
+                        let mut data = vec![0; len];
+                        stamp(&mut data, lba, round);
+                        write(&mut queue, lba, block_len, &data);
+                        mine[lba as usize] = round;
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+            }
+        };
+        scope.spawn(core(0));
+        scope.spawn(core(1));
+    });
+    assert_eq!(drive.held_pages(), drive.written_pages());
+}
+
+#[test]
+fn no_block_is_torn_with_4096() {
+    two_cores(4096, true);
+}
+
+#[test]
+fn no_block_is_torn_with_512() {
+    two_cores(512, true);
+}
+
+#[test]
+fn neighbours_within_a_page_are_not_lost() {
+    two_cores(512, false);
+}
