@@ -1,0 +1,304 @@
+//! The command line: what can be said, and what contradicts itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{CntlidRange, Cores, Device, Spin};
+use crate::units::{Size, parse_time};
+use crate::url::Url;
+
+/// Ferroce: an NVMe over Fabrics storage node.
+///
+/// Serves memory, files and block devices to hosts that need nothing installed: `nvme connect` is enough.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ferroce",
+    version,
+    max_term_width = 110,
+    propagate_version = true
+)]
+#[command(
+    after_help = "Start with `ferroce demo`; then `ferroce serve --device ram:64MiB` and `ferroce probe tcp://127.0.0.1:4420`.\n\
+    RUST_LOG=debug says more."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve drives to hosts
+    Serve(ServeArgs),
+    /// Look at a node that runs, and change it
+    Ctl(CtlArgs),
+    /// Measure a node, or verify it, from the host's side
+    Probe(ProbeArgs),
+    /// Show it all at work: a node and a probe on this machine
+    Demo(DemoArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `ferroce serve`.
+#[derive(Args, Debug, Default)]
+#[command(after_help = "Without --device, /etc/ferroce/ferroce.toml is read.\n\
+    Example: ferroce serve --device ram:64MiB --device file:/srv/disk.img,size=10GiB --listen tcp://127.0.0.1:4420")]
+pub struct ServeArgs {
+    /// Read everything from this file; no other flag goes with it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print a configuration file with every key explained, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// A drive to serve: ram:SIZE, file:PATH or file:PATH,size=SIZE; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub device: Vec<Device>,
+    /// Where hosts connect; may be repeated [default: tcp://127.0.0.1:4420]
+    #[arg(long, value_name = "URL")]
+    pub listen: Vec<Url>,
+    /// The subsystem's name [default: a UUID that follows from the machine-id]
+    #[arg(long)]
+    pub nqn: Option<String>,
+    /// A host that may connect, by its NQN; may be repeated [default: every host]
+    #[arg(long, value_name = "NQN")]
+    pub allow: Vec<String>,
+    /// Serial number of the subsystem, 20 characters at most [default: follows from the NQN]
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// Model number of the subsystem, 40 characters at most [default: Ferroce]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Controller IDs to hand out; two nodes that serve one NQN need ranges that do not meet [default: 1-65519]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub cntlid: Option<CntlidRange>,
+    /// CPUs to run on, one thread each, as 1,2 or 0-3 [default: half of them, 4 at most, not pinned]
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<Cores>,
+    /// How long an idle core polls before it sleeps, or `always` [default: 50us]
+    #[arg(long, value_name = "TIME")]
+    pub spin: Option<Spin>,
+    /// Memory for data on its way, per core [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub buffers: Option<Size>,
+    /// The control socket [default: /run/ferroce/ctl.sock, or under $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH")]
+    pub ctl: Option<PathBuf>,
+}
+
+/// `ferroce ctl`.
+#[derive(Args, Debug)]
+pub struct CtlArgs {
+    /// What to ask for
+    #[command(subcommand)]
+    pub command: CtlCommand,
+    /// The node's control socket [default: /run/ferroce/ctl.sock, or under $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub ctl: Option<PathBuf>,
+    /// The subsystem, where the node has several
+    #[arg(long, value_name = "NQN", global = true)]
+    pub subsystem: Option<String>,
+    /// Write the change to the node's configuration file as well
+    #[arg(long, global = true)]
+    pub persist: bool,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to ask a node for.
+#[derive(Subcommand, Debug)]
+pub enum CtlCommand {
+    /// What it serves
+    Show,
+    /// Open a drive and show it to hosts as a namespace
+    Add {
+        /// ram:SIZE, file:PATH or file:PATH,size=SIZE
+        #[arg(value_name = "SPEC")]
+        device: Device,
+        /// Its number [default: the lowest that is free]
+        #[arg(long)]
+        nsid: Option<u32>,
+        /// Hosts may read only
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Take a namespace away from hosts and close its drive
+    Remove {
+        /// Its number
+        nsid: u32,
+    },
+    /// Change a namespace's size
+    Resize {
+        /// Its number
+        nsid: u32,
+        /// The new size
+        size: Size,
+    },
+    /// Let a host connect
+    Allow {
+        /// Its NQN
+        #[arg(value_name = "NQN")]
+        host: String,
+    },
+    /// Do not let a host connect any more, and disconnect it
+    Forbid {
+        /// Its NQN
+        #[arg(value_name = "NQN")]
+        host: String,
+    },
+    /// Who is connected
+    Hosts,
+    /// Disconnect a host; it may come back unless it is forbidden
+    Disconnect {
+        /// Its NQN
+        #[arg(value_name = "HOSTNQN")]
+        host: String,
+    },
+    /// Accept hosts at one more address
+    Listen {
+        /// tcp://ADDRESS:PORT
+        url: Url,
+    },
+    /// Accept no more hosts at an address; who is connected stays
+    Unlisten {
+        /// tcp://ADDRESS:PORT
+        url: Url,
+    },
+}
+
+/// `ferroce probe`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "Reads only, unless --destroy-data is given. \
+    Example: ferroce probe tcp://127.0.0.1:4420 --time 2s --depth 32 --block-size 4KiB")]
+pub struct ProbeArgs {
+    /// tcp://ADDRESS:PORT, or tcp://ADDRESS:PORT/NQN where a node has several subsystems
+    pub url: Url,
+    /// How long to measure
+    #[arg(long, short, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
+    pub time: Duration,
+    /// Bytes of each command
+    #[arg(long, short, value_name = "SIZE", default_value = "4KiB")]
+    pub block_size: Size,
+    /// Commands under way on each queue
+    #[arg(long, short, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    pub depth: u16,
+    /// I/O queues, one thread and one connection each
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub queues: u16,
+    /// Percentage of commands that write; needs --destroy-data
+    #[arg(long, short, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub write: Option<u8>,
+    /// Where the commands go
+    #[arg(long, short, value_enum, default_value_t = Pattern::Random)]
+    pub pattern: Pattern,
+    /// Write seeded patterns and prove that every block read is the last one acknowledged; needs --destroy-data
+    #[arg(long)]
+    pub verify: bool,
+    /// Allow writing: the namespace's data is lost
+    #[arg(long)]
+    pub destroy_data: bool,
+    /// Overwrite even a namespace with a partition table or a file system
+    #[arg(long, requires = "destroy_data")]
+    pub force: bool,
+    /// The namespace [default: the only one]
+    #[arg(long)]
+    pub nsid: Option<u32>,
+    /// Use the first bytes of the namespace only
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+    /// CPUs for the threads, as 1,2 or 0-3 [default: not pinned]
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<Cores>,
+    /// Seed of addresses and data, to repeat a run [default: random]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The NQN to connect as [default: a UUID that follows from the machine-id]
+    #[arg(long, value_name = "NQN")]
+    pub hostnqn: Option<String>,
+    /// Protect PDU headers by a digest (CRC32C)
+    #[arg(long)]
+    pub header_digest: bool,
+    /// Protect data by a digest (CRC32C)
+    #[arg(long)]
+    pub data_digest: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where commands go.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pattern {
+    /// Anywhere
+    Random,
+    /// One after the other
+    Sequential,
+}
+
+/// `ferroce demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How long to measure each load
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    pub time: Duration,
+    /// Size of the RAM drive
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub size: Size,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract() {
+        for line in [
+            "ferroce serve --nqn nqn.2024-01.a:b --device ram:64MiB --device file:/path --listen tcp://127.0.0.1:4420",
+            "ferroce serve --config FILE",
+            "ferroce serve --device ram:64MiB --cores 1,2 --spin always --allow nqn.2024-01.a:host",
+            "ferroce ctl show",
+            "ferroce ctl show --json",
+            "ferroce ctl add ram:64MiB --nsid 3 --persist",
+            "ferroce ctl remove 3",
+            "ferroce ctl resize 3 128MiB",
+            "ferroce ctl allow nqn.2024-01.a:host",
+            "ferroce ctl forbid nqn.2024-01.a:host",
+            "ferroce ctl hosts",
+            "ferroce ctl disconnect nqn.2024-01.a:host",
+            "ferroce ctl listen tcp://127.0.0.1:4421",
+            "ferroce ctl unlisten tcp://127.0.0.1:4421",
+            "ferroce probe tcp://127.0.0.1:4420 --time 2s",
+            "ferroce probe tcp://127.0.0.1:4420/nqn.2024-01.a:b --verify --destroy-data --force --json --cores 1",
+            "ferroce demo",
+            "ferroce completions bash",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|why| panic!("{line}: {why}"));
+        }
+        for line in [
+            "ferroce",
+            "ferroce serve --device",
+            "ferroce probe",
+            "ferroce probe 127.0.0.1",
+            "ferroce probe tcp://127.0.0.1 --depth 0",
+            "ferroce probe tcp://127.0.0.1 --write 101",
+            "ferroce probe tcp://127.0.0.1 --force",
+            "ferroce ctl resize 3 big",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! `ferroce ctl`: asks a node that runs, and shows the answer.
+
+pub mod protocol;
+pub mod socket;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use ferroce_drivers::spec::Kind;
+
+use crate::cli::{CtlArgs, CtlCommand};
+use crate::config::Device;
+use crate::fail::{Context, Fail, Result, fail};
+use crate::units::{about, thousands};
+use protocol::{Host, LINE_MAX, Node, Order, Request, Response};
+
+/// A change waits for commands under way, and for a drive to be opened.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the command.
+pub fn run(args: CtlArgs) -> Result<()> {
+    let persist = args.persist;
+    let request = Request {
+        order: order(args.command)?,
+        persist,
+        subsystem: args.subsystem,
+    };
+    if persist
+        && matches!(
+            request.order,
+            Order::Show | Order::Hosts | Order::Disconnect { .. }
+        )
+    {
+        fail!(
+            "--persist: there is nothing to write; it goes with add, remove, resize, allow, forbid, listen and unlisten"
+        );
+    }
+    match ask(args.ctl.as_deref(), &request)? {
+        Response::Failed(why) => Err(Fail(why)),
+        response if args.json => {
+            let value = match &response {
+                Response::Node(node) => serde_json::to_string_pretty(node),
+                Response::Hosts(hosts) => serde_json::to_string_pretty(hosts),
+                other => serde_json::to_string(other),
+            };
+            print(&(value.expect("plain data serializes") + "\n"))
+        }
+        Response::Done(line) => print(&(line + "\n")),
+        Response::Node(node) => print(&show(&node)),
+        Response::Hosts(hosts) => print(&show_hosts(&hosts)),
+    }
+}
+
+/// One request, one response.
+pub fn ask(path: Option<&Path>, request: &Request) -> Result<Response> {
+    let mut stream = socket::connect(path)?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .context(|| "the control socket")?;
+    let mut line = serde_json::to_string(request).expect("plain data serializes");
+    line.push('\n');
+    stream
+        .write_all(line.as_bytes())
+        .context(|| "the node does not take the request")?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_MAX as u64))
+        .read_line(&mut answer)
+        .context(|| format!("the node did not answer within {} s", PATIENCE.as_secs()))?;
+    if answer.is_empty() {
+        fail!("the node hung up without an answer; its log says why");
+    }
+    serde_json::from_str(&answer).context(|| "the node answered something else (another version?)")
+}
+
+fn order(command: CtlCommand) -> Result<Order> {
+    Ok(match command {
+        CtlCommand::Show => Order::Show,
+        CtlCommand::Hosts => Order::Hosts,
+        // The node opens it, so a path is looked for from where the operator stands.
+        CtlCommand::Add {
+            device,
+            nsid,
+            read_only,
+        } => Order::Add {
+            device: absolute(device)?,
+            nsid,
+            read_only,
+        },
+        CtlCommand::Remove { nsid } => Order::Remove { nsid },
+        CtlCommand::Resize { nsid, size } => Order::Resize { nsid, size: size.0 },
+        CtlCommand::Allow { host } => Order::Allow { host },
+        CtlCommand::Forbid { host } => Order::Forbid { host },
+        CtlCommand::Disconnect { host } => Order::Disconnect { host },
+        CtlCommand::Listen { url } => Order::Listen {
+            url: url.to_string(),
+        },
+        CtlCommand::Unlisten { url } => Order::Unlisten {
+            url: url.to_string(),
+        },
+    })
+}
+
+fn absolute(device: Device) -> Result<String> {
+    let Kind::File { path, .. } = &device.spec.kind else {
+        return Ok(device.text);
+    };
+    let whole = std::path::absolute(path).context(|| path.display())?;
+    let (path, whole) = (path.display().to_string(), whole.display().to_string());
+    Ok(device.text.replacen(&path, &whole, 1))
+}
+
+/// Writes to the terminal, or to a pipe whose reader may have had enough.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fail(cause.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn show(node: &Node) -> String {
+    let mut out = format!(
+        "ferroce {}, process {}, up {}\n",
+        node.version,
+        node.pid,
+        uptime(node.uptime_s)
+    );
+    let _ = writeln!(
+        out,
+        "config    {}",
+        node.config.as_deref().unwrap_or("none: started from flags")
+    );
+    for url in &node.listen {
+        let _ = writeln!(out, "listens   {url}");
+    }
+    for (number, core) in node.cores.iter().enumerate() {
+        let cpu = core
+            .cpu
+            .map_or("not pinned".into(), |cpu| format!("CPU {cpu}"));
+        let _ = writeln!(
+            out,
+            "core {number:<4} {cpu}, {} connections",
+            core.connections
+        );
+    }
+    for subsystem in &node.subsystems {
+        let _ = writeln!(out, "\nsubsystem {}", subsystem.nqn);
+        let _ = writeln!(
+            out,
+            "  serial  {}   model  {}",
+            subsystem.serial, subsystem.model
+        );
+        match &subsystem.allow {
+            None => out.push_str("  allows  every host\n"),
+            Some(hosts) if hosts.is_empty() => out.push_str("  allows  no host\n"),
+            Some(hosts) => hosts.iter().for_each(|host| {
+                let _ = writeln!(out, "  allows  {host}");
+            }),
+        }
+        if subsystem.namespaces.is_empty() {
+            out.push_str("  no namespaces\n");
+            continue;
+        }
+        let mut table = vec![row(["NSID", "SIZE", "BLOCK", "MODE", "UUID", "DEVICE"])];
+        for namespace in &subsystem.namespaces {
+            let mode = if namespace.read_only {
+                "read-only"
+            } else {
+                "read-write"
+            };
+            table.push(row([
+                &namespace.nsid.to_string(),
+                &about(namespace.bytes),
+                &namespace.block.to_string(),
+                mode,
+                &namespace.uuid,
+                &namespace.device,
+            ]));
+        }
+        out.push_str(&columns(&table, "  "));
+    }
+    out
+}
+
+fn show_hosts(hosts: &[Host]) -> String {
+    if hosts.is_empty() {
+        return "no host is connected\n".into();
+    }
+    let mut table = vec![row([
+        "CNTLID",
+        "ADDRESS",
+        "QUEUES",
+        "READS",
+        "WRITES",
+        "READ",
+        "WRITTEN",
+        "HOST",
+        "SUBSYSTEM",
+    ])];
+    for host in hosts {
+        table.push(row([
+            &host.cntlid.to_string(),
+            &host.address,
+            &host.queues.to_string(),
+            &thousands(host.reads),
+            &thousands(host.writes),
+            &about(host.bytes_read),
+            &about(host.bytes_written),
+            &host.nqn,
+            &host.subsystem,
+        ]));
+    }
+    columns(&table, "")
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+/// Left-aligned columns, as wide as their widest cell.
+fn columns(table: &[Vec<String>], indent: &str) -> String {
+    let width = |column: usize| {
+        table
+            .iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..table[0].len()).map(width).collect();
+    let mut out = String::new();
+    for row in table {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        let _ = writeln!(out, "{indent}{}", cells.join("  ").trim_end());
+    }
+    out
+}
+
+fn uptime(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::protocol::{CoreView, NamespaceView, SubsystemView};
+    use super::*;
+
+    #[test]
+    fn shown_for_people() {
+        let node = Node {
+            version: "0.1.0".into(),
+            pid: 7,
+            uptime_s: 5,
+            config: None,
+            listen: vec!["tcp://127.0.0.1:4420".into()],
+            cores: vec![CoreView {
+                cpu: Some(1),
+                connections: 3,
+            }],
+            subsystems: vec![SubsystemView {
+                nqn: "nqn.2024-01.a:b".into(),
+                serial: "S".into(),
+                model: "M".into(),
+                allow: Some(vec!["nqn.2024-01.a:host".into()]),
+                namespaces: vec![NamespaceView {
+                    nsid: 1,
+                    device: "ram:64MiB".into(),
+                    bytes: 64 << 20,
+                    block: 4096,
+                    read_only: false,
+                    uuid: "4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61".into(),
+                }],
+            }],
+        };
+        assert_eq!(
+            show(&node),
+            "ferroce 0.1.0, process 7, up 5 s\n\
+             config    none: started from flags\n\
+             listens   tcp://127.0.0.1:4420\n\
+             core 0    CPU 1, 3 connections\n\n\
+             subsystem nqn.2024-01.a:b\n\
+             \x20 serial  S   model  M\n\
+             \x20 allows  nqn.2024-01.a:host\n\
+             \x20 NSID  SIZE    BLOCK  MODE        UUID                                  DEVICE\n\
+             \x20 1     64 MiB  4096   read-write  4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61  ram:64MiB\n"
+        );
+        assert_eq!(show_hosts(&[]), "no host is connected\n");
+    }
+}

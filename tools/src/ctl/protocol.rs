@@ -1,0 +1,209 @@
+//! What `ferroce ctl` and the node say to each other: one line of JSON each way, over a Unix socket.
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line either side accepts, in bytes.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// A wish.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Request {
+    /// What to do.
+    pub order: Order,
+    /// Write it to the configuration file as well.
+    #[serde(default)]
+    pub persist: bool,
+    /// The subsystem it is about, where there are several.
+    #[serde(default)]
+    pub subsystem: Option<String>,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
+pub enum Order {
+    /// Say what is served.
+    Show,
+    /// Say who is connected.
+    Hosts,
+    /// Open a drive and make a namespace of it.
+    Add {
+        /// `ram:64MiB`, `file:/path`.
+        device: String,
+        /// Its number; without one, the lowest free.
+        nsid: Option<u32>,
+        /// Hosts may read only.
+        read_only: bool,
+    },
+    /// Take a namespace away and close its drive.
+    Remove {
+        /// Its number.
+        nsid: u32,
+    },
+    /// Change a namespace's size.
+    Resize {
+        /// Its number.
+        nsid: u32,
+        /// Bytes.
+        size: u64,
+    },
+    /// Let a host connect.
+    Allow {
+        /// Its NQN.
+        host: String,
+    },
+    /// Do not let a host connect, and disconnect it.
+    Forbid {
+        /// Its NQN.
+        host: String,
+    },
+    /// End the associations of a host.
+    Disconnect {
+        /// Its NQN.
+        host: String,
+    },
+    /// Accept hosts at one more address.
+    Listen {
+        /// `tcp://ADDRESS:PORT`.
+        url: String,
+    },
+    /// Accept no more hosts at an address.
+    Unlisten {
+        /// `tcp://ADDRESS:PORT`.
+        url: String,
+    },
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; a line for a person.
+    Done(String),
+    /// The answer to [`Order::Show`].
+    Node(Node),
+    /// The answer to [`Order::Hosts`].
+    Hosts(Vec<Host>),
+    /// Not done, and why.
+    Failed(String),
+}
+
+/// What is served.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Of the binary.
+    pub version: String,
+    /// Of the process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The file that --persist changes.
+    pub config: Option<String>,
+    /// Where hosts connect.
+    pub listen: Vec<String>,
+    /// One each.
+    pub cores: Vec<CoreView>,
+    /// What hosts connect to.
+    pub subsystems: Vec<SubsystemView>,
+}
+
+/// A core.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CoreView {
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Connections it serves.
+    pub connections: u64,
+}
+
+/// A subsystem.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SubsystemView {
+    /// Its name.
+    pub nqn: String,
+    /// Serial number.
+    pub serial: String,
+    /// Model number.
+    pub model: String,
+    /// Hosts that may connect; none named is every host.
+    pub allow: Option<Vec<String>>,
+    /// Its blocks.
+    pub namespaces: Vec<NamespaceView>,
+}
+
+/// A namespace.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NamespaceView {
+    /// Its number.
+    pub nsid: u32,
+    /// What the operator called the drive.
+    pub device: String,
+    /// Capacity.
+    pub bytes: u64,
+    /// Block size in bytes.
+    pub block: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Its identity.
+    pub uuid: String,
+}
+
+/// An association of a host.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Host {
+    /// The host.
+    pub nqn: String,
+    /// Where it comes from.
+    pub address: String,
+    /// What it connected to.
+    pub subsystem: String,
+    /// Its controller.
+    pub cntlid: u16,
+    /// Connections, the admin queue's among them.
+    pub queues: u32,
+    /// Read commands so far.
+    pub reads: u64,
+    /// Write commands so far.
+    pub writes: u64,
+    /// Bytes read so far.
+    pub bytes_read: u64,
+    /// Bytes written so far.
+    pub bytes_written: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_each_way() {
+        let order = Order::Add {
+            device: "file:/a\nb".into(),
+            nsid: Some(3),
+            read_only: true,
+        };
+        let request = Request {
+            order,
+            persist: true,
+            subsystem: None,
+        };
+        let line = serde_json::to_string(&request).expect("serializes");
+        assert!(!line.contains('\n'));
+        assert_eq!(
+            serde_json::from_str::<Request>(&line).expect("parses"),
+            request
+        );
+        assert_eq!(
+            serde_json::from_str::<Request>(r#"{"order":"show"}"#)
+                .expect("parses")
+                .order,
+            Order::Show
+        );
+        assert!(serde_json::from_str::<Request>(r#"{"order":"dance"}"#).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! `ferroce demo`: a node and a probe on this machine, talking over loopback, and what came of it.
+
+use std::time::Duration;
+
+use crate::cli::{DemoArgs, Pattern, ProbeArgs};
+use crate::config::{Config, Namespace, Subsystem};
+use crate::ctl::print;
+use crate::fail::{Fail, Result, fail};
+use crate::node::Node;
+use crate::probe::report::Totals;
+use crate::probe::{Target, judge, measure};
+use crate::signals::Signals;
+use crate::units::{Size, about, gib_per_s, thousands, us};
+use crate::url::Url;
+
+const NQN: &str = "nqn.2014-08.org.nvmexpress:ferroce-demo";
+
+/// A load, and what a person calls it.
+struct Load {
+    name: &'static str,
+    block: u64,
+    depth: u16,
+    write: u8,
+    pattern: Pattern,
+}
+
+const LOADS: [Load; 5] = [
+    load("one 4 KiB read at a time", 4096, 1, 0, Pattern::Random),
+    load("4 KiB reads, 32 at a time", 4096, 32, 0, Pattern::Random),
+    load("4 KiB writes, 32 at a time", 4096, 32, 100, Pattern::Random),
+    load(
+        "128 KiB reads, 8 at a time",
+        131_072,
+        8,
+        0,
+        Pattern::Sequential,
+    ),
+    load(
+        "128 KiB writes, 8 at a time",
+        131_072,
+        8,
+        100,
+        Pattern::Sequential,
+    ),
+];
+
+const fn load(name: &'static str, block: u64, depth: u16, write: u8, pattern: Pattern) -> Load {
+    Load {
+        name,
+        block,
+        depth,
+        write,
+        pattern,
+    }
+}
+
+/// Runs the command.
+pub fn run(args: DemoArgs) -> Result<()> {
+    let signals = Signals::take()?;
+    if args.time.is_zero() {
+        fail!("--time 0: there would be nothing to measure");
+    }
+    let node = Node::start(&config(&args)?, None)?;
+    let shown = show(&node, &args, &signals);
+    // The node's end is as good as its beginning; an error of the measurement comes first.
+    shown.and(node.stop())
+}
+
+fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
+    let Some(url) = node.listeners()?.pop() else {
+        fail!("the node has no listener")
+    };
+    print(&format!(
+        "A storage node serves {} of memory at {url}, and a host on the same machine uses it.\n\n",
+        about(args.size.0)
+    ))?;
+
+    let interrupted = || signals.came();
+    let verify = probe(&url, args.time, &LOADS[1], true);
+    let outcome = measure(&verify, Target::connect(&verify)?, false, &interrupted)?;
+    judge(&outcome)?;
+    print(&format!(
+        "First, does it keep what it is given? {} blocks of random places were read while others\n\
+         were written, and each was the last one acknowledged.\n\n",
+        thousands(outcome.totals.blocks_verified)
+    ))?;
+
+    print(&format!(
+        "{:<30}{:>12}{:>9}{:>12}{:>12}{:>12}\n",
+        "How fast is it?", "per second", "GiB/s", "median us", "p99 us", "p99.9 us"
+    ))?;
+    for load in &LOADS {
+        let probe = probe(&url, args.time, load, false);
+        let outcome = measure(&probe, Target::connect(&probe)?, false, &interrupted)?;
+        judge(&outcome)?;
+        print(&row(load, &outcome.totals, outcome.time))?;
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    print(&format!(
+        "\n\"p99 us\" is the time within which 99 of 100 commands were answered, in microseconds. Host and node share\n\
+         this machine's {cpus} CPUs and the kernel's TCP here; each on its own machine does better.\n\n\
+         Next, a node that stays, and a look at it from another terminal:\n\
+         \x20 ferroce serve --device ram:1GiB\n\
+         \x20 ferroce probe tcp://127.0.0.1:4420 --time 2s\n\
+         `ferroce serve` also prints the lines by which a Linux host makes a disk of it.\n"
+    ))
+}
+
+fn row(load: &Load, totals: &Totals, time: Duration) -> String {
+    let flow = if load.write > 0 {
+        &totals.writes
+    } else {
+        &totals.reads
+    };
+    let seconds = time.as_secs_f64();
+    let at = |quantile| us(flow.latency.value_at_quantile(quantile));
+    format!(
+        "  {:<28}{:>12}{:>9.2}{:>12}{:>12}{:>12}\n",
+        load.name,
+        thousands((flow.latency.len() as f64 / seconds) as u64),
+        gib_per_s(flow.bytes, seconds),
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    )
+}
+
+/// A small node: memory for one host, on a port that is free.
+fn config(args: &DemoArgs) -> Result<Config> {
+    let device = format!("ram:{}", args.size).parse().map_err(Fail)?;
+    let mut config = Config::default();
+    config.listen[0].port = 0;
+    config.memory.buffers = Size(16 << 20);
+    config.limits.commands = 1024;
+    config.limits.queues = 64;
+    config.subsystem.push(Subsystem {
+        nqn: Some(NQN.into()),
+        serial: None,
+        model: None,
+        cntlid: None,
+        allow: None,
+        namespace: vec![Namespace::of(device)],
+    });
+    config.checked()
+}
+
+fn probe(url: &Url, time: Duration, load: &Load, verify: bool) -> ProbeArgs {
+    ProbeArgs {
+        url: Url {
+            nqn: Some(NQN.into()),
+            ..url.clone()
+        },
+        time,
+        block_size: Size(load.block),
+        depth: load.depth,
+        queues: 1,
+        write: (!verify).then_some(load.write),
+        pattern: load.pattern,
+        verify,
+        destroy_data: true,
+        force: true,
+        nsid: None,
+        size: None,
+        cores: None,
+        seed: None,
+        hostnqn: None,
+        header_digest: false,
+        data_digest: false,
+        json: false,
+    }
+}

@@ -1,0 +1,247 @@
+//! A node: cores, drives, listeners and the control thread, put together from a [`Config`]. `serve`
+//! runs one for as long as it is told to, `demo` for a few seconds.
+
+mod clients;
+mod control;
+mod core;
+mod door;
+mod drives;
+mod handle;
+mod memory;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::{self, JoinHandle};
+
+use ferroce_engine::admin::Facts;
+use ferroce_engine::control::Change;
+use ferroce_engine::core::{Core, CoreConfig};
+use ferroce_engine::counters::Counters;
+use ferroce_engine::mail::mailbox;
+use ferroce_engine::table::Subsystem;
+use ferroce_transport::tcp::fabric::TcpFabric;
+use ferroce_transport::tcp::target::Offer;
+
+use crate::boot;
+use crate::config::{Config, Cores};
+use crate::ctl::protocol::Order;
+use crate::ctl::socket::Socket;
+use crate::fail::{Context, Result, fail};
+use crate::sets::AnyFabric;
+use crate::url::Url;
+use crate::wait::Bed;
+pub use handle::Handle;
+use memory::Plan;
+
+/// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
+const MAILBOX: usize = 4096;
+/// Descriptors that are not connections: standard streams, rings, drives, listeners, control.
+const FILES_BESIDE: u64 = 128;
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct Node {
+    handle: Arc<Handle>,
+    memory: String,
+    control: JoinHandle<bool>,
+    cores: Vec<JoinHandle<()>>,
+}
+
+/// What every thread knows of a core.
+#[derive(Debug)]
+pub struct CoreFacts {
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// Connections it has, as its thread last said.
+    pub connections: AtomicUsize,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+impl Node {
+    /// Starts one. When this returns, hosts may connect.
+    pub fn start(config: &Config, file: Option<PathBuf>) -> Result<Node> {
+        warn_of_few_files(config);
+        let cpus = cpus_of(&config.cores)?;
+        let plan = Plan::of(config, cpus.len());
+        let memory::Dealt { mut pools, regions } = plan.map()?;
+        let memory = format!("{plan} in {}", memory::pages(&regions));
+        let clock = core::Clock::start();
+        let bed = Bed::new().context(|| "cannot make an epoll")?;
+        let (to_control, mail) = mailbox(MAILBOX, bed.waker());
+        let (asks, asked) = mailbox(64, bed.waker());
+        let node_facts = Arc::new(Facts {
+            firmware: env!("CARGO_PKG_VERSION").into(),
+            started: clock.now(),
+        });
+        let mut posts = Vec::new();
+        let mut facts = Vec::new();
+        let mut cores = Vec::new();
+        for (index, cpu) in cpus.iter().copied().enumerate() {
+            let bed = Bed::new().context(|| "cannot make an epoll")?;
+            let (post, mailbox) = mailbox(MAILBOX, bed.waker());
+            let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
+            let known = Arc::new(CoreFacts {
+                cpu,
+                connections: AtomicUsize::new(0),
+                counters: Arc::default(),
+            });
+            let (pool, landing) = pools.remove(0);
+            let config_of_core = CoreConfig {
+                index,
+                cores: cpus.len(),
+                commands: config.limits.commands as usize,
+                pool,
+                landing,
+                facts: Arc::clone(&node_facts),
+                counters: known.counters.clone(),
+            };
+            let fabric = AnyFabric::Tcp(Box::new(fabric));
+            bed.watch(fabric.wake_fd())
+                .context(|| "cannot watch an epoll")?;
+            let core = Core::new(config_of_core, vec![fabric], mailbox, to_control.clone());
+            let idling = core::Idling {
+                spin: config.spin,
+                pinned: cpu.is_some(),
+            };
+            let thread = core::Thread {
+                core,
+                bed,
+                clock,
+                idling,
+                facts: known.clone(),
+            };
+            posts.push(post);
+            facts.push(known);
+            cores.push(spawn(format!("core {index}"), move || thread.run())?);
+        }
+        let door = door::Door::new(facts.clone(), config.limits.queues as usize);
+        let control = control::Thread::new(posts, (mail, asked), bed, clock, door);
+        let control = spawn("control".into(), move || control.run())?;
+        let node = Node {
+            handle: Arc::new(Handle::new(asks, facts, file, (config.memory, regions))),
+            memory,
+            control,
+            cores,
+        };
+        match node.fill(config) {
+            Ok(()) => Ok(node),
+            Err(why) => {
+                let _ = node.stop();
+                Err(why)
+            }
+        }
+    }
+
+    /// Makes what the configuration says, by the same changes that `ctl` makes. Listeners come last:
+    /// no host sees a half-made node.
+    fn fill(&self, config: &Config) -> Result<()> {
+        for subsystem in &config.subsystem {
+            self.handle.change(Change::AddSubsystem(Subsystem {
+                nqn: subsystem.nqn().to_owned(),
+                serial: subsystem.serial().to_owned(),
+                model: subsystem.model().to_owned(),
+                cntlids: subsystem.cntlids(),
+                allow: subsystem.allow.clone(),
+                namespaces: Default::default(),
+            }))?;
+            for namespace in &subsystem.namespace {
+                self.handle.add(subsystem.nqn(), namespace)?;
+            }
+        }
+        for url in &config.listen {
+            self.handle.execute(
+                &Order::Listen {
+                    url: url.to_string(),
+                },
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// For those who want to know or change something.
+    pub fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// What memory it has for data on its way.
+    pub fn memory(&self) -> &str {
+        &self.memory
+    }
+
+    /// Answers at a control socket, from threads of its own.
+    pub fn answer_at(&self, socket: &Socket) -> Result<()> {
+        clients::answer(socket, self.handle.clone())
+    }
+
+    /// Where it listens, with the ports that were really taken.
+    pub fn listeners(&self) -> Result<Vec<Url>> {
+        let table = self.handle.table()?;
+        Ok(table
+            .listeners
+            .iter()
+            .map(|listener| listener.address.into())
+            .collect())
+    }
+
+    /// Finishes what is outstanding, tells the hosts, and ends.
+    pub fn stop(self) -> Result<()> {
+        self.handle.stop();
+        // A thread that panics aborts the process, in release; in tests it is told here.
+        if !self.control.join().expect("the control thread ends well") {
+            fail!(
+                "not everything that was outstanding came back from the drives in time; ended without it"
+            );
+        }
+        for core in self.cores {
+            core.join().expect("a core ends well");
+        }
+        Ok(())
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .context(|| "cannot start a thread")
+}
+
+/// The CPU of each core; a core that is not pinned has none.
+fn cpus_of(cores: &Cores) -> Result<Vec<Option<usize>>> {
+    if cores.0.is_empty() {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        return Ok(vec![None; (cpus / 2).clamp(1, 4)]);
+    }
+    let allowed: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|id| id.id)
+        .collect();
+    for cpu in &cores.0 {
+        if !allowed.contains(cpu) {
+            fail!("cores: this process may not run on CPU {cpu}; it may on {allowed:?}");
+        }
+    }
+    Ok(cores.0.iter().copied().map(Some).collect())
+}
+
+/// Each connection is a descriptor: the limit is raised as far as the system lets us.
+fn warn_of_few_files(config: &Config) {
+    let wanted = u64::from(config.limits.queues) + FILES_BESIDE;
+    match boot::raise_open_files() {
+        Ok(limit) if limit >= wanted => (),
+        Ok(limit) => log::warn!(
+            "only {limit} files may be open, so there is room for about {} connections, not {}; \
+             raise it with `ulimit -n {wanted}` or LimitNOFILE= of the service",
+            limit.saturating_sub(FILES_BESIDE),
+            config.limits.queues
+        ),
+        Err(cause) => log::warn!("cannot read the limit of open files: {cause}"),
+    }
+}

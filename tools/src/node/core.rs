@@ -1,0 +1,142 @@
+//! One core's thread: it turns while there is work, polls a while longer, then sleeps.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ferroce_engine::core::{Core, Work};
+use ferroce_engine::port::Tick;
+
+use crate::config::Spin;
+use crate::node::CoreFacts;
+use crate::sets::{AnyDrive, AnyFabric};
+use crate::wait::Bed;
+
+/// The node's time, the same on all its threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    /// Time of day at the start, in ms since 1970.
+    start_ms: u64,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Clock {
+        let day = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Clock {
+            start: Instant::now(),
+            start_ms: day.as_millis() as u64,
+        }
+    }
+
+    /// Now.
+    #[inline]
+    pub fn now(&self) -> Tick {
+        Tick(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// The time of day then, in ms since 1970.
+    #[inline]
+    pub fn wall_ms(&self, now: Tick) -> u64 {
+        self.start_ms + now.0 / 1_000_000
+    }
+}
+
+/// How a core's thread behaves when there is nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Idling {
+    /// As configured.
+    pub spin: Spin,
+    /// The CPU is its own. Otherwise others get a chance between two looks.
+    pub pinned: bool,
+}
+
+/// With requests at a drive an answer is near, so a core stays awake longer: sleeping inside every
+/// read of a flash drive would cost more than it saves.
+const DRIVE_SPIN: Duration = Duration::from_millis(1);
+
+/// How long a core sleeps at most that cannot watch one of its drives.
+const UNWATCHED_NS: u64 = 1_000_000;
+
+/// A core with all it needs to run.
+#[derive(Debug)]
+pub struct Thread {
+    /// What runs.
+    pub core: Core<AnyFabric, AnyDrive>,
+    /// Where it sleeps.
+    pub bed: Bed,
+    /// The node's.
+    pub clock: Clock,
+    /// What it does when there is nothing to do.
+    pub idling: Idling,
+    /// What it tells of itself.
+    pub facts: Arc<CoreFacts>,
+}
+
+impl Thread {
+    /// Runs the core until it is told to stop.
+    pub fn run(mut self) {
+        if let Some(id) = self.facts.cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            log::warn!("the system did not let us run on CPU {id} alone");
+        }
+        let mut last_busy = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            let work = self.core.turn(now, self.clock.wall_ms(now));
+            if work.stopped {
+                return;
+            }
+            let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
+            self.facts.connections.store(connections, Ordering::Relaxed);
+            if work.busy {
+                last_busy = now;
+            } else if self.idling.keeps_awake(&work, now.since(last_busy)) {
+                if self.idling.pinned {
+                    std::hint::spin_loop();
+                } else {
+                    std::thread::yield_now();
+                }
+            } else {
+                self.sleep();
+                last_busy = self.clock.now();
+            }
+        }
+    }
+
+    /// Watches every source, looks at all of them once more, and blocks if there is still nothing.
+    fn sleep(&mut self) {
+        let mut limit_ns = u64::MAX;
+        for drive in self.core.drives.iter_mut() {
+            if let Err(cause) = drive.watch_by(&self.bed) {
+                // Without a watch its completions are looked for every now and then.
+                log::warn!("cannot watch a drive: {cause}");
+                limit_ns = UNWATCHED_NS;
+            }
+        }
+        let now = self.clock.now();
+        let work = self.core.turn(now, self.clock.wall_ms(now));
+        if !work.busy && !work.stopped {
+            let due = work
+                .next_timeout
+                .map_or(u64::MAX, |due| due.since(self.clock.now()));
+            let limit = Some(due.min(limit_ns)).filter(|ns| *ns < u64::MAX);
+            self.bed
+                .sleep(limit.map(Duration::from_nanos), || !self.core.has_mail());
+        }
+    }
+}
+
+impl Idling {
+    fn keeps_awake(self, work: &Work, idle_ns: u64) -> bool {
+        match self.spin {
+            Spin::Always => true,
+            Spin::For(_) if work.at_drives > 0 => idle_ns < DRIVE_SPIN.as_nanos() as u64,
+            Spin::For(time) => idle_ns < time.as_nanos() as u64,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Where hosts come in: the listeners, and which core gets who comes.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ferroce_engine::port::Tick;
+use ferroce_transport::tcp::fabric::Incoming;
+use ferroce_transport::tcp::listen::{Accepted, Listener};
+
+use crate::node::CoreFacts;
+use crate::wait::Bed;
+
+/// While descriptors or memory are short, nobody is let in for so long.
+const SHORT_MS: u64 = 100;
+/// While all places are taken, they are looked at again so soon.
+const FULL_MS: u64 = 5;
+/// After all places were taken for so long, who comes is turned away. Before, most of them are of
+/// connections that have ended already.
+const PATIENCE_MS: u64 = 1000;
+/// The same trouble is told once in this time.
+const TELL_MS: u64 = 1000;
+
+/// The listeners.
+#[derive(Debug)]
+pub struct Door {
+    listeners: Vec<Listener>,
+    cores: Vec<Arc<CoreFacts>>,
+    /// Connections a core may have.
+    places: usize,
+    /// Nobody is let in until then, and the listeners are not watched.
+    rests: Option<Tick>,
+    full_since: Option<Tick>,
+    told: Option<Tick>,
+    /// The core that got the last one.
+    last: usize,
+    /// The listener that is asked first: a flood at one does not close the others.
+    next: usize,
+}
+
+impl Door {
+    /// Leads to these cores, each of which takes `places` connections.
+    pub fn new(cores: Vec<Arc<CoreFacts>>, places: usize) -> Door {
+        Door {
+            listeners: Vec::new(),
+            cores,
+            places,
+            rests: None,
+            full_since: None,
+            told: None,
+            last: 0,
+            next: 0,
+        }
+    }
+
+    /// Hosts may come in here, too.
+    pub fn open(&mut self, listener: Listener, bed: &Bed) {
+        if let Err(cause) = bed.watch(listener.as_fd()) {
+            log::error!("cannot watch the listener at {}: {cause}", listener.local());
+        }
+        self.listeners.push(listener);
+    }
+
+    /// Nobody comes in there any more.
+    pub fn close(&mut self, address: SocketAddr) {
+        self.listeners
+            .retain(|listener| listener.local() != address);
+    }
+
+    /// Nobody comes in any more.
+    pub fn close_all(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// When to look again although nobody knocks.
+    pub fn next_timeout(&self) -> Option<Tick> {
+        self.rests
+    }
+
+    /// The next one who comes, and the core that gets it.
+    pub fn poll(&mut self, bed: &Bed, now: Tick) -> Option<(usize, Incoming)> {
+        if let Some(until) = self.rests {
+            if now < until {
+                return None;
+            }
+            self.rests = None;
+            for listener in &self.listeners {
+                // One that was opened meanwhile is watched already.
+                let _ = bed.watch(listener.as_fd());
+            }
+        }
+        let core = self.core();
+        match (core, self.full_since) {
+            (Some(_), _) => self.full_since = None,
+            (None, None) => self.full_since = Some(now),
+            (None, Some(_)) => (),
+        }
+        let patient = self
+            .full_since
+            .is_some_and(|since| now < since.plus_ms(PATIENCE_MS));
+        let count = self.listeners.len();
+        let first = self.next;
+        for at in (0..count).map(|i| (first + i) % count) {
+            if patient {
+                self.rest(bed, now.plus_ms(FULL_MS));
+                return None;
+            }
+            match (self.listeners[at].accept(), core) {
+                (Accepted::One(incoming), Some(core)) => {
+                    // The core's thread says the same once it adopted it; until then this counts.
+                    self.cores[core].connections.fetch_add(1, Ordering::Relaxed);
+                    self.last = core;
+                    self.next = at + 1;
+                    return Some((core, incoming));
+                }
+                (Accepted::One(incoming), None) => {
+                    let all = self.places * self.cores.len();
+                    let peer = incoming.peer;
+                    self.tell(now, || {
+                        format!(
+                            "{peer} is turned away: all {all} connections are taken (limits.queues)"
+                        )
+                    });
+                }
+                (Accepted::Nobody, _) => (),
+                (Accepted::Lost(cause), _) => {
+                    log::debug!("a connection was lost before it was accepted: {cause}")
+                }
+                (Accepted::Exhausted(cause), _) => {
+                    self.tell(now, || {
+                        format!("no host can connect for now: {cause}; see `ulimit -n`")
+                    });
+                    self.rest(bed, now.plus_ms(SHORT_MS));
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The core with the fewest connections, going round among equals; `None` if all are full.
+    fn core(&self) -> Option<usize> {
+        let count = self.cores.len();
+        let load = |core: &usize| self.cores[*core].connections.load(Ordering::Relaxed);
+        let round = (0..count).map(|i| (self.last + 1 + i) % count);
+        round
+            .min_by_key(load)
+            .filter(|core| load(core) < self.places)
+    }
+
+    /// A listener where somebody waits would wake us again at once, so it is not watched meanwhile.
+    fn rest(&mut self, bed: &Bed, until: Tick) {
+        for listener in &self.listeners {
+            bed.unwatch(listener.as_fd());
+        }
+        self.rests = Some(until);
+    }
+
+    fn tell(&mut self, now: Tick, what: impl FnOnce() -> String) {
+        if self.told.is_none_or(|told| now >= told.plus_ms(TELL_MS)) {
+            self.told = Some(now);
+            log::warn!("{}", what());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+    use std::sync::atomic::AtomicUsize;
+
+    fn cores(count: usize) -> Vec<Arc<CoreFacts>> {
+        let core = |_| CoreFacts {
+            cpu: None,
+            connections: AtomicUsize::new(0),
+            counters: Arc::default(),
+        };
+        (0..count).map(core).map(Arc::new).collect()
+    }
+
+    fn listener() -> (Listener, SocketAddr) {
+        let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("listens");
+        let address = listener.local();
+        (listener, address)
+    }
+
+    fn poll(door: &mut Door, bed: &Bed, now: Tick) -> Option<usize> {
+        // The connection is there when connect returned; accepting it is never early.
+        door.poll(bed, now).map(|(core, _)| core)
+    }
+
+    #[test]
+    fn connections_are_dealt_evenly() {
+        let (bed, (listener, address)) = (Bed::new().expect("a bed"), listener());
+        let mut door = Door::new(cores(3), 100);
+        door.open(listener, &bed);
+        assert_eq!(poll(&mut door, &bed, Tick(0)), None);
+        let _streams: Vec<_> = (0..6)
+            .map(|_| TcpStream::connect(address).expect("connects"))
+            .collect();
+        let mut dealt: Vec<_> = (0..6)
+            .filter_map(|_| poll(&mut door, &bed, Tick(0)))
+            .collect();
+        dealt.sort_unstable();
+        assert_eq!(dealt, [0, 0, 1, 1, 2, 2]);
+        door.close(address);
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn when_it_is_full_who_comes_waits_and_then_is_turned_away() {
+        let (bed, (listener, address)) = (Bed::new().expect("a bed"), listener());
+        let cores = cores(1);
+        let mut door = Door::new(cores.clone(), 1);
+        door.open(listener, &bed);
+        let _first = TcpStream::connect(address).expect("connects");
+        assert_eq!(poll(&mut door, &bed, Tick(0)), Some(0));
+
+        let second = TcpStream::connect(address).expect("connects");
+        assert_eq!(poll(&mut door, &bed, Tick(0)), None);
+        assert_eq!(door.next_timeout(), Some(Tick(0).plus_ms(FULL_MS)));
+        cores[0].connections.store(0, Ordering::Relaxed);
+        assert_eq!(poll(&mut door, &bed, Tick(0).plus_ms(FULL_MS)), Some(0));
+
+        let third = TcpStream::connect(address).expect("connects");
+        let begin = Tick(0).plus_ms(100);
+        assert_eq!(poll(&mut door, &bed, begin), None);
+        assert_eq!(poll(&mut door, &bed, begin.plus_ms(PATIENCE_MS)), None);
+        let ended = |stream: &TcpStream| {
+            stream
+                .set_read_timeout(Some(std::time::Duration::from_millis(200)))
+                .expect("is set");
+            matches!(std::io::Read::read(&mut &*stream, &mut [0]), Ok(0))
+        };
+        assert!(ended(&third));
+        drop(second);
+    }
+}

@@ -1,0 +1,83 @@
+//! Drives as the node has them: opened from what the operator wrote, then one end for each core.
+
+use std::sync::Arc;
+
+use ferroce_buf::{Region, Want};
+use ferroce_drivers::{FileDrive, RamDrive};
+use ferroce_engine::port::{DriveId, DriveInfo};
+
+use crate::config::{Memory, Namespace};
+use crate::fail::{Context, Result, fail};
+use crate::node::memory::refuse_if_short;
+use crate::sets::{AnyDrive, FileEnd};
+
+/// The part of a drive that belongs to the node.
+#[derive(Debug)]
+pub enum Drive {
+    /// Memory.
+    Ram(Arc<RamDrive>),
+    /// A file or a block device.
+    File(Arc<FileDrive>),
+}
+
+impl Drive {
+    /// Opens what a namespace of the configuration names.
+    pub fn open(namespace: &Namespace, id: DriveId, cores: usize, memory: Memory) -> Result<Drive> {
+        let spec = namespace.spec();
+        let want = Want {
+            huge: memory.huge_pages,
+            locked: false,
+        };
+        let what = || "cannot open a drive";
+        if let Some(config) = spec.ram(id, cores, want) {
+            refuse_if_short(config.bytes, &config.label)?;
+            return RamDrive::new(config).map(Drive::Ram).context(what);
+        }
+        if let Some(config) = spec.file() {
+            return FileDrive::open_path(config).map(Drive::File).context(what);
+        }
+        fail!("`{}` is a drive of no kind there is", namespace.device.text)
+    }
+
+    /// What hosts are told.
+    pub fn info(&self) -> DriveInfo {
+        match self {
+            Drive::Ram(drive) => drive.info(),
+            Drive::File(drive) => drive.info(),
+        }
+    }
+
+    /// Its end for each core. The Bufs of requests lie in `regions`.
+    pub fn ends(&self, cores: usize, regions: &[Arc<Region>]) -> Result<Vec<AnyDrive>> {
+        let open = |core| match self {
+            Drive::Ram(drive) => drive.open(core).map(|queue| AnyDrive::Ram(Box::new(queue))),
+            Drive::File(drive) => {
+                let queue = drive.open(core, regions);
+                queue.map(|queue| AnyDrive::File(Box::new(FileEnd::new(queue))))
+            }
+        };
+        let ends: std::result::Result<_, _> = (0..cores).map(open).collect();
+        ends.context(|| "cannot open a drive")
+    }
+
+    /// Another capacity. Grow before hosts are told, shrink after.
+    pub fn resize(&self, blocks: u64) -> Result<()> {
+        match self {
+            Drive::Ram(drive) => {
+                let DriveInfo {
+                    label,
+                    blocks: now,
+                    block_len,
+                    ..
+                } = drive.info();
+                refuse_if_short(
+                    blocks.saturating_sub(now).saturating_mul(block_len.into()),
+                    &label,
+                )?;
+                drive.resize(blocks)
+            }
+            Drive::File(drive) => drive.resize(blocks),
+        }
+        .context(|| "cannot resize")
+    }
+}

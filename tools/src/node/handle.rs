@@ -1,0 +1,536 @@
+//! What may be asked of a node that runs, by `ctl`, by `serve` while it starts, and by tests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ferroce_buf::Region;
+use ferroce_engine::control::Change;
+use ferroce_engine::limits;
+use ferroce_engine::mail::Post;
+use ferroce_engine::port::DriveId;
+use ferroce_engine::table::{self, Listener, Table, Transport};
+use ferroce_transport::tcp::listen;
+use ferroce_wire::fabrics::Nqn;
+use uuid::Uuid;
+
+use super::CoreFacts;
+use super::control::{Ask, Look, Reply};
+use super::drives::Drive;
+use crate::config::{Memory, Namespace, check_nsid};
+use crate::ctl::protocol::{
+    CoreView, Host, NamespaceView, Node, Order, Request, Response, SubsystemView,
+};
+use crate::fail::{Context, Fail, Result, fail};
+use crate::persist::{self, persist};
+use crate::sets::AnyDrive;
+use crate::units::{Size, about};
+use crate::url::Url;
+
+/// The way to a node's control thread.
+#[derive(Debug)]
+pub struct Handle {
+    asks: Post<Ask>,
+    cores: Vec<Arc<CoreFacts>>,
+    drives: Mutex<BTreeMap<DriveId, Drive>>,
+    /// Orders that change something go one after the other.
+    changing: Mutex<()>,
+    file: Option<PathBuf>,
+    memory: Memory,
+    /// What the cores' Bufs lie in.
+    regions: Vec<Arc<Region>>,
+    since: Instant,
+}
+
+impl Handle {
+    pub(super) fn new(
+        asks: Post<Ask>,
+        cores: Vec<Arc<CoreFacts>>,
+        file: Option<PathBuf>,
+        (memory, regions): (Memory, Vec<Arc<Region>>),
+    ) -> Handle {
+        Handle {
+            asks,
+            cores,
+            drives: Mutex::default(),
+            changing: Mutex::default(),
+            file,
+            memory,
+            regions,
+            since: Instant::now(),
+        }
+    }
+
+    /// Does what was asked, and says what came of it.
+    pub fn respond(&self, request: &Request) -> Response {
+        match self.try_respond(request) {
+            Ok(response) => response,
+            Err(Fail(why)) => Response::Failed(why),
+        }
+    }
+
+    fn try_respond(&self, request: &Request) -> Result<Response> {
+        match &request.order {
+            Order::Show => return Ok(Response::Node(self.view()?)),
+            Order::Hosts => return Ok(Response::Hosts(self.hosts()?)),
+            _ => (),
+        }
+        let file = match (&self.file, request.persist) {
+            (_, false) => None,
+            (Some(file), true) => Some(file),
+            (None, true) => fail!(
+                "--persist: the node was started from flags, so there is no file to write; nothing was changed. \
+                 Start it with `ferroce serve --config FILE`"
+            ),
+        };
+        let _one_at_a_time = lock(&self.changing);
+        let done = self.execute(&request.order, request.subsystem.as_deref())?;
+        if let (Some(file), Some(change)) = (file, done.to_persist()) {
+            persist(file, &change)
+                .context(|| format!("{}, but it is not in the file", done.line))?;
+            return Ok(Response::Done(format!(
+                "{}; written to {}",
+                done.line,
+                file.display()
+            )));
+        }
+        Ok(Response::Done(done.line))
+    }
+
+    /// Makes a change; the cores work by it when this returns.
+    pub fn execute(&self, order: &Order, subsystem: Option<&str>) -> Result<Done> {
+        let table = self.table()?;
+        let nqn = || pick(&table, subsystem);
+        let (line, written) = match order {
+            Order::Show | Order::Hosts => fail!("that changes nothing"),
+            Order::Add {
+                device,
+                nsid,
+                read_only,
+            } => {
+                let nqn = nqn()?;
+                let mut namespace = Namespace::of(device.parse().map_err(Fail)?);
+                if let (Some(inside), Some(beside)) = (namespace.nsid, nsid)
+                    && inside != *beside
+                {
+                    fail!("`{device}` says nsid={inside}, and --nsid says {beside}");
+                }
+                namespace.nsid = namespace.nsid.or(*nsid);
+                namespace.read_only |= *read_only;
+                let nsid = self.add(nqn, &namespace)?;
+                let written = Written::Add {
+                    nqn: nqn.into(),
+                    nsid,
+                    device: device.clone(),
+                    read_only: *read_only,
+                };
+                (format!("namespace {nsid} is {device}"), written)
+            }
+            Order::Remove { nsid } => {
+                let nqn = nqn()?;
+                let drive = namespace(&table, nqn, *nsid)?.drive;
+                self.change(Change::RemoveNamespace {
+                    nqn: nqn.into(),
+                    nsid: *nsid,
+                })?;
+                lock(&self.drives).remove(&drive);
+                (
+                    format!("namespace {nsid} is gone"),
+                    Written::Remove {
+                        nqn: nqn.into(),
+                        nsid: *nsid,
+                    },
+                )
+            }
+            Order::Resize { nsid, size } => {
+                let nqn = nqn()?;
+                self.resize(nqn, *nsid, namespace(&table, nqn, *nsid)?, *size)?;
+                let written = Written::Resize {
+                    nqn: nqn.into(),
+                    nsid: *nsid,
+                    size: *size,
+                };
+                (format!("namespace {nsid} has {}", about(*size)), written)
+            }
+            Order::Allow { host } => {
+                let nqn = nqn()?;
+                Nqn::new(host).context(|| format!("`{host}`"))?;
+                let before = table.subsystems[nqn].allow.clone();
+                let first = before.is_none();
+                let mut hosts = before.unwrap_or_default();
+                hosts.insert(host.clone());
+                self.change(Change::Allow {
+                    nqn: nqn.into(),
+                    hosts: Some(hosts),
+                })?;
+                let rest = if first {
+                    "; every other host may not any more"
+                } else {
+                    ""
+                };
+                (
+                    format!("{host} may connect{rest}"),
+                    Written::Allow {
+                        nqn: nqn.into(),
+                        host: host.clone(),
+                    },
+                )
+            }
+            Order::Forbid { host } => {
+                let nqn = nqn()?;
+                let Some(mut hosts) = table.subsystems[nqn].allow.clone() else {
+                    fail!(
+                        "every host may connect to {nqn}; name those that may with `ctl allow`, then all others may not"
+                    );
+                };
+                if !hosts.remove(host) {
+                    fail!("{host} may not connect anyway");
+                }
+                self.change(Change::Allow {
+                    nqn: nqn.into(),
+                    hosts: Some(hosts),
+                })?;
+                (
+                    format!("{host} may not connect"),
+                    Written::Forbid {
+                        nqn: nqn.into(),
+                        host: host.clone(),
+                    },
+                )
+            }
+            Order::Disconnect { host } => {
+                let count = self.ask(|reply| Ask::Disconnect(host.clone(), reply))?;
+                if count == 0 {
+                    fail!("{host} is not connected; `ferroce ctl hosts` says who is");
+                }
+                (
+                    format!("{host} is disconnected ({count} associations)"),
+                    Written::Nothing,
+                )
+            }
+            Order::Listen { url } => {
+                let url: Url = url.parse().map_err(Fail)?;
+                let url = self.listen(&table, &url)?;
+                (format!("hosts may connect to {url}"), Written::Listen(url))
+            }
+            Order::Unlisten { url } => {
+                let url: Url = url.parse().map_err(Fail)?;
+                let address = url.resolve_listener()?;
+                self.change(Change::RemoveListener(address))?;
+                self.ask(|reply| Ask::Refuse(address, reply))?;
+                (
+                    format!("nobody new connects to {url}"),
+                    Written::Unlisten(url),
+                )
+            }
+        };
+        Ok(Done { line, written })
+    }
+
+    /// Opens a drive and makes a namespace of it; its number.
+    pub fn add(&self, nqn: &str, namespace: &Namespace) -> Result<u32> {
+        let table = self.table()?;
+        let taken = &table
+            .subsystems
+            .get(nqn)
+            .context_none(|| format!("there is no subsystem {nqn}"))?
+            .namespaces;
+        let free = (1..=limits::NAMESPACES_MAX).find(|nsid| !taken.contains_key(nsid));
+        let Some(nsid) = namespace.nsid.or(free) else {
+            fail!(
+                "{nqn} has {} namespaces, which is all there can be",
+                taken.len()
+            );
+        };
+        check_nsid(nsid)?;
+        // Looked at before the drive is opened: that may create a file.
+        if taken.contains_key(&nsid) {
+            fail!("there is a namespace {nsid} already; remove it first, or leave --nsid out");
+        }
+        let id = self.ask(Ask::NextDrive)?;
+        let drive = Drive::open(namespace, id, self.cores.len(), self.memory)?;
+        let queues = drive.ends(self.cores.len(), &self.regions)?;
+        self.change(Change::AddNamespace {
+            nqn: nqn.into(),
+            nsid: Some(nsid),
+            info: drive.info(),
+            read_only: namespace.read_only,
+            drive: id,
+            queues,
+        })?;
+        lock(&self.drives).insert(id, drive);
+        Ok(nsid)
+    }
+
+    fn resize(&self, nqn: &str, nsid: u32, now: &table::Namespace, size: u64) -> Result<()> {
+        let block = u64::from(now.info.block_len);
+        if size == 0 || !size.is_multiple_of(block) {
+            fail!(
+                "{} is not a multiple of the block, {block} bytes",
+                Size(size)
+            );
+        }
+        let blocks = size / block;
+        let drives = lock(&self.drives);
+        let drive = drives
+            .get(&now.drive)
+            .context_none(|| "the drive is gone".into())?;
+        if blocks > now.info.blocks {
+            drive.resize(blocks)?;
+        }
+        self.change(Change::Resize {
+            nqn: nqn.into(),
+            nsid,
+            blocks,
+        })?;
+        // Hosts know the smaller size, and no command of theirs is beyond it any more.
+        if blocks < now.info.blocks {
+            drive.resize(blocks)?;
+        }
+        Ok(())
+    }
+
+    fn listen(&self, table: &Table, url: &Url) -> Result<Url> {
+        let address = url.resolve_listener()?;
+        let listener = listen::Listener::bind(address).map_err(|cause| {
+            let hint = match cause.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    "another program (or node) listens there; stop it or choose another port"
+                }
+                Some(libc::EADDRNOTAVAIL) => {
+                    "this machine has no such address; `ip address` lists those it has"
+                }
+                Some(libc::EACCES) => "ports below 1024 need root",
+                _ => "choose another address",
+            };
+            Fail(format!("cannot listen at {url}: {cause}; {hint}"))
+        })?;
+        let address = listener.local();
+        let port_id = table
+            .listeners
+            .iter()
+            .map(|known| known.port_id)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let transport = Transport::Tcp;
+        self.change(Change::AddListener(Listener {
+            transport,
+            address,
+            port_id,
+        }))?;
+        self.ask(|reply| Ask::Accept(listener, reply))?;
+        Ok(address.into())
+    }
+
+    /// One change, agreed on by all cores.
+    pub fn change(&self, change: Change<AnyDrive>) -> Result<()> {
+        let answer = self.ask(|reply| Ask::Change(Box::new(change), reply))?;
+        answer.map_err(|why| Fail(why.to_string()))
+    }
+
+    /// What is served.
+    pub fn table(&self) -> Result<Table> {
+        Ok(self.ask(Ask::Look)?.table)
+    }
+
+    /// Begins the end of the node.
+    pub(super) fn stop(&self) {
+        while let Err(_full) = self.asks.send(Ask::Stop) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
+        let (reply, answer) = sync_channel(1);
+        if self.asks.send(make(reply)).is_err() {
+            fail!("the node has too much to answer; try again");
+        }
+        answer
+            .recv()
+            .map_err(|_| Fail("the node is stopping".into()))
+    }
+
+    fn view(&self) -> Result<Node> {
+        let table = self.table()?;
+        let core = |core: &Arc<CoreFacts>| CoreView {
+            cpu: core.cpu,
+            connections: core.counters.queues.get(),
+        };
+        Ok(Node {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.since.elapsed().as_secs(),
+            config: self.file.as_ref().map(|file| file.display().to_string()),
+            listen: table
+                .listeners
+                .iter()
+                .map(|known| Url::from(known.address).to_string())
+                .collect(),
+            cores: self.cores.iter().map(core).collect(),
+            subsystems: table
+                .subsystems
+                .values()
+                .map(|subsystem| subsystem_view(subsystem))
+                .collect(),
+        })
+    }
+
+    fn hosts(&self) -> Result<Vec<Host>> {
+        let Look { hosts, .. } = self.ask(Ask::Look)?;
+        let view = |host: ferroce_engine::control::HostView| {
+            let usage = host.who.usage();
+            Host {
+                nqn: host.who.hostnqn.clone(),
+                address: host.who.peer.to_string(),
+                subsystem: host.who.subnqn.clone(),
+                cntlid: host.who.cntlid,
+                queues: host.io_queues as u32 + 1,
+                reads: usage.reads,
+                writes: usage.writes,
+                bytes_read: usage.blocks_512_read * 512,
+                bytes_written: usage.blocks_512_written * 512,
+            }
+        };
+        Ok(hosts
+            .into_iter()
+            .filter(|host| !host.ending)
+            .map(view)
+            .collect())
+    }
+}
+
+/// A change that was made.
+#[derive(Debug)]
+pub struct Done {
+    /// For a person.
+    line: String,
+    written: Written,
+}
+
+/// What of it goes to the file.
+#[derive(Debug)]
+enum Written {
+    Nothing,
+    Add {
+        nqn: String,
+        nsid: u32,
+        device: String,
+        read_only: bool,
+    },
+    Remove {
+        nqn: String,
+        nsid: u32,
+    },
+    Resize {
+        nqn: String,
+        nsid: u32,
+        size: u64,
+    },
+    Allow {
+        nqn: String,
+        host: String,
+    },
+    Forbid {
+        nqn: String,
+        host: String,
+    },
+    Listen(Url),
+    Unlisten(Url),
+}
+
+impl Done {
+    fn to_persist(&self) -> Option<persist::Change<'_>> {
+        Some(match &self.written {
+            Written::Nothing => return None,
+            Written::Add {
+                nqn,
+                nsid,
+                device,
+                read_only,
+            } => persist::Change::Add {
+                nqn,
+                nsid: *nsid,
+                device,
+                read_only: *read_only,
+            },
+            Written::Remove { nqn, nsid } => persist::Change::Remove { nqn, nsid: *nsid },
+            Written::Resize { nqn, nsid, size } => persist::Change::Resize {
+                nqn,
+                nsid: *nsid,
+                size: *size,
+            },
+            Written::Allow { nqn, host } => persist::Change::Allow { nqn, host },
+            Written::Forbid { nqn, host } => persist::Change::Forbid { nqn, host },
+            Written::Listen(url) => persist::Change::Listen(url),
+            Written::Unlisten(url) => persist::Change::Unlisten(url),
+        })
+    }
+}
+
+/// The subsystem that is meant: the one named, or the only one.
+fn pick<'a>(table: &'a Table, named: Option<&str>) -> Result<&'a str> {
+    let known: Vec<&str> = table.subsystems.keys().map(String::as_str).collect();
+    match named {
+        Some(nqn) => match known.iter().find(|known| **known == nqn) {
+            Some(nqn) => Ok(nqn),
+            None => fail!("there is no subsystem {nqn}; there is {}", known.join(", ")),
+        },
+        None => match known[..] {
+            [nqn] => Ok(nqn),
+            _ => fail!(
+                "there are several subsystems; choose with --subsystem: {}",
+                known.join(", ")
+            ),
+        },
+    }
+}
+
+fn namespace<'a>(table: &'a Table, nqn: &str, nsid: u32) -> Result<&'a table::Namespace> {
+    let namespaces = &table.subsystems[nqn].namespaces;
+    namespaces.get(&nsid).context_none(|| {
+        let known: Vec<String> = namespaces.keys().map(u32::to_string).collect();
+        match known.is_empty() {
+            true => format!("{nqn} has no namespace"),
+            false => format!("{nqn} has no namespace {nsid}; it has {}", known.join(", ")),
+        }
+    })
+}
+
+fn subsystem_view(subsystem: &table::Subsystem) -> SubsystemView {
+    let namespace = |(nsid, namespace): (&u32, &table::Namespace)| NamespaceView {
+        nsid: *nsid,
+        device: namespace.info.label.clone(),
+        bytes: namespace.info.blocks * u64::from(namespace.info.block_len),
+        block: namespace.info.block_len,
+        read_only: namespace.read_only,
+        uuid: Uuid::from_bytes(namespace.info.uuid).to_string(),
+    };
+    SubsystemView {
+        nqn: subsystem.nqn.clone(),
+        serial: subsystem.serial.clone(),
+        model: subsystem.model.clone(),
+        allow: subsystem
+            .allow
+            .as_ref()
+            .map(|hosts| hosts.iter().cloned().collect()),
+        namespaces: subsystem.namespaces.iter().map(namespace).collect(),
+    }
+}
+
+/// A thread that panicked while it held the lock has said so; what it guarded is still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+trait ContextNone<T> {
+    fn context_none(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> ContextNone<T> for Option<T> {
+    fn context_none(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.ok_or_else(|| Fail(what()))
+    }
+}

@@ -1,0 +1,211 @@
+//! How much memory a node takes for data on its way, and how it is dealt to cores.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use ferroce_buf::{Class, Home, PageKind, Pool, Region, Want};
+use ferroce_engine::core::LANDING;
+use ferroce_engine::limits;
+
+use crate::config::Config;
+use crate::fail::{Context, Result, fail};
+use crate::units::about;
+
+/// What each core gets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    cores: usize,
+    classes: Vec<Class>,
+    landing: Vec<Class>,
+    huge: bool,
+}
+
+/// Sizes of buffers, and the share of the budget that each size gets, in sixteenths. Most commands
+/// are small, most bytes are in large ones.
+const SHARES: [(usize, usize); 4] = [
+    (4096, 2),
+    (16 * 1024, 3),
+    (64 * 1024, 3),
+    (limits::CHUNK_LEN as usize, 8),
+];
+/// In-capsule data lands in a buffer each until the drive has it.
+const LANDING_MAX: usize = 2048;
+
+/// The memory, mapped.
+#[derive(Debug)]
+pub struct Dealt {
+    /// For each core.
+    pub pools: Vec<(Pool, Pool)>,
+    /// What they lie in, for drives that register it.
+    pub regions: Vec<Arc<Region>>,
+}
+
+impl Plan {
+    /// As configured.
+    pub fn of(config: &Config, cores: usize) -> Plan {
+        let budget = config.memory.buffers.0 as usize;
+        let count = |(size, share)| Class {
+            size,
+            count: budget / 16 * share / size,
+        };
+        let landing = Class {
+            size: limits::IN_CAPSULE as usize,
+            count: (config.limits.commands as usize).min(LANDING_MAX),
+        };
+        Plan {
+            cores,
+            classes: SHARES.map(count).to_vec(),
+            landing: vec![landing],
+            huge: config.memory.huge_pages,
+        }
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> usize {
+        self.cores * self.bytes_of_core()
+    }
+
+    fn bytes_of_core(&self) -> usize {
+        Pool::bytes(&self.classes) + Pool::bytes(&self.landing)
+    }
+
+    /// Maps it all and deals it: for each core buffers for transfers, and for in-capsule data.
+    pub fn map(&self) -> Result<Dealt> {
+        let want = Want {
+            huge: self.huge,
+            locked: false,
+        };
+        refuse_if_short(self.bytes() as u64, "`buffers`")?;
+        let region = Region::map(self.bytes(), want).context(|| {
+            format!("{self}; make `buffers` or `commands` smaller, or name fewer cores")
+        })?;
+        let region = Arc::new(region);
+        let deal = |core| {
+            let start = core * self.bytes_of_core();
+            let pool = Pool::new(region.clone(), start, Home::CORE, &self.classes);
+            let start = start + Pool::bytes(&self.classes);
+            (
+                pool,
+                Pool::new(region.clone(), start, LANDING, &self.landing),
+            )
+        };
+        let pools = (0..self.cores).map(deal).collect();
+        Ok(Dealt {
+            pools,
+            regions: vec![region.clone()],
+        })
+    }
+}
+
+/// Refuses what would not fit into memory: the kernel would hand the pages out one by one and then
+/// kill somebody for the last of them.
+pub fn refuse_if_short(bytes: u64, what: &str) -> Result<()> {
+    match available() {
+        Some(there) if bytes > there => {
+            fail!(
+                "{what}: {} of memory are wanted, and {} are available",
+                about(bytes),
+                about(there)
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Memory that can be had without pushing others out, as far as the system says: the machine's, and
+/// that of the control group we are in.
+fn available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    // Huge pages are set aside, and not counted as available.
+    let huge = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    let huge: u64 = huge
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    let machine = kib * 1024 + huge * (2 << 20);
+    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = group
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
+    let groups = [
+        Path::new("/sys/fs/cgroup").to_owned(),
+        Path::new("/sys/fs/cgroup").join(own),
+    ];
+    let rooms = groups.iter().filter_map(|group| {
+        let number = |name| {
+            fs::read_to_string(group.join(name))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        };
+        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    });
+    rooms.chain([machine]).min()
+}
+
+/// What pages it got, for people.
+pub fn pages(regions: &[Arc<Region>]) -> &'static str {
+    match regions.first().map(|region| region.kind()) {
+        Some(PageKind::Huge1G) => "pages of 1 GiB",
+        Some(PageKind::Huge2M) => "pages of 2 MiB",
+        _ => "pages of 4 KiB",
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cores, each) = (self.cores, about(self.bytes_of_core() as u64));
+        write!(
+            f,
+            "{} of buffers: {cores} x {each}",
+            about(self.bytes() as u64)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_it_is_tried() {
+        assert!(available().is_some_and(|bytes| bytes > 1 << 20));
+        let said = refuse_if_short(1 << 60, "ram:1EiB")
+            .expect_err("too much")
+            .0;
+        assert!(
+            said.starts_with("ram:1EiB: ") && said.contains("available"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn every_core_has_its_own() {
+        let plan = Plan::of(&Config::default(), 2);
+        let mut pools = plan.map().expect("there is memory").pools;
+        assert_eq!(pools.len(), 2);
+        let budget = Config::default().memory.buffers.0 as usize;
+        assert!(
+            Pool::bytes(&plan.classes) <= budget && Pool::bytes(&plan.classes) > budget / 10 * 9
+        );
+        let mut starts = std::collections::BTreeSet::new();
+        for (pool, landing) in &mut pools {
+            let (large, small) = (
+                pool.take(limits::CHUNK_LEN as usize),
+                landing.take(limits::IN_CAPSULE as usize),
+            );
+            let (large, small) = (large.expect("one is there"), small.expect("one is there"));
+            assert!(starts.insert(large.as_ptr()) && starts.insert(small.as_ptr()));
+            pool.put(large);
+            landing.put(small);
+        }
+    }
+}

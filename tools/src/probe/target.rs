@@ -1,0 +1,280 @@
+//! Finding the namespace a probe is to look at, and connecting queues to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use ferroce_engine::host as nvme;
+use ferroce_transport::host::{
+    Controller, Data, HostError, HostIdentity, Namespace, Options, Queue, discover,
+};
+use ferroce_wire::fabrics::Nqn;
+
+use super::{PLACES_MAX, guard, writes};
+use crate::cli::ProbeArgs;
+use crate::fail::{Context, Fail, Result, fail};
+use crate::identity;
+use crate::units::{Size, about};
+
+/// A namespace of a controller we are connected to.
+#[derive(Debug)]
+pub struct Target {
+    /// The subsystem.
+    pub nqn: Nqn,
+    /// The namespace.
+    pub namespace: Namespace,
+    controller: Controller,
+}
+
+impl Target {
+    /// Finds and connects it.
+    pub fn connect(args: &ProbeArgs) -> Result<Target> {
+        let options = options(args)?;
+        let addresses = args.url.resolve()?;
+        let mut last = Fail(String::new());
+        for address in addresses {
+            match Target::connect_at(address, args, &options) {
+                Ok(target) => return Ok(target),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    fn connect_at(address: SocketAddr, args: &ProbeArgs, options: &Options) -> Result<Target> {
+        let (nqn, address) = match &args.url.nqn {
+            Some(nqn) => (Nqn::new(nqn).context(|| nqn.clone())?, address),
+            None => only_subsystem(address, options)?,
+        };
+        let controller = Controller::connect(address, &nqn, options).map_err(plain)?;
+        let namespace = choose(&controller, args.nsid)?;
+        let target = Target {
+            nqn,
+            namespace,
+            controller,
+        };
+        target.check(args)?;
+        Ok(target)
+    }
+
+    fn check(&self, args: &ProbeArgs) -> Result<()> {
+        let block = u64::from(self.namespace.block_len);
+        let Size(size) = args.block_size;
+        if size == 0 || !size.is_multiple_of(block) {
+            fail!(
+                "--block-size {}: the namespace has blocks of {block} bytes; choose a multiple",
+                args.block_size
+            );
+        }
+        // The number of blocks of a command has 16 bits.
+        let most = self
+            .controller
+            .transfer_max()
+            .unwrap_or(u64::MAX)
+            .min(65_536 * block);
+        if size > most {
+            fail!(
+                "--block-size {}: the target takes at most {} in one command",
+                args.block_size,
+                Size(most)
+            );
+        }
+        if writes(args) > 0 && self.namespace.read_only {
+            fail!(
+                "namespace {} is read-only: leave the writing flags out",
+                self.namespace.nsid
+            );
+        }
+        Ok(())
+    }
+
+    /// How many commands side by side fill what is to be used of the namespace.
+    pub fn places(&self, args: &ProbeArgs) -> Result<u64> {
+        let capacity = self.namespace.blocks * u64::from(self.namespace.block_len);
+        let used = args.size.map_or(capacity, |size| size.0.min(capacity));
+        let mut places = used / args.block_size.0;
+        if places < u64::from(args.queues) {
+            fail!(
+                "{} is too small for {} queues with commands of {}: use fewer or smaller ones",
+                about(used),
+                args.queues,
+                args.block_size
+            );
+        }
+        if args.verify && places > PLACES_MAX {
+            places = PLACES_MAX;
+            log::warn!(
+                "only the first {} are verified; a larger --block-size covers more",
+                about(places * args.block_size.0)
+            );
+        }
+        Ok(places)
+    }
+
+    /// Connects the queues.
+    pub fn queues(&self, args: &ProbeArgs) -> Result<Vec<Queue>> {
+        let queues = self
+            .controller
+            .queues(args.queues, args.depth)
+            .map_err(plain)?;
+        if queues.len() < usize::from(args.queues) {
+            log::warn!(
+                "the target grants {} I/O queues, not {}",
+                queues.len(),
+                args.queues
+            );
+        }
+        let Some(first) = queues.first() else {
+            fail!("the target grants no I/O queue")
+        };
+        if first.depth() < usize::from(args.depth) {
+            log::warn!(
+                "the target takes {} commands at a time on a queue, not {}",
+                first.depth(),
+                args.depth
+            );
+        }
+        Ok(queues)
+    }
+
+    /// Looks whether somebody's data is there, before any of it is overwritten.
+    pub fn refuse_if_in_use(&self, queue: &mut Queue, force: bool) -> Result<()> {
+        let Namespace {
+            nsid,
+            blocks,
+            block_len,
+            ..
+        } = self.namespace;
+        let look = (guard::LOOK as u64 / u64::from(block_len)).min(blocks);
+        let head = self.read(queue, 0, look)?;
+        let tail = self.read(queue, blocks - look, look)?;
+        match guard::recognise(&head, &tail) {
+            Some(what) if !force => fail!(
+                "namespace {nsid} has a {what}: nothing was written. Add --force if its data is not needed"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self, queue: &mut Queue, lba: u64, blocks: u64) -> Result<Vec<u8>> {
+        let most = self
+            .controller
+            .transfer_max()
+            .unwrap_or(u64::MAX)
+            .min(128 * 1024);
+        let step = most / u64::from(self.namespace.block_len);
+        let mut bytes = Vec::new();
+        let mut at = lba;
+        while at < lba + blocks {
+            let count = step.min(lba + blocks - at);
+            let data = Data::zeroed(count as usize * self.namespace.block_len as usize);
+            let what = "Read";
+            let done = queue
+                .exec(
+                    nvme::read(self.namespace.nsid, at, count as u32),
+                    data,
+                    what,
+                )
+                .map_err(plain)?;
+            if !done.is_success() {
+                fail!(
+                    "cannot look at what is on the namespace: reading block {at}: {}",
+                    done.status()
+                );
+            }
+            bytes.extend_from_slice(done.data.bytes());
+            at += count;
+        }
+        Ok(bytes)
+    }
+
+    /// Ends the association by the book. What was measured is there either way.
+    pub fn goodbye(self) {
+        if let Err(why) = self.controller.shutdown() {
+            log::debug!("shutting the controller down: {why}");
+        }
+    }
+}
+
+fn options(args: &ProbeArgs) -> Result<Options> {
+    let mut identity = if Path::new("/etc/nvme/hostnqn").exists() {
+        HostIdentity::of_machine()
+    } else {
+        HostIdentity::from_uuid(identity::default_host().into_bytes())
+    };
+    if let Some(nqn) = &args.hostnqn {
+        identity.nqn = Nqn::new(nqn).context(|| format!("--hostnqn {nqn}"))?;
+        identity.id = identity::of_nqn(nqn).into_bytes();
+    }
+    Ok(Options {
+        identity,
+        header_digest: args.header_digest,
+        data_digest: args.data_digest,
+        ..Options::default()
+    })
+}
+
+/// The subsystem a discovery controller names, if it names one only.
+fn only_subsystem(address: SocketAddr, options: &Options) -> Result<(Nqn, SocketAddr)> {
+    let log = discover(address, options).map_err(plain)?;
+    let mut places: BTreeMap<Nqn, Vec<SocketAddr>> = BTreeMap::new();
+    for found in log.subsystems() {
+        places.entry(found.nqn).or_default().push(found.address);
+    }
+    match places.len() {
+        0 => fail!(
+            "{address} serves no subsystem that this host may see ({})",
+            options.identity.nqn
+        ),
+        1 => {
+            let (nqn, at) = places.pop_first().expect("there is one");
+            // Where we came in is as good as any; elsewhere only if it is not among them.
+            let address = if at.contains(&address) {
+                address
+            } else {
+                at[0]
+            };
+            Ok((nqn, address))
+        }
+        _ => {
+            let names: Vec<String> = places
+                .keys()
+                .map(|nqn| format!("\n  tcp://{address}/{nqn}"))
+                .collect();
+            fail!(
+                "{address} serves several subsystems; choose one:{}",
+                names.concat()
+            )
+        }
+    }
+}
+
+/// The namespace that was named, or the only one.
+fn choose(controller: &Controller, nsid: Option<u32>) -> Result<Namespace> {
+    let nsids = controller.nsids().map_err(plain)?;
+    let known = || {
+        nsids
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let nsid = match (nsid, &nsids[..]) {
+        (_, []) => fail!("the subsystem has no namespace"),
+        (Some(nsid), _) if nsids.contains(&nsid) => nsid,
+        (Some(nsid), _) => fail!("there is no namespace {nsid}; there is {}", known()),
+        (None, [nsid]) => *nsid,
+        (None, _) => fail!(
+            "there are several namespaces; choose with --nsid: {}",
+            known()
+        ),
+    };
+    match controller.namespace(nsid).map_err(plain)? {
+        Some(namespace) => Ok(namespace),
+        None => fail!("namespace {nsid} went away"),
+    }
+}
+
+fn plain(why: HostError) -> Fail {
+    Fail(why.to_string())
+}

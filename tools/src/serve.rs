@@ -1,0 +1,171 @@
+//! `ferroce serve`: the node, until it is told to stop.
+
+mod setup;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ferroce_wire::fabrics::DISCOVERY_NQN;
+
+use crate::cli::ServeArgs;
+use crate::config::Config;
+use crate::ctl::print;
+use crate::ctl::protocol::{Node as View, Order, Request, Response};
+use crate::ctl::socket::Socket;
+use crate::fail::{Fail, Result};
+use crate::node::Node;
+use crate::signals::Signals;
+use crate::units::about;
+use crate::url::Url;
+
+/// Runs the command.
+pub fn run(args: ServeArgs) -> Result<()> {
+    if args.print_config {
+        return print(crate::config::EXAMPLE);
+    }
+    let setup::Plan { config, file } = setup::plan(&args)?;
+    // From here on a signal ends the node in good order, however far it has come.
+    let signals = Signals::take()?;
+    warn_of_open_doors(&config);
+    let socket = control_socket(&config)?;
+    let node = Node::start(&config, file)?;
+    if let Some(socket) = &socket {
+        node.answer_at(socket)?;
+    }
+    let show = Request {
+        order: Order::Show,
+        persist: false,
+        subsystem: None,
+    };
+    match node.handle().respond(&show) {
+        Response::Node(view) => print(&greeting(&view, &config, node.memory(), socket.as_ref())?)?,
+        Response::Failed(why) => return Err(Fail(why)),
+        _ => (),
+    }
+    let name = signals.wait()?;
+    print(&format!("{name}: finishing what is outstanding\n"))?;
+    node.stop()?;
+    print("stopped\n")
+}
+
+/// A socket that was asked for must be there; the usual one is worth a warning.
+fn control_socket(config: &Config) -> Result<Option<Socket>> {
+    match Socket::open(config.ctl.as_deref()) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(why) if config.ctl.is_some() => Err(why),
+        Err(why) => {
+            log::warn!("no control socket, so `ferroce ctl` will not find this node: {why}");
+            Ok(None)
+        }
+    }
+}
+
+/// Without a list of hosts, whoever reaches the port may read and write.
+fn warn_of_open_doors(config: &Config) {
+    let beyond: Vec<String> = config
+        .listen
+        .iter()
+        .filter(|url| {
+            !url.resolve()
+                .is_ok_and(|all| all.iter().all(|address| address.ip().is_loopback()))
+        })
+        .map(Url::to_string)
+        .collect();
+    for subsystem in config
+        .subsystem
+        .iter()
+        .filter(|subsystem| subsystem.allow.is_none())
+    {
+        if !beyond.is_empty() {
+            log::warn!(
+                "every host that reaches {} may connect to {}; name those that may with --allow NQN",
+                beyond.join(", "),
+                subsystem.nqn()
+            );
+        }
+    }
+}
+
+/// What is served, and the lines to paste on a host.
+fn greeting(view: &View, config: &Config, memory: &str, socket: Option<&Socket>) -> Result<String> {
+    let mut out = format!("Ferroce {} serves\n", view.version);
+    for subsystem in &view.subsystems {
+        let _ = writeln!(out, "  {}", subsystem.nqn);
+        for namespace in &subsystem.namespaces {
+            let mode = if namespace.read_only {
+                ", read-only"
+            } else {
+                ""
+            };
+            let _ = writeln!(
+                out,
+                "    namespace {}  {}, {}, blocks of {}{mode}",
+                namespace.nsid,
+                namespace.device,
+                about(namespace.bytes),
+                namespace.block
+            );
+        }
+        if subsystem.namespaces.is_empty() {
+            out.push_str("    no namespaces; add one with `ferroce ctl add ram:64MiB`\n");
+        }
+    }
+    for url in &view.listen {
+        let _ = writeln!(out, "  at {url}");
+    }
+    let cpus: Vec<String> = view
+        .cores
+        .iter()
+        .filter_map(|core| core.cpu)
+        .map(|cpu| cpu.to_string())
+        .collect();
+    let pinned = if cpus.is_empty() {
+        "not pinned".into()
+    } else {
+        format!("CPUs {}", cpus.join(","))
+    };
+    let cores = match view.cores.len() {
+        1 => "1 core".to_owned(),
+        count => format!("{count} cores"),
+    };
+    let _ = writeln!(
+        out,
+        "  with {cores} ({pinned}), spin {}, {memory}",
+        config.spin
+    );
+    if let Some(socket) = socket {
+        let _ = writeln!(
+            out,
+            "  controlled by `ferroce ctl` through {}",
+            socket.path.display()
+        );
+    }
+    out.push_str("\nOn a Linux host, as root:\n  modprobe nvme-tcp\n");
+    let places: Vec<Url> = view
+        .listen
+        .iter()
+        .filter_map(|url| url.parse().ok())
+        .collect();
+    if let Some(url) = places.first() {
+        let at = format!("-t tcp -a {} -s {}", reachable(url), url.port);
+        let _ = writeln!(out, "  nvme discover {at}");
+        for subsystem in view
+            .subsystems
+            .iter()
+            .filter(|subsystem| subsystem.nqn != DISCOVERY_NQN)
+        {
+            let _ = writeln!(out, "  nvme connect {at} -n {}", subsystem.nqn);
+            let _ = writeln!(out, "  nvme disconnect -n {}", subsystem.nqn);
+        }
+    }
+    out.push('\n');
+    Ok(out)
+}
+
+/// An address that a host can use: where every local one is listened at, one of those.
+fn reachable(url: &Url) -> String {
+    match url.host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => "ADDRESS_OF_THIS_MACHINE".into(),
+        _ => url.host.clone(),
+    }
+}

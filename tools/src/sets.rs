@@ -1,0 +1,194 @@
+//! The transports and drives there are, as two closed sets. A core is generic over them; matching
+//! here, once per batch, is all the dispatch there is: no `dyn` on the data path.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ferroce_buf::{Buf, BufList};
+use ferroce_drivers::{FileQueue, RamQueue};
+use ferroce_engine::port::{Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Tick};
+use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
+
+use crate::wait::Bed;
+
+/// Any transport, as one core has it.
+#[derive(Debug)]
+pub enum AnyFabric {
+    /// NVMe/TCP.
+    Tcp(Box<TcpFabric>),
+}
+
+/// Index of the TCP fabric on each core.
+pub const TCP: usize = 0;
+
+macro_rules! each_fabric {
+    ($self:ident, $fabric:ident => $call:expr) => {
+        match $self {
+            AnyFabric::Tcp($fabric) => $call,
+        }
+    };
+}
+
+impl AnyFabric {
+    /// What a sleeping core waits on.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        each_fabric!(self, fabric => fabric.as_fd())
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        each_fabric!(self, fabric => fabric.connections())
+    }
+}
+
+impl Fabric for AnyFabric {
+    type Incoming = Incoming;
+
+    fn adopt(&mut self, incoming: Incoming, now: Tick) {
+        each_fabric!(self, fabric => fabric.adopt(incoming, now));
+    }
+
+    #[inline]
+    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+        each_fabric!(self, fabric => fabric.poll(now, room))
+    }
+
+    #[inline]
+    fn fetch(&mut self, conn: ConnId, fetch: Fetch) {
+        each_fabric!(self, fabric => fabric.fetch(conn, fetch));
+    }
+
+    #[inline]
+    fn reply(&mut self, conn: ConnId, reply: Reply) {
+        each_fabric!(self, fabric => fabric.reply(conn, reply));
+    }
+
+    #[inline]
+    fn wants_more(&self, conn: ConnId) -> bool {
+        each_fabric!(self, fabric => fabric.wants_more(conn))
+    }
+
+    fn close(&mut self, conn: ConnId, how: Close) {
+        each_fabric!(self, fabric => fabric.close(conn, how));
+    }
+
+    #[inline]
+    fn home(&mut self) -> Option<(ConnId, BufList)> {
+        each_fabric!(self, fabric => fabric.home())
+    }
+
+    #[inline]
+    fn flush(&mut self, now: Tick) {
+        each_fabric!(self, fabric => fabric.flush(now));
+    }
+
+    fn next_timeout(&self) -> Option<Tick> {
+        each_fabric!(self, fabric => fabric.next_timeout())
+    }
+
+    fn has_work(&self) -> bool {
+        each_fabric!(self, fabric => fabric.has_work())
+    }
+}
+
+/// Any drive, as one core has it.
+#[derive(Debug)]
+pub enum AnyDrive {
+    /// Memory.
+    Ram(Box<RamQueue>),
+    /// A file or a block device.
+    File(Box<FileEnd>),
+}
+
+/// A file's queue, and whether its core watches it.
+#[derive(Debug)]
+pub struct FileEnd {
+    queue: FileQueue,
+    watched: bool,
+}
+
+impl FileEnd {
+    /// Nobody watches it yet.
+    pub fn new(queue: FileQueue) -> FileEnd {
+        FileEnd {
+            queue,
+            watched: false,
+        }
+    }
+}
+
+macro_rules! each_drive {
+    ($self:ident, $drive:ident => $call:expr) => {
+        match $self {
+            AnyDrive::Ram($drive) => $call,
+            AnyDrive::File(end) => {
+                let $drive = &mut end.queue;
+                $call
+            }
+        }
+    };
+    (ref $self:ident, $drive:ident => $call:expr) => {
+        match $self {
+            AnyDrive::Ram($drive) => $call,
+            AnyDrive::File(end) => {
+                let $drive = &end.queue;
+                $call
+            }
+        }
+    };
+}
+
+impl AnyDrive {
+    /// Has its completions watched by a core that is about to sleep, the first time it does.
+    pub fn watch_by(&mut self, bed: &Bed) -> io::Result<()> {
+        match self {
+            // Its completions are there as soon as it was asked.
+            AnyDrive::Ram(_) => Ok(()),
+            AnyDrive::File(end) if end.watched => Ok(()),
+            AnyDrive::File(end) => {
+                bed.watch(end.queue.as_fd())?;
+                end.watched = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Backend for AnyDrive {
+    #[inline]
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        each_drive!(self, drive => drive.submit(io))
+    }
+
+    #[inline]
+    fn ring_doorbell(&mut self) {
+        each_drive!(self, drive => drive.ring_doorbell());
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Option<Done> {
+        each_drive!(self, drive => drive.poll())
+    }
+
+    fn in_flight(&self) -> usize {
+        each_drive!(ref self, drive => drive.in_flight())
+    }
+
+    fn brings_memory(&self) -> bool {
+        each_drive!(ref self, drive => drive.brings_memory())
+    }
+
+    #[inline]
+    fn space(&mut self, start: u64, len: usize, into: &mut BufList) -> bool {
+        each_drive!(self, drive => drive.space(start, len, into))
+    }
+
+    #[inline]
+    fn put(&mut self, buf: Buf) {
+        each_drive!(self, drive => drive.put(buf));
+    }
+
+    fn has_work(&self) -> bool {
+        each_drive!(ref self, drive => drive.has_work())
+    }
+}

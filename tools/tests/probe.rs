@@ -1,0 +1,516 @@
+//! The probe against a real node: what it measures, what it proves, and what it refuses.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use ferroce_engine::host as nvme;
+use ferroce_transport::host::{Controller, Data, HostIdentity, Options};
+use ferroce_wire::fabrics::Nqn;
+
+const NQN: &str = "nqn.2024-01.org.example:node";
+
+fn ferroce() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// A node that runs until the test ends.
+struct Node {
+    child: Child,
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Node {
+    fn serve(arguments: &[&str]) -> Node {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut child = ferroce()
+            .args(["serve", "--listen", "tcp://127.0.0.1:0", "--ctl"])
+            .arg(dir.path().join("ctl.sock"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let address = lines
+            .find_map(|line| {
+                line.expect("reads")
+                    .trim()
+                    .strip_prefix("at tcp://")?
+                    .parse()
+                    .ok()
+            })
+            .expect("the greeting names the address");
+        // The rest is read by nobody; it fits the pipe.
+        std::mem::forget(lines);
+        Node {
+            child,
+            dir,
+            address,
+        }
+    }
+
+    fn one() -> Node {
+        Node::serve(&["--device", "ram:16MiB,block=512", "--nqn", NQN])
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let socket = self.dir.path().join("ctl.sock");
+        ferroce()
+            .arg("ctl")
+            .arg("--ctl")
+            .arg(socket)
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+    }
+
+    fn url(&self) -> String {
+        format!("tcp://{}", self.address)
+    }
+
+    fn probe(&self, arguments: &[&str]) -> Output {
+        ferroce()
+            .args(["probe", &self.url()])
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+    }
+
+    /// It goes well; what it measured.
+    fn measured(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.probe(&[&["--json", "--time", "200ms"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn refused(&self, arguments: &[&str], why: &str) {
+        let output = self.probe(&[&["--time", "200ms"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{arguments:?} went through");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+
+    /// Writes bytes at a block, as a host of its own.
+    fn write(&self, lba: u64, mut bytes: Vec<u8>) {
+        let options = Options {
+            identity: HostIdentity::random(),
+            ..Options::default()
+        };
+        let nqn = Nqn::new(NQN).expect("a name");
+        let controller = Controller::connect(self.address, &nqn, &options).expect("connects");
+        let namespace = controller.namespaces().expect("lists").remove(0);
+        let block = namespace.block_len as usize;
+        bytes.resize(bytes.len().next_multiple_of(block), 0);
+        let write = nvme::write(1, lba, (bytes.len() / block) as u32, false);
+        let mut queue = controller.queues(1, 8).expect("connects").remove(0);
+        let done = queue
+            .exec(write, Data::Vec(bytes), "Write")
+            .expect("is answered");
+        assert!(done.is_success(), "{}", done.status());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_measures_reads_and_writes() {
+    let node = Node::one();
+    let reads = node.measured(&["--depth", "4", "--seed", "1"]);
+    assert!(
+        reads["read"]["ios"].as_u64().is_some_and(|ios| ios > 100),
+        "{reads}"
+    );
+    assert!(reads.get("write").is_none());
+    let latency = &reads["read"]["latency_us"];
+    let at = |name: &str| latency[name].as_f64().expect("a number");
+    assert!(at("min") <= at("p50") && at("p50") <= at("p99.99") && at("p99.99") <= at("max"));
+
+    let mixed = node.measured(&[
+        "--write",
+        "50",
+        "--destroy-data",
+        "--queues",
+        "3",
+        "-b",
+        "64KiB",
+        "-p",
+        "sequential",
+    ]);
+    let (reads, writes) = (&mixed["read"]["ios"], &mixed["write"]["ios"]);
+    let share = writes.as_f64().expect("writes")
+        / (writes.as_f64().unwrap_or(0.0) + reads.as_f64().expect("reads"));
+    assert!((0.3..0.7).contains(&share), "{mixed}");
+    assert_eq!(mixed["errors"], serde_json::json!({}));
+}
+
+#[test]
+fn it_verifies_at_every_shape() {
+    let node = Node::one();
+    for shape in [
+        &["-b", "512"][..],
+        &["-b", "4KiB", "--queues", "2", "--depth", "128"],
+        &["-b", "8KiB", "--header-digest", "--data-digest"],
+        &["-b", "1MiB", "--depth", "4", "-p", "sequential"],
+        &[
+            "-b", "12KiB", "--size", "1MiB", "--write", "90", "--depth", "300",
+        ],
+        &[
+            "-b", "16KiB", "--size", "48KiB", "--depth", "64", "--queues", "3",
+        ],
+    ] {
+        let verified = node.measured(&[&["--verify", "--destroy-data"], shape].concat());
+        assert!(
+            verified["blocks_verified"]
+                .as_u64()
+                .is_some_and(|blocks| blocks > 0),
+            "{shape:?}: {verified}"
+        );
+        assert_eq!(verified["blocks_wrong"], 0, "{shape:?}");
+    }
+}
+
+#[test]
+fn somebodys_data_is_not_overwritten_without_force() {
+    let node = Node::one();
+    let mut gpt = vec![0; 1024];
+    gpt[510..512].copy_from_slice(&[0x55, 0xAA]);
+    gpt[512..520].copy_from_slice(b"EFI PART");
+    node.write(0, gpt);
+    node.refused(&["--verify", "--destroy-data"], "GPT partition table");
+    node.refused(&["--write", "1", "--destroy-data"], "nothing was written");
+    node.measured(&[]);
+    node.measured(&["--verify", "--destroy-data", "--force"]);
+}
+
+#[test]
+fn it_says_what_to_choose() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("f.toml");
+    let text = format!(
+        "listen = [\"tcp://127.0.0.1:0\"]\nctl = \"{}\"\n\
+         [[subsystem]]\nnqn = \"nqn.2024-01.org.example:a\"\n\
+         namespace = [{{ device = \"ram:1MiB\" }}, {{ device = \"ram:1MiB\", read-only = true }}]\n\
+         [[subsystem]]\nnqn = \"nqn.2024-01.org.example:b\"\nallow = [\"nqn.2024-01.org.example:h\"]\n\
+         namespace = [{{ device = \"ram:1MiB\" }}]\n\
+         [[subsystem]]\nnqn = \"nqn.2024-01.org.example:c\"\n",
+        dir.path().join("ctl.sock").display()
+    );
+    std::fs::write(&file, text).expect("writes");
+    let mut child = ferroce()
+        .args(["serve", "--config"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let address = lines
+        .find_map(|line| {
+            line.expect("reads")
+                .trim()
+                .strip_prefix("at tcp://")?
+                .parse()
+                .ok()
+        })
+        .expect("the greeting names the address");
+    let node = Node {
+        child,
+        dir,
+        address,
+    };
+
+    node.refused(&[], "several subsystems");
+    let at = |nqn: &str, arguments: &[&str]| {
+        let url = format!("{}/nqn.2024-01.org.example:{nqn}", node.url());
+        let output = ferroce()
+            .args(["probe", &url, "--time", "100ms"])
+            .args(arguments)
+            .output()
+            .expect("runs");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let said = |nqn: &str, arguments: &[&str], why: &str| {
+        let (success, said) = at(nqn, arguments);
+        assert!(
+            !success && said.contains(why),
+            "{nqn} {arguments:?}: {said}"
+        );
+    };
+    said("a", &[], "choose with --nsid: 1, 2");
+    said("a", &["--nsid", "3"], "there is 1, 2");
+    said(
+        "a",
+        &["--nsid", "2", "--verify", "--destroy-data"],
+        "read-only",
+    );
+    said("b", &[], "refused");
+    said("c", &[], "no namespace");
+    said("d", &[], "refused");
+    assert!(at("a", &["--nsid", "2"]).0);
+    let (success, why) = at("b", &["--hostnqn", "nqn.2024-01.org.example:h"]);
+    assert!(success, "{why}");
+}
+
+#[test]
+fn a_node_that_goes_away_leaves_what_was_measured() {
+    let mut node = Node::one();
+    let probe = ferroce()
+        .args(["probe", &node.url(), "--time", "30s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    std::thread::sleep(Duration::from_millis(500));
+    node.child.kill().expect("kills");
+    let output = probe.wait_with_output().expect("ends");
+    let (out, said) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(!output.status.success());
+    assert!(out.contains("\nread "), "{out}");
+    assert!(said.contains("ended after"), "{said}");
+}
+
+#[test]
+fn an_interrupt_shows_what_was_measured() {
+    let node = Node::one();
+    let probe = ferroce()
+        .args(["probe", &node.url(), "--time", "30s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    std::thread::sleep(Duration::from_millis(500));
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -s INT {}", probe.id())])
+        .status()
+        .expect("kill runs");
+    assert!(sent.success());
+    let output = probe.wait_with_output().expect("ends");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\nread "));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+}
+
+#[test]
+fn changes_under_load_are_seen_and_hurt_nobody() {
+    let node = Node::one();
+    let socket = node.dir.path().join("ctl.sock");
+    let ctl = |arguments: &[&str]| {
+        let output = ferroce()
+            .arg("ctl")
+            .arg("--ctl")
+            .arg(&socket)
+            .args(arguments)
+            .output()
+            .expect("runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let probe = ferroce()
+        .args([
+            "probe",
+            &node.url(),
+            "--time",
+            "2s",
+            "--verify",
+            "--destroy-data",
+            "--nsid",
+            "1",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(ctl(&["hosts"]).contains(NQN));
+    for _ in 0..10 {
+        ctl(&["add", "ram:1MiB", "--nsid", "5"]);
+        ctl(&["resize", "5", "2MiB"]);
+        ctl(&["resize", "1", "32MiB"]);
+        ctl(&["resize", "1", "16MiB"]);
+        ctl(&["remove", "5"]);
+    }
+    let output = probe.wait_with_output().expect("ends");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{out}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(out.contains("each was the last one acknowledged"), "{out}");
+}
+
+#[test]
+fn a_host_can_be_disconnected_and_forbidden() {
+    let node = Node::one();
+    let socket = node.dir.path().join("ctl.sock");
+    let ctl = |arguments: &[&str]| {
+        let output = ferroce()
+            .arg("ctl")
+            .arg("--ctl")
+            .arg(&socket)
+            .args(arguments)
+            .output()
+            .expect("runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let host = "nqn.2024-01.org.example:h";
+    for order in ["disconnect", "forbid"] {
+        ctl(&["allow", host]);
+        let probe = ferroce()
+            .args(["probe", &node.url(), "--time", "30s", "--hostnqn", host])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        std::thread::sleep(Duration::from_millis(500));
+        ctl(&[order, host]);
+        let output = probe.wait_with_output().expect("ends");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("ended after"),
+            "{order}"
+        );
+    }
+    node.refused(&["--hostnqn", host], "no subsystem that this host may see");
+}
+
+#[test]
+fn a_file_serves_and_stays_what_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let device = format!("file:{},size=16MiB", dir.path().join("disk").display());
+    let arguments = ["--device", &device, "--nqn", NQN];
+    let mut node = Node::serve(&arguments);
+    for shape in [&["-b", "4KiB"][..], &["-b", "128KiB", "--depth", "8"]] {
+        let verified = node.measured(&[&["--verify", "--destroy-data"], shape].concat());
+        assert_eq!(verified["blocks_wrong"], 0, "{shape:?}");
+    }
+    let uuid = |node: &Node| {
+        let output = node.ctl(&["show", "--json"]);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        value["subsystems"][0]["namespaces"][0]["uuid"].to_string()
+    };
+    let before = uuid(&node);
+
+    let output = ferroce()
+        .args([
+            "serve",
+            "--listen",
+            "tcp://127.0.0.1:0",
+            "--device",
+            &device,
+            "--ctl",
+        ])
+        .arg(dir.path().join("other.sock"))
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("disk: "),
+        "{said}"
+    );
+
+    node.child.kill().expect("kills");
+    node.child.wait().expect("waits");
+    let node = Node::serve(&arguments);
+    assert_eq!(uuid(&node), before, "a file keeps its identity");
+}
+
+#[test]
+fn a_drive_comes_and_goes_under_load() {
+    let node = Node::one();
+    let disk = node.dir.path().join("disk");
+    for device in [
+        format!("file:{},size=8MiB", disk.display()),
+        "ram:8MiB".into(),
+    ] {
+        for _ in 0..3 {
+            assert!(node.ctl(&["add", &device, "--nsid", "2"]).status.success());
+            let probe = ferroce()
+                .args(["probe", &node.url(), "--nsid", "2", "--time", "20s"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the binary runs");
+            std::thread::sleep(Duration::from_millis(300));
+            let removed = node.ctl(&["remove", "2"]);
+            assert!(
+                removed.status.success(),
+                "{}",
+                String::from_utf8_lossy(&removed.stderr)
+            );
+            let sent = Command::new("sh")
+                .args(["-c", &format!("kill -s INT {}", probe.id())])
+                .status();
+            assert!(sent.expect("kill runs").success());
+            let output = probe.wait_with_output().expect("ends");
+            let out = String::from_utf8_lossy(&output.stdout);
+            assert!(out.contains("Invalid Namespace"), "{device}: {out}");
+        }
+    }
+    node.measured(&["--nsid", "1"]);
+}
+
+#[test]
+fn rude_peers_leave_it_serving() {
+    let node = Node::one();
+    let connect = || TcpStream::connect(node.address).expect("is accepted");
+    // Those that say nothing, or half a header, stay until they are thrown out.
+    let mut half_open: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
+    for stream in half_open.iter_mut().step_by(2) {
+        stream.write_all(&[0, 0, 128]).expect("writes");
+    }
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..50 {
+        let mut stream = connect();
+        let noise: Vec<u8> = (0..20_000).map(|_| rng.u8(..)).collect();
+        // It may hang up at any byte.
+        let _ = stream.write_all(&noise);
+    }
+    for _ in 0..10_000 {
+        drop(connect());
+    }
+    let verified = node.measured(&["--verify", "--destroy-data"]);
+    assert_eq!(verified["blocks_wrong"], 0);
+}
+
+#[test]
+fn the_demo_ends_in_a_table() {
+    let output = ferroce()
+        .args(["demo", "--time", "100ms"])
+        .output()
+        .expect("runs");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{out}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for line in [
+        "each was the last one acknowledged",
+        "4 KiB reads, 32 at a time",
+        "ferroce serve",
+    ] {
+        assert!(out.contains(line), "`{line}` is missing:\n{out}");
+    }
+}
