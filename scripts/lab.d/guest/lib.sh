@@ -1,0 +1,135 @@
+# What scenarios say: serve and stop (the target), connect and disconnect (the kernel's host), disk, expect, refused, verify.
+NQN=nqn.2026-01.org.example:lab
+HOST=nqn.2014-08.org.nvmexpress:uuid:11111111-1111-4111-8111-111111111111
+HOST2=nqn.2014-08.org.nvmexpress:uuid:22222222-2222-4222-8222-222222222222
+# nvme-cli takes a second host for the first one, unless both name the addresses they come from and these differ.
+SECOND="--hostnqn=$HOST2 --hostid=${HOST2##*:} --host-traddr=127.0.0.2"
+NODE=
+
+say() { echo "$(cut -d' ' -f1 /proc/uptime) $*"; }
+fail() { say "FAILED: $*"; exit 1; }
+
+# expect WHAT ACTUAL OPERATOR WANTED: operators of test, or ~ for a pattern.
+expect() {
+    if [ "$3" = '~' ]; then [[ $2 =~ $4 ]] || fail "$1 is '$2', not like '$4'"
+    else test "$2" "$3" "$4" || fail "$1 is '$2', wanted $3 '$4'"; fi
+    say "$1 is $2"
+}
+
+# Some things only the node does, the kernel's target does not: `node && ...`, or `if node`.
+node() { [ "$LAB_TARGET" = ferroce ]; }
+
+# refused PATTERN COMMAND...: it fails, and says so in these words.
+refused() {
+    local pattern=$1 output
+    shift
+    if output=$("$@" 2>&1); then fail "this was to be refused: $*"; fi
+    [[ $output =~ $pattern ]] || fail "refused, but not with '$pattern': $*: $output"
+    say "refused as it should be: $* (${output%%$'\n'*})"
+}
+
+# until_true SECONDS COMMAND...
+until_true() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -le $end ] || fail "this did not become true: $*"
+        sleep 0.1
+    done
+}
+
+# dial [nvme connect options]: asks for a connection, no more. What comes last wins, as always with nvme-cli.
+dial() {
+    nvme connect -t tcp -a 127.0.0.1 -s 4420 -w 127.0.0.1 -n "$NQN" --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"
+}
+
+# connect [nvme connect options]: sets CTRL to the new controller, such as nvme0, once it is live.
+connect() {
+    local before=" $(controllers) " name
+    dial "$@"
+    for name in $(controllers); do
+        [[ $before = *" $name "* ]] || CTRL=$name
+    done
+    until_true 10 live "$CTRL"
+    say "connected as $CTRL, cntlid $(cat "/sys/class/nvme/$CTRL/cntlid")"
+}
+
+controllers() { echo $(ls /sys/class/nvme 2>/dev/null); }
+live() { [ "$(cat "/sys/class/nvme/$1/state")" = live ]; }
+recoveries() { dmesg | grep -c 'error recovery\|reconnect' || true; }
+not_live() { ! live "$1"; }
+disconnect() { nvme disconnect -d "${1:-$CTRL}"; }
+disconnect_all() { nvme disconnect-all; until_true 20 no_controller; }
+no_controller() { [ -z "$(controllers)" ]; }
+
+# disk NSID: the block device of that namespace, waiting for it to appear; hidden per-path devices are left out.
+disk() {
+    local nsid=${1:-1}
+    until_true 10 find_disk "$nsid"
+    find_disk "$nsid"
+}
+find_disk() {
+    local at
+    for at in /sys/block/nvme*n*; do
+        [ -e "$at/nsid" ] && [ "$(cat "$at/nsid")" = "$1" ] && [ -b "/dev/${at##*/}" ] || continue
+        [ "$(cat "$at/device/subsysnqn")" = "$NQN" ] || continue
+        echo "/dev/${at##*/}"
+        return
+    done
+    return 1
+}
+no_disk() { ! find_disk "$1" >/dev/null; }
+bytes() { blockdev --getsize64 "$1"; }
+
+# random_file FILE MIB
+random_file() { dd if=/dev/urandom of="$1" bs=1M count="$2" status=none; }
+
+# field NAME COMMAND...: one value out of what nvme-cli prints as `name : value`.
+field() {
+    local name=$1
+    shift
+    "$@" | sed -n "s/^ *$name[[:space:]]*:[[:space:]]*\([^[:space:]]*\).*/\1/p" | head -1
+}
+
+# run_fio OPTIONS...: in one process with threads, its report kept short.
+run_fio() {
+    fio --direct=1 --thread --group_reporting --minimal --terse-version=3 "$@" |
+        awk -F';' 'NF > 40 { printf "fio: %s read %d KiB at %d/s, written %d KiB at %d/s, error %d\n", $3, $6, $8, $47, $49, $5; if ($5) bad = 1 }
+            NF <= 40 { print } END { exit bad }'
+}
+
+# verify DISK MIB ENGINE "SIZES" "DEPTHS": writes checksummed blocks all over the first MIB and reads them all back, once
+# for each pair, in one process.
+verify() {
+    local file=$1 size=$2 engine=$3 bs depth
+    {
+        printf '[global]\nfilename=%s\nioengine=%s\nsize=%dm\nrw=randwrite\nverify=crc32c\nverify_fatal=1\nstonewall\n' \
+            "$file" "$engine" "$size"
+        [ "$engine" != io_uring_cmd ] || printf 'cmd_type=nvme\ndirect=0\n'
+        for bs in $4; do
+            for depth in $5; do printf '[%s-qd%s]\nbs=%s\niodepth=%s\n' "$bs" "$depth" "$bs" "$depth"; done
+        done
+    } >/tmp/verify.fio
+    run_fio /tmp/verify.fio
+}
+
+# start_load DISK: checksummed writes to the first 32 MiB, each read back some 32 writes later, until stop_load; which
+# fails if anything did. Beside them 4 MiB lie still, at 40 MiB, and must be the same in the end.
+start_load() {
+    LOADED=$1
+    random_file /tmp/still 4
+    dd if=/tmp/still of="$1" bs=1M seek=40 oflag=direct conv=notrunc status=none
+    fio --name=load --filename="$1" --ioengine=io_uring --direct=1 --thread --rw=randwrite --bs=16k --iodepth=16 --size=32m \
+        --verify=crc32c --verify_fatal=1 --verify_backlog=32 --time_based --runtime=300 --rate_iops=80,80 \
+        --minimal --terse-version=3 >/tmp/load &
+    LOAD=$!
+}
+stop_load() {
+    kill -INT $LOAD || fail 'the load ended too early'
+    local status=0
+    wait $LOAD || status=$?
+    # 128 is how fio says that it was interrupted, and nothing else.
+    expect "the load's status" $status = 128
+    awk -F';' 'NF > 40 { printf "load: read %d KiB, written %d KiB, error %d\n", $6, $47, $5 }' /tmp/load
+    cmp /tmp/still <(dd if="$LOADED" bs=1M skip=40 count=4 iflag=direct status=none)
+}

@@ -1,0 +1,38 @@
+# The node. WITHIN, if set, is a command that starts it elsewhere.
+export RUST_BACKTRACE=1
+WITHIN=
+
+# serve OPTIONS...: as of `ferroce serve`; remembered for restart.
+serve() {
+    SERVE=("$@")
+    restart
+}
+
+restart() {
+    $WITHIN ferroce serve --nqn "$NQN" "${SERVE[@]}" >/tmp/node.out 2>>/tmp/node.log &
+    NODE=$!
+    until_true 20 listening
+}
+
+# Port 4420 in state LISTEN; 1144 is its hexadecimal form.
+listening() {
+    kill -0 $NODE || fail "the node ended: $(tail -n 3 /tmp/node.log)"
+    $WITHIN cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1144 [0-9A-F]*:0000 0A'
+}
+
+crash() { kill -KILL $NODE; wait $NODE || true; }
+
+# SIGTERM ends a node in order, soon, with status 0.
+stop() {
+    [ -n "$NODE" ] || return 0
+    kill -TERM $NODE
+    local status=0
+    wait $NODE || status=$?
+    NODE=
+    expect "the node's exit status" $status = 0
+    ! grep -E 'panicked|ERROR' /tmp/node.log || fail "the node's log has errors"
+}
+
+ctl() { ferroce ctl "$@"; }
+
+sweep_target() { killall -q -KILL ferroce; true; }

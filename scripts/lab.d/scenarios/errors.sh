@@ -1,0 +1,33 @@
+# what cannot be done is refused with its status, and the connection lives on
+#: smoke
+serve --device ram:16MiB,block=4096
+connect
+c=/dev/$CTRL disk=$(disk 1)
+head -c 8192 /dev/urandom >/tmp/data
+end=4096
+refused 'Invalid Command Opcode' nvme io-passthru "$disk" -o 0x7d -n 1
+refused 'Invalid (Command Opcode|Field)' nvme admin-passthru "$c" -o 0x7d
+refused 'Invalid Command Opcode' nvme format "$disk" --force
+refused '' nvme read "$disk" -s $end -c 0 -z 4096
+if node; then
+    for range in "$end 0" "$((end - 1)) 1" '0xffffffffffffffff 0' '0xfffffffffffffffe 7'; do
+        read -r start count <<<"$range"
+        size=$(((count + 1) * 4096))
+        refused 'LBA Out of Range|LBA_RANGE' nvme read "$disk" -s "$start" -c "$count" -z $size
+        refused 'LBA Out of Range|LBA_RANGE' nvme write "$disk" -s "$start" -c "$count" -z $size -d /tmp/data
+        refused 'LBA Out of Range|LBA_RANGE' nvme write-zeroes "$disk" -s "$start" -c "$count"
+        refused 'LBA Out of Range|LBA_RANGE' nvme verify "$disk" -s "$start" -c "$count"
+    done
+    nvme error-log "$c" -e 1 | tee /tmp/error
+    expect 'the sqid of the error' "$(field sqid cat /tmp/error)" = 1
+    expect 'its namespace' "$(field nsid cat /tmp/error)" = 0x1
+    expect 'its status' "$(field status_field cat /tmp/error)" '~' '0x4080'
+    expect 'its LBA' "$(field lba cat /tmp/error)" '~' '^0xf'
+    refused 'Invalid Field' nvme admin-passthru "$c" -o 6 --cdw10=0x7e -l 4096 -r
+    # Fewer data than the command speaks of.
+    refused 'SGL|Invalid Field' nvme io-passthru "$disk" -o 9 -n 1 --cdw10=44 --cdw11=4 -l 16 -w -i /tmp/data
+    refused 'SGL|Invalid Field' nvme io-passthru "$disk" -o 2 -n 1 --cdw12=1 -l 4096 -r
+    refused 'SGL|Invalid Field' nvme io-passthru "$disk" -o 1 -n 1 --cdw12=1 -l 4096 -w -i /tmp/data
+fi
+expect 'recoveries' "$(recoveries)" = 0
+verify "$disk" 1 io_uring '4k' '8'
