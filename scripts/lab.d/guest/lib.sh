@@ -5,6 +5,12 @@ HOST2=nqn.2014-08.org.nvmexpress:uuid:22222222-2222-4222-8222-222222222222
 # nvme-cli takes a second host for the first one, unless both name the addresses they come from and these differ.
 SECOND="--hostnqn=$HOST2 --hostid=${HOST2##*:} --host-traddr=127.0.0.2"
 NODE=
+# The fabric that scenarios run over, where the target listens and where the host comes from; `use_rdma` changes them.
+FABRIC=tcp
+TARGET=127.0.0.1
+FROM=127.0.0.1
+# A command that starts the node elsewhere, if set.
+WITHIN=
 
 say() { echo "$(cut -d' ' -f1 /proc/uptime) $*"; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -40,8 +46,28 @@ until_true() {
 
 # dial [nvme connect options]: asks for a connection, no more. What comes last wins, as always with nvme-cli.
 dial() {
-    nvme connect -t tcp -a 127.0.0.1 -s 4420 -w 127.0.0.1 -n "$NQN" --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"
+    nvme connect -t "$FABRIC" -a "$TARGET" -s 4420 -w "$FROM" -n "$NQN" --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"
 }
+
+# use_rdma MTU: from here on everything goes over RDMA. The kernel's host has soft-RoCE (rxe) on one end of a virtual
+# cable, the node the other end, in a network of its own, since UDP port 4791 of the first network is rxe's. The kernel's
+# own target listens on the host's end: rxe reaches itself.
+use_rdma() {
+    ip netns add node
+    ip link add rdma0 mtu "$1" type veth peer name rdma1 mtu "$1" netns node
+    ip addr add 10.9.0.1/24 dev rdma0
+    ip link set rdma0 up
+    ip -n node addr add 10.9.0.2/24 dev rdma1
+    ip -n node link set lo up
+    ip -n node link set rdma1 up
+    rdma link add rxe0 type rxe netdev rdma0
+    until_true 10 grep -q ffff:0a09:0001 /sys/class/infiniband/rxe0/ports/1/gids/1
+    FABRIC=rdma FROM=10.9.0.1
+    if node; then TARGET=10.9.0.2 WITHIN='ip netns exec node'; else TARGET=10.9.0.1; fi
+}
+
+# rxe NAME: one of soft-RoCE's counters.
+rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
 
 # connect [nvme connect options]: sets CTRL to the new controller, such as nvme0, once it is live.
 connect() {

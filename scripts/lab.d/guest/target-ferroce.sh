@@ -1,10 +1,10 @@
-# The node. WITHIN, if set, is a command that starts it elsewhere.
+# The node.
 export RUST_BACKTRACE=1
-WITHIN=
 
 # serve OPTIONS...: as of `ferroce serve`; remembered for restart.
 serve() {
     SERVE=("$@")
+    [ "$FABRIC" = tcp ] || SERVE+=(--listen "$FABRIC://$TARGET:4420")
     restart
 }
 
@@ -14,10 +14,13 @@ restart() {
     until_true 20 listening
 }
 
-# Port 4420 in state LISTEN; 1144 is its hexadecimal form.
+# TCP port 4420 in state LISTEN, or UDP port 4791 bound; 1144 and 12B7 are their hexadecimal forms.
 listening() {
     kill -0 $NODE || fail "the node ended: $(tail -n 3 /tmp/node.log)"
-    $WITHIN cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1144 [0-9A-F]*:0000 0A'
+    case $FABRIC in
+        tcp) $WITHIN cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1144 [0-9A-F]*:0000 0A' ;;
+        rdma) $WITHIN cat /proc/net/udp | grep -q ':12B7 ' ;;
+    esac
 }
 
 crash() { kill -KILL $NODE; wait $NODE || true; }

@@ -16,13 +16,13 @@ serve() {
         esac
         shift 2
     done
-    for url in "${listeners[@]-tcp://127.0.0.1:4420}"; do listen "${url#tcp://}"; done
+    for url in "${listeners[@]-$FABRIC://$TARGET:4420}"; do listen "${url#*://}"; done
 }
 
 listen() {
     local port=$NVMET/ports/$(($(ls $NVMET/ports | wc -l) + 1)) address=${1%:*}
     mkdir "$port"
-    echo tcp >"$port/addr_trtype"
+    echo "$FABRIC" >"$port/addr_trtype"
     case $address in \[*) echo ipv6 ;; *) echo ipv4 ;; esac >"$port/addr_adrfam"
     echo "${address//[\[\]]/}" >"$port/addr_traddr"
     echo "${1##*:}" >"$port/addr_trsvcid"

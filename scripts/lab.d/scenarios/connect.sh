@@ -12,7 +12,7 @@ connect
 cmp /tmp/data <(dd if="$(disk 1)" bs=64k count=128 iflag=direct status=none)
 disconnect
 refused 'Input/output' dial -n "$NQN:other"
-refused 'refused' dial -s 4421
+refused 'refused|reset' dial -s 4421
 connect --disable-sqflow
 cmp /tmp/data <(dd if="$(disk 1)" bs=64k count=128 iflag=direct status=none)
 verify "$(disk 1)" 1 io_uring '4k' '32'

@@ -1,6 +1,6 @@
 # a persistent discovery controller hears of changes: event, generation counter, new entry
 #: smoke
-ask() { nvme discover -t tcp -a 127.0.0.1 -s 4420 --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"; }
+ask() { nvme discover -t "$FABRIC" -a "$TARGET" -s 4420 --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"; }
 generation() { sed -n 's/.*Generation counter \([0-9]*\).*/\1/p' /tmp/log; }
 serve --device ram:16MiB --allow "$HOST2"
 ask -p | tee /tmp/log
