@@ -159,3 +159,28 @@ stop_load() {
     awk -F';' 'NF > 40 { printf "load: read %d KiB, written %d KiB, error %d\n", $6, $47, $5 }' /tmp/load
     cmp /tmp/still <(dd if="$LOADED" bs=1M skip=40 count=4 iflag=direct status=none)
 }
+
+# filesystem MAKE CHECK SIZE: a file system made over the fabric keeps its files, through trim and a new connection.
+filesystem() {
+    serve --device "ram:$3"
+    connect
+    local disk
+    disk=$(disk 1)
+    $1 "$disk"
+    mount "$disk" /mnt
+    for i in 1 2 3 4 5 6; do random_file /mnt/$i $i; done
+    cp -r /lab /mnt/lab
+    (cd /mnt && find . -type f -exec sha256sum {} + >/tmp/sums)
+    rm /mnt/6 && sed -i '/ .\/6$/d' /tmp/sums
+    fstrim -v /mnt
+    umount /mnt
+    disconnect
+    connect
+    disk=$(disk 1)
+    $2 "$disk"
+    mount "$disk" /mnt
+    (cd /mnt && sha256sum -c --quiet /tmp/sums)
+    say "$(wc -l </tmp/sums) files are as they were"
+    umount /mnt
+    expect 'I/O errors' "$(dmesg | grep -c 'I/O error' || true)" = 0
+}

@@ -9,7 +9,9 @@ serve() {
 }
 
 restart() {
-    $WITHIN ferroce serve --nqn "$NQN" "${SERVE[@]}" >/tmp/node.out 2>>/tmp/node.log &
+    local nqn=(--nqn "$NQN")
+    [ "${SERVE[0]}" != --config ] || nqn=()
+    $WITHIN ferroce serve "${nqn[@]}" "${SERVE[@]}" >/tmp/node.out 2>>/tmp/node.log &
     NODE=$!
     until_true 20 listening
 }

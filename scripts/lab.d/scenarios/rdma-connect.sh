@@ -1,5 +1,5 @@
 # RDMA: connect, read and write, large and in-capsule writes, disconnect; a clean cable needs no retries
-#: smoke timeout=120
+#: timeout=120
 use_rdma 9000
 . /lab/scenarios/connect.sh
 # rxe counts what it had to send again, and what it was sent twice or in the wrong order.

@@ -1,4 +1,4 @@
 # RDMA: checksummed writes read back, several sizes and depths, MTU 1500
-#: smoke timeout=300
+#: timeout=300
 use_rdma 1500
 . /lab/scenarios/fio4096.sh

@@ -1,5 +1,5 @@
 # RDMA: our probe against the kernel's own target: discover, read, write and verify
-#: node smoke timeout=120
+#: node timeout=120
 use_rdma 9000
 for module in nvmet nvmet_rdma; do modprobe "$module"; done
 (LAB_TARGET=nvmet FABRIC=rdma TARGET=10.9.0.1; . /lab/target-nvmet.sh; serve --device ram:64MiB)

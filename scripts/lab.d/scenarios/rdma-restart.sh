@@ -1,4 +1,4 @@
 # RDMA: kill -9 and restart under I/O
-#: smoke timeout=200
+#: timeout=200
 use_rdma 9000
 . /lab/scenarios/restart.sh
