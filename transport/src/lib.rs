@@ -5,5 +5,6 @@
 //! thin shells around them.
 
 pub mod host;
+pub mod rdma;
 pub mod sys;
 pub mod tcp;
