@@ -88,8 +88,13 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                     } => {
                         self.queues.on_fetched(tag, bufs, status, &mut self.drives);
                     }
-                    Inbound::Opened { conn, local, peer } => {
-                        self.queues.on_opened(index, conn, local, peer);
+                    Inbound::Opened {
+                        conn,
+                        local,
+                        peer,
+                        transport,
+                    } => {
+                        self.queues.on_opened(index, conn, local, peer, transport);
                     }
                     Inbound::Closed { conn } => {
                         self.queues.on_closed(index, conn, &mut self.drives);

@@ -16,7 +16,6 @@ use crate::property::{self, Effect};
 use crate::queue::{QueueRef, State};
 use crate::queues::Queues;
 use crate::refusal::Refusal;
-use crate::table::Transport;
 
 impl Queues {
     pub(crate) fn fabrics_command(&mut self, slot: u32, data: Option<&[u8]>) -> Answer {
@@ -74,7 +73,7 @@ impl Queues {
             return self.refuse_connect(at, ConnectRefusal::HOSTNQN);
         };
         let request = Box::new(ConnectRequest {
-            transport: Transport::Tcp,
+            transport: self.queues[at as usize].transport,
             local: self.queues[at as usize].local,
             peer: self.queues[at as usize].peer,
             qid: command.qid.get(),

@@ -21,6 +21,7 @@ use crate::plant::{self, Bug};
 use crate::port::{Backend, Done, DriveId, Fetch, Io, Op, Tag};
 use crate::queues::Queues;
 use crate::refusal::Refusal;
+use crate::table::Transport;
 
 /// Where a command's data from the host is.
 pub(crate) enum Source<'a> {
@@ -32,8 +33,13 @@ pub(crate) enum Source<'a> {
 
 /// Checks a command's SGL against the length it must have, and finds the data. `capsule` is the
 /// capsule's data.
-pub(crate) fn source<'a>(sqe: &Sqe, len: u32, capsule: &'a [u8]) -> Result<Source<'a>, Refusal> {
-    let sgl = check_sgl(sqe, len)?;
+pub(crate) fn source<'a>(
+    sqe: &Sqe,
+    transport: Transport,
+    len: u32,
+    capsule: &'a [u8],
+) -> Result<Source<'a>, Refusal> {
+    let sgl = check_sgl(sqe, transport, len)?;
     if sgl.kind != Sgl::IN_CAPSULE {
         return Ok(Source::Host);
     }
@@ -51,20 +57,15 @@ pub(crate) fn source<'a>(sqe: &Sqe, len: u32, capsule: &'a [u8]) -> Result<Sourc
 }
 
 /// A command with data names it by an SGL of exactly that length.
-fn check_sgl(sqe: &Sqe, len: u32) -> Result<Sgl, Refusal> {
+fn check_sgl(sqe: &Sqe, transport: Transport, len: u32) -> Result<Sgl, Refusal> {
     if sqe.psdt() != Sqe::PSDT_SGL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
     }
     let sgl = sqe.dptr;
-    let has = match sgl.kind {
-        Sgl::IN_CAPSULE | Sgl::TRANSPORT => sgl.len.get(),
-        Sgl::KEYED | Sgl::KEYED_INVALIDATE => sgl.keyed().len.get(),
-        _ => return Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
-    };
-    if has == len {
-        Ok(sgl)
-    } else {
-        Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID))
+    match transport.data_len(&sgl) {
+        Some(has) if has == len => Ok(sgl),
+        Some(_) => Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID)),
+        None => Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
     }
 }
 
@@ -83,10 +84,13 @@ impl Queues {
         }
         let command = &self.slab[slot];
         let (sqe, len) = (command.sqe, command.len);
+        let transport = self.queues[command.queue as usize].transport;
         let found = match command.kind {
-            Kind::Write { .. } | Kind::Compare => source(&sqe, len, capsule),
-            Kind::Deallocate { .. } => source(&sqe, ranges_len(&sqe), capsule),
-            Kind::Read => match check_sgl(&sqe, len) {
+            Kind::Write { .. } | Kind::Compare => source(&sqe, transport, len, capsule),
+            Kind::Deallocate { .. } => {
+                source(&sqe, transport, ranges_len(&sqe, transport), capsule)
+            }
+            Kind::Read => match check_sgl(&sqe, transport, len) {
                 Ok(sgl) if sgl.kind == Sgl::IN_CAPSULE => {
                     Err(Refusal::sgl(Status::SGL_TYPE_INVALID))
                 }
@@ -574,7 +578,8 @@ impl Queues {
             Some(Chunk::Landed { .. }) => self.start_slice(slot, drives),
             Some(_) => Served::Leaves,
             None => {
-                let len = ranges_len(&command.sqe);
+                let transport = self.queues[command.queue as usize].transport;
+                let len = ranges_len(&command.sqe, transport);
                 self.fetch_structure(slot, len)
             }
         }
@@ -789,13 +794,10 @@ const DSM_ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;
 
 /// Bytes of the list of ranges that come from the host: as many as its SGL says, if that is room for
 /// NR ranges. Linux always sends room for 256, whatever NR says.
-fn ranges_len(sqe: &Sqe) -> u32 {
+fn ranges_len(sqe: &Sqe, transport: Transport) -> u32 {
     let range = size_of::<DsmRange>() as u32;
     let needed = range * (u32::from(sqe.dsm_nr_z()) + 1);
-    let has = match sqe.dptr.kind {
-        Sgl::KEYED | Sgl::KEYED_INVALIDATE => sqe.dptr.keyed().len.get(),
-        _ => sqe.dptr.len.get(),
-    };
+    let has = transport.data_len(&sqe.dptr).unwrap_or(0);
     has.clamp(needed, range * Sqe::DSM_RANGES_MAX as u32)
 }
 

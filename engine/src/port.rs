@@ -11,6 +11,8 @@ use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
+use crate::table::Transport;
+
 /// Nanoseconds of a clock that only goes forward. The engine never reads a clock; it is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Tick(pub u64);
@@ -64,6 +66,8 @@ pub enum Inbound<'a> {
         local: SocketAddr,
         /// The host's address.
         peer: SocketAddr,
+        /// What it came by: it decides how hosts name data, and what the controller says of that.
+        transport: Transport,
     },
     /// A command capsule is whole.
     Capsule {
@@ -108,7 +112,8 @@ pub struct Fetch {
     pub tag: Tag,
     /// The command's identifier (CCCID on TCP).
     pub cid: u16,
-    /// Where the host has the data, as the command said it (RDMA reads from there).
+    /// Where the host has the data, as the command said it (RDMA reads from there). Checked: of a
+    /// kind the transport has, and long enough.
     pub sgl: Sgl,
     /// Offset within the command's data, in bytes.
     pub offset: u32,
@@ -121,7 +126,9 @@ pub struct Fetch {
 pub struct Reply {
     /// The command's identifier (CCCID on TCP).
     pub cid: u16,
-    /// Where the host wants the data, as the command said it (RDMA writes there).
+    /// The command's descriptor: where the host wants the data (RDMA writes there), checked if there
+    /// is data. Without data it is whatever the host sent, or none if it sent no SGL; RDMA looks
+    /// whether a key is to be invalidated.
     pub sgl: Sgl,
     /// Offset of `bufs` within the command's data, in bytes. Parts are given in ascending order.
     pub offset: u32,

@@ -9,7 +9,7 @@ use crate::command::{NONE, Slab};
 use crate::controller::Association;
 use crate::plant::{self, Bug};
 use crate::port::{ConnId, Tick};
-use crate::table::Subsystem;
+use crate::table::{Subsystem, Transport};
 
 /// Names a queue in mail; the life tells a slot's users apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -55,6 +55,8 @@ pub struct Queue {
     pub local: SocketAddr,
     /// The host's address.
     pub peer: SocketAddr,
+    /// What the host came by.
+    pub transport: Transport,
     /// Queue identifier; 0 is the admin queue.
     pub qid: u16,
     /// Entries (SQSIZE + 1).
@@ -95,6 +97,7 @@ impl Queue {
             closed: false,
             local: nowhere,
             peer: nowhere,
+            transport: Transport::Tcp,
             qid: 0,
             depth: 1,
             sqhd: 0,

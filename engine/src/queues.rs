@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ferroce_buf::{BufList, Home, Pool};
+use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 use crate::admin::{self, Admin, Answer, Facts};
@@ -26,7 +27,7 @@ use crate::plant::{self, Bug};
 use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
 use crate::queue::{Queue, QueueRef, State};
 use crate::refusal::Refusal;
-use crate::table::Table;
+use crate::table::{Table, Transport};
 
 /// How often controllers and queues are looked at for what time has ended, in ms.
 const CHECK_MS: u64 = 100;
@@ -139,6 +140,7 @@ impl Queues {
         conn: ConnId,
         local: SocketAddr,
         peer: SocketAddr,
+        transport: Transport,
     ) {
         let slot = self.unused.pop().unwrap_or_else(|| {
             self.queues.push(Queue::unused(0));
@@ -152,6 +154,7 @@ impl Queues {
             conn,
             local,
             peer,
+            transport,
             // Until Connect says how deep it is, one command is all there can be.
             depth: 1,
             deadline: self.now.plus_ms(limits::CONNECT_MS),
@@ -206,7 +209,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: ferroce_wire::sqe::Sqe,
+        sqe: Sqe,
         data: &[u8],
         drives: &mut Drives<D>,
     ) {
@@ -226,7 +229,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: ferroce_wire::sqe::Sqe,
+        sqe: Sqe,
         drives: &mut Drives<D>,
     ) {
         if let Some(slot) = self.begin(fabric, conn, sqe, drives) {
@@ -239,7 +242,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: ferroce_wire::sqe::Sqe,
+        sqe: Sqe,
         drives: &mut Drives<D>,
     ) -> Option<u32> {
         let at = self.queue_of(fabric, conn)?;
@@ -273,7 +276,10 @@ impl Queues {
 
     fn begin_admin<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
         let at = self.slab[slot].queue;
-        let state = self.queues[at as usize].state;
+        let (state, transport) = {
+            let queue = &self.queues[at as usize];
+            (queue.state, queue.transport)
+        };
         let step = if is_fabrics(&self.slab[slot].sqe) {
             self.fabrics_command(slot, None)
         } else if state == State::Live {
@@ -282,7 +288,7 @@ impl Queues {
             Answer::Refused(Refusal::of(Status::COMMAND_SEQUENCE_ERROR.dnr()))
         };
         let answer = match step {
-            Answer::Wants(len) => match source(&self.slab[slot].sqe, len, data) {
+            Answer::Wants(len) => match source(&self.slab[slot].sqe, transport, len, data) {
                 Ok(Source::Capsule(data)) => self.with_host_data(slot, data),
                 Ok(Source::Host) => {
                     // To be fetched: all at once, since these structures are small.
@@ -333,8 +339,9 @@ impl Queues {
             Answer::Done(dw0) => self.complete(slot, Status::SUCCESS, u64::from(dw0)),
             Answer::Wide(value) => self.complete(slot, Status::SUCCESS, value),
             Answer::Data(data) => {
-                let room = self.slab[slot].sqe.dptr.len.get() as usize;
-                if data.len() > room {
+                let transport = self.queue(slot).transport;
+                let room = transport.data_len(&self.slab[slot].sqe.dptr);
+                if room.is_none_or(|room| data.len() > room as usize) {
                     let refusal = Refusal::of(Status::DATA_SGL_LENGTH_INVALID.dnr());
                     self.refuse(slot, refusal);
                 } else if data.is_empty() {
@@ -589,7 +596,11 @@ impl Queues {
             command.pop_free_parts();
             let mut reply = Reply {
                 cid: command.sqe.cid.get(),
-                sgl: command.sqe.dptr,
+                // Without PSDT these bytes are no descriptor, and say nothing about any key.
+                sgl: match command.sqe.psdt() {
+                    Sqe::PSDT_SGL => command.sqe.dptr,
+                    _ => Sgl::NONE,
+                },
                 offset: 0,
                 bufs: BufList::new(),
                 last: false,
@@ -851,6 +862,6 @@ impl Queues {
 /// Not counted under any table.
 pub(crate) const NO_PARITY: u8 = 2;
 
-fn is_fabrics(sqe: &ferroce_wire::sqe::Sqe) -> bool {
+fn is_fabrics(sqe: &Sqe) -> bool {
     sqe.opc == ferroce_wire::opcode::AdminOpcode::FABRICS.0
 }

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ferroce_wire::sqe::Sgl;
+
 use crate::port::{DriveId, DriveInfo};
 
 /// Everything hosts can see.
@@ -76,4 +78,19 @@ pub struct Listener {
 pub enum Transport {
     /// NVMe/TCP.
     Tcp,
+    /// NVMe/RDMA.
+    Rdma,
+}
+
+impl Transport {
+    /// Bytes of data that a descriptor names; `None` if hosts of this transport may not name data
+    /// so (NVMe/TCP 3.2.1, NVMe/RDMA 3.2.1).
+    #[inline]
+    pub fn data_len(self, sgl: &Sgl) -> Option<u32> {
+        match (self, sgl.kind) {
+            (_, Sgl::IN_CAPSULE) | (Transport::Tcp, Sgl::TRANSPORT) => Some(sgl.len.get()),
+            (Transport::Rdma, Sgl::KEYED | Sgl::KEYED_INVALIDATE) => Some(sgl.keyed().len.get()),
+            _ => None,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tick};
-use ferroce_engine::table::Subsystem;
+use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::fabrics::{ConnectCmd, ConnectData, Nqn, PropertySet};
 use ferroce_wire::prop::{Cc, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
@@ -55,6 +55,7 @@ impl Fabric for Memory {
                 conn: conn(slot),
                 local: nowhere,
                 peer: nowhere,
+                transport: Transport::Tcp,
             });
         }
         let (slot, sqe, data) = self.capsules.pop_front().filter(|_| room)?;

@@ -4,13 +4,25 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferroce_wire::Wire;
 use ferroce_wire::discovery::{
-    AdrFam, DiscoveryLogEntry, DiscoveryLogHeader, LSP_PORT_LOCAL, SubType, TrType,
+    AdrFam, DiscoveryLogEntry, DiscoveryLogHeader, LSP_PORT_LOCAL, RdmaCms, RdmaPrType, RdmaQpType,
+    RdmaTsas, SubType, TcpTsas, TrType,
 };
 use ferroce_wire::fabrics::CNTLID_DYNAMIC;
+use ferroce_wire::num::U16;
 
 use crate::controller::Association;
 use crate::limits;
 use crate::table::{Listener, Table, Transport};
+
+/// How RDMA is reached here (NVMe/RDMA 3.1). PKEY is InfiniBand's alone.
+const RDMA: RdmaTsas = RdmaTsas {
+    rdma_qptype: RdmaQpType::RELIABLE_CONNECTED,
+    rdma_prtype: RdmaPrType::ROCE_V2,
+    rdma_cms: RdmaCms::RDMA_CM,
+    rsvd3: [0; 5],
+    rdma_pkey: U16::new(0),
+    rsvd10: [0; 246],
+};
 
 /// What Supported Log Pages says of LSP: port local entries can be asked for (PLEOS). Extended
 /// entries cannot, nor those of subsystems the host may not use.
@@ -42,7 +54,8 @@ pub(super) fn entries(
         let Some(address) = reachable(listener, who.local) else {
             continue;
         };
-        if port_local && address != canonical(who.local) {
+        let here = (listener.transport, address) == (who.transport, canonical(who.local));
+        if port_local && !here {
             continue;
         }
         entries.push(discovery_entry(listener, address, who));
@@ -71,10 +84,13 @@ fn discovery_entry(
 }
 
 fn entry(listener: &Listener, address: SocketAddr, nqn: &str) -> DiscoveryLogEntry {
+    let (trtype, tsas) = match listener.transport {
+        Transport::Tcp => (TrType::TCP, bytemuck::cast(TcpTsas::default())),
+        Transport::Rdma => (TrType::RDMA, bytemuck::cast(RDMA)),
+    };
     let mut entry = DiscoveryLogEntry {
-        trtype: match listener.transport {
-            Transport::Tcp => TrType::TCP,
-        },
+        trtype,
+        tsas,
         adrfam: match address {
             SocketAddr::V4(_) => AdrFam::IPV4,
             SocketAddr::V6(_) => AdrFam::IPV6,

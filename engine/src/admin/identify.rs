@@ -156,6 +156,11 @@ fn controller(who: &Association, facts: &Facts) -> IdentifyController {
                 | IdentifyController::SGLS_OFFSET
                 | IdentifyController::SGLS_TRANSPORT
         }
+        Transport::Rdma => {
+            IdentifyController::SGLS_SUPPORTED
+                | IdentifyController::SGLS_KEYED
+                | IdentifyController::SGLS_OFFSET
+        }
     }
     .into();
     for (place, byte) in id.subnqn.iter_mut().zip(who.subnqn.bytes()) {

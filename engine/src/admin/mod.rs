@@ -20,7 +20,7 @@ use crate::controller::{Controller, Kind};
 use crate::limits;
 use crate::port::Tick;
 use crate::refusal::Refusal;
-use crate::table::{Subsystem, Table};
+use crate::table::{Subsystem, Table, Transport};
 
 pub use event::{next_event, on_table};
 pub use identify::RETRY_DELAYS_100_MS;
@@ -97,8 +97,9 @@ const IO_COMMANDS: &[NvmOpcode] = &[
 /// Executes an admin command. `slot` names it if it stays outstanding; `host_data` is what an earlier
 /// [`Answer::Wants`] asked for.
 pub fn execute(admin: &mut Admin, sqe: &Sqe, slot: u32, host_data: Option<&[u8]>) -> Answer {
+    let transport = admin.controller.who.transport;
     let answer = dispatch(admin, sqe, slot, host_data);
-    match answer.and_then(|answer| check_room(sqe, answer)) {
+    match answer.and_then(|answer| check_room(sqe, transport, answer)) {
         Ok(answer) => answer,
         Err(refusal) => Answer::Refused(refusal),
     }
@@ -138,16 +139,15 @@ fn commands(kind: Kind) -> &'static [AdminOpcode] {
 }
 
 /// Data for the host needs a place there: an SGL of a kind that fabrics have for it, long enough.
-fn check_room(sqe: &Sqe, answer: Answer) -> Outcome {
+fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
     let Answer::Data(data) = &answer else {
         return Ok(answer);
     };
     if sqe.psdt() != Sqe::PSDT_SGL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
     }
-    let room = match sqe.dptr.kind {
-        Sgl::TRANSPORT => sqe.dptr.len.get(),
-        Sgl::KEYED | Sgl::KEYED_INVALIDATE => sqe.dptr.keyed().len.get(),
+    let room = match transport.data_len(&sqe.dptr) {
+        Some(room) if sqe.dptr.kind != Sgl::IN_CAPSULE => room,
         _ => return Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
     };
     if data.len() > room as usize {

@@ -58,6 +58,16 @@ impl World {
         }
     }
 
+    /// An I/O controller that a host came to by `transport`.
+    fn by(transport: Transport) -> World {
+        let mut world = World::not_ready(Kind::Io);
+        let mut who = association(Kind::Io, world.now);
+        who.transport = transport;
+        world.controller = Controller::new(Arc::new(who), 0, 15_000);
+        world.enable();
+        world
+    }
+
     fn enable(&mut self) {
         let cc = Cc(0)
             .with_en(true)

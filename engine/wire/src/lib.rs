@@ -1,11 +1,12 @@
-//! NVMe, NVMe over Fabrics and NVMe/TCP structures: bytes to types and back.
+//! NVMe, NVMe over Fabrics, NVMe/TCP and NVMe/RDMA structures: bytes to types and back.
 //!
 //! Every type here is plain bytes with alignment 1, so a slice of a receive buffer can be looked at
 //! as the structure it holds, and a structure can be sent as it lies. What the bytes mean to a
 //! controller or a host is decided elsewhere: `ferroce-engine` and `ferroce-transport`. Left out on
 //! purpose: I/O, state, and any judgement whether a value is acceptable.
 //!
-//! Section numbers name NVMe Base 2.1, NVM Command Set 1.1 and NVMe/TCP Transport 1.0.
+//! Section numbers name NVMe Base 2.1, NVM Command Set 1.1, NVMe/TCP Transport 1.0 and
+//! NVMe/RDMA Transport 1.0.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod num;
 pub mod opcode;
 mod pcie;
 pub mod prop;
+pub mod rdma;
 pub mod reservation;
 pub mod sqe;
 pub mod status;

@@ -10,6 +10,7 @@ use ferroce_wire::identify::{Cns, Csi};
 use ferroce_wire::log::LogId;
 use ferroce_wire::num::*;
 use ferroce_wire::prop::{Cap, Cc, Crto, Csts, NSSR_RESET, PropertyOffset, Vs};
+use ferroce_wire::rdma::*;
 use ferroce_wire::sqe::Prp;
 use ferroce_wire::status::{SCT_COMMAND_SPECIFIC, SCT_MEDIA};
 use ferroce_wire::tcp::*;
@@ -54,6 +55,33 @@ fn both_number(number: u128, wire: &[u8], expected: &[u8]) {
         .rev()
         .fold(0u128, |sum, &byte| sum << 8 | u128::from(byte));
     assert_eq!(number, back);
+}
+
+/// Captured: the Linux host asks for its admin queue and for one I/O queue; the target's answer.
+#[test]
+fn rdma_private_data() {
+    let admin = RdmaCmRequest::new(0, 32);
+    both_ways(&sparse(32, &[(4, &hex("20001f00"))]), admin);
+    assert_eq!(admin.entries(), 32);
+    let io = RdmaCmRequest::new(1, 32);
+    both_ways(&sparse(32, &[(2, &hex("010020001f00"))]), io);
+    both_ways(&sparse(32, &[(2, &hex("20"))]), RdmaCmAccept::new(32));
+    assert_eq!(RdmaCmRequest::new(1, u16::MAX).entries(), 0xFFFF);
+    let widest = RdmaCmRequest {
+        hsqsize_z: u16::MAX.into(),
+        ..io
+    };
+    assert_eq!(widest.entries(), 0x1_0000);
+
+    // Not captured: a newer host says its controller, and a refusal.
+    let named = RdmaCmRequest {
+        cntlid: 0x0102.into(),
+        ..io
+    };
+    both_ways(&sparse(32, &[(2, &hex("010020001f000201"))]), named);
+    let reject = RdmaCmReject::new(RdmaCmStatus::INVALID_HSQSIZE);
+    both_ways(&hex("00000400"), reject);
+    assert_eq!(reject.status().to_string(), "Invalid HSQSIZE (0004h)");
 }
 
 /// Captured: a read of 8 blocks by the Linux RDMA host.

@@ -7,6 +7,7 @@ use ferroce_wire::identify::*;
 use ferroce_wire::log::*;
 use ferroce_wire::num::{U16, U24, U32, U64, U128};
 use ferroce_wire::prop::{Aqa, Cap, Cc, Crto, Csts, Vs};
+use ferroce_wire::rdma::*;
 use ferroce_wire::reservation::*;
 use ferroce_wire::tcp::*;
 use ferroce_wire::{Cqe, KeyedSgl, NvmOpcode, Sgl, Sqe, Status, Wire};
@@ -131,6 +132,9 @@ proptest! {
         survives::<C2hData>(&bytes);
         survives::<R2t>(&bytes);
         survives::<TermReq>(&bytes);
+        survives::<RdmaCmRequest>(&bytes);
+        survives::<RdmaCmAccept>(&bytes);
+        survives::<RdmaCmReject>(&bytes);
         survives::<DsmRange>(&bytes);
         survives::<Timestamp>(&bytes);
         survives::<RegisterData>(&bytes);
@@ -141,6 +145,9 @@ proptest! {
         survives::<ExtendedRegistrant>(&bytes);
         if let Some(sqe) = Sqe::view(&bytes) {
             every_getter(sqe);
+        }
+        if let Some(request) = RdmaCmRequest::view(&bytes) {
+            prop_assert!(request.entries() >= 1);
         }
         if let Some(icreq) = IcReq::view(&bytes) {
             prop_assert!(icreq.maxr2t() >= 1);

@@ -24,6 +24,7 @@ use crate::sys::{self, Epoll, Events, IoList};
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tick};
+use ferroce_engine::table::Transport;
 
 /// Bytes of a core's staging: what one `recv` takes at most of small PDUs.
 const STAGING_LEN: usize = 128 * 1024;
@@ -762,6 +763,7 @@ impl Fabric for TcpFabric {
                     conn: id,
                     local: conn.local,
                     peer: conn.peer,
+                    transport: Transport::Tcp,
                 }
             }
             Next::Closed(conn) => Inbound::Closed { conn },

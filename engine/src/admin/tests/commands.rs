@@ -3,13 +3,14 @@
 use ferroce_wire::identify::{Cns, Csi};
 use ferroce_wire::log::{CommandsSupportedAndEffects, LogId};
 use ferroce_wire::opcode::AdminOpcode;
-use ferroce_wire::sqe::{Sgl, Sqe};
+use ferroce_wire::sqe::{KeyedSgl, Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 use super::{World, at, nowhere};
 use crate::admin::Answer;
 use crate::controller::Kind;
 use crate::limits;
+use crate::table::Transport;
 
 const KINDS: [Kind; 2] = [Kind::Io, Kind::Discovery];
 
@@ -97,15 +98,30 @@ fn data_goes_where_a_fabric_can_bring_it_and_it_fits() {
     };
     assert_eq!(with(identify.with_sgl(Sgl::transport(4096))), Ok(4096));
     assert_eq!(with(identify.with_sgl(Sgl::transport(8192))), Ok(4096));
-    let keyed = ferroce_wire::KeyedSgl::new(0x1000, 4096, 5, true);
-    assert_eq!(with(identify.with_sgl(keyed.into())), Ok(4096));
     let short = at(Status::DATA_SGL_LENGTH_INVALID, 24);
     assert_eq!(with(identify.with_sgl(Sgl::transport(4095))), Err(short));
     let kind = at(Status::SGL_TYPE_INVALID, 24);
     assert_eq!(with(identify.with_sgl(Sgl::in_capsule(0, 4096))), Err(kind));
     assert_eq!(with(identify.with_sgl(Sgl::data_block(0, 4096))), Err(kind));
+    let keyed =
+        |len, invalidate| identify.with_sgl(KeyedSgl::new(0x1000, len, 5, invalidate).into());
+    assert_eq!(with(keyed(4096, false)), Err(kind));
     // A PRP, which no fabric has.
     assert_eq!(with(identify), Err(at(Status::INVALID_FIELD, 1)));
+
+    let mut world = World::by(Transport::Rdma);
+    let mut with = |sqe: Sqe| match world.try_with(sqe, 0, None) {
+        Answer::Data(data) => Ok(data.len()),
+        Answer::Refused(refusal) => Err((refusal.status, refusal.location)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(with(keyed(4096, false)), Ok(4096));
+    assert_eq!(with(keyed(8192, true)), Ok(4096));
+    assert_eq!(with(keyed(4095, true)), Err(short));
+    assert_eq!(with(identify.with_sgl(Sgl::transport(4096))), Err(kind));
+    let mut other = Sgl::from(KeyedSgl::new(0x1000, 4096, 5, false));
+    other.kind = 0x41;
+    assert_eq!(with(identify.with_sgl(other)), Err(kind));
 }
 
 proptest::proptest! {

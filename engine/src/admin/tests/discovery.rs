@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ferroce_wire::Wire;
 use ferroce_wire::discovery::{
-    AdrFam, DiscoveryLogEntry, DiscoveryLogHeader, LSP_PORT_LOCAL, SubType, TcpSecType, TrType,
+    AdrFam, DiscoveryLogEntry, DiscoveryLogHeader, LSP_PORT_LOCAL, RdmaCms, RdmaPrType, RdmaQpType,
+    SubType, TcpSecType, TrType,
 };
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 use ferroce_wire::log::LogId;
@@ -147,6 +148,36 @@ fn port_local_entries() {
     assert_eq!(ways(&mut world, LSP_PORT_LOCAL), [current(here), nvm(here)]);
     // The other bits ask for what is not offered.
     assert_eq!(ways(&mut world, 0x7D).len(), 6);
+}
+
+#[test]
+fn rdma_says_what_kind_of_it_there_is() {
+    let mut world = World::new(Kind::Discovery);
+    world.change(|table| {
+        let mut rdma = listener("192.0.2.1:4420", 2);
+        rdma.transport = Transport::Rdma;
+        table.listeners.push(rdma);
+    });
+    let (_, entries) = read(&mut world, 0);
+    let kinds: Vec<_> = entries.iter().map(|entry| entry.trtype).collect();
+    assert_eq!(
+        kinds,
+        [TrType::TCP, TrType::TCP, TrType::RDMA, TrType::RDMA]
+    );
+    let tsas = entries[3].rdma_tsas();
+    assert_eq!(
+        (tsas.rdma_qptype, tsas.rdma_prtype, tsas.rdma_cms),
+        (
+            RdmaQpType::RELIABLE_CONNECTED,
+            RdmaPrType::ROCE_V2,
+            RdmaCms::RDMA_CM
+        )
+    );
+    assert_eq!(&entries[3].tsas[..4], &[1, 4, 1, 0]);
+    assert_eq!(entries[3].trsvcid(), Some("4420"));
+    // The same address by another transport is another port.
+    let (_, local) = read(&mut world, LSP_PORT_LOCAL);
+    assert!(local.len() == 2 && local.iter().all(|entry| entry.trtype == TrType::TCP));
 }
 
 #[test]

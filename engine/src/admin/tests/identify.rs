@@ -1,17 +1,19 @@
 //! Identify.
 
+use ferroce_wire::Wire;
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 use ferroce_wire::identify::{
     Cns, CsIndependentNamespace, Csi, IdentifyController, IdentifyNamespace, IoCommandSetVectors,
     NamespaceList, Nidt, NsDescriptors, NvmIdentifyController, NvmIdentifyNamespace,
 };
-use ferroce_wire::sqe::Sqe;
+use ferroce_wire::sqe::{KeyedSgl, Sqe};
 use ferroce_wire::status::Status;
 
 use super::{CNTLID, NQN, World, at, namespace, subsystem};
 use crate::admin::Answer;
 use crate::controller::Kind;
 use crate::limits;
+use crate::table::Transport;
 
 fn sqe(cns: Cns, nsid: u32) -> Sqe {
     Sqe::identify(cns, nsid, Csi::NVM)
@@ -61,6 +63,20 @@ fn the_io_controller() {
         (id.crdt1.get(), id.crdt2.get(), id.crdt3.get()),
         (1, 10, 50)
     );
+}
+
+#[test]
+fn rdma_has_keyed_sgls() {
+    let mut world = World::by(Transport::Rdma);
+    let sgl = KeyedSgl::new(0, 4096, 1, true);
+    let identify = sqe(Cns::CONTROLLER, 0).with_sgl(sgl.into());
+    let Answer::Data(data) = world.try_with(identify, 0, None) else {
+        panic!("data was expected")
+    };
+    let id = IdentifyController::view(&data).expect("it is that long");
+    assert_eq!(id.sgls.get(), 1 | 1 << 2 | 1 << 20);
+    assert_eq!(id.in_capsule_bytes_max(), 8192);
+    assert_eq!((id.iorcsz.get(), id.icdoff.get(), id.msdbd), (1, 0, 1));
 }
 
 #[test]

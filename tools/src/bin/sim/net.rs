@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use ferroce_buf::BufList;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::table::Transport;
 use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
@@ -673,6 +674,7 @@ impl Fabric for SimFabric {
                 conn,
                 local: SocketAddr::from(([127, 0, 0, 1], 4420)),
                 peer: SocketAddr::from(([127, 0, 0, 2], 1024 + (link % 60000) as u16)),
+                transport: Transport::Tcp,
             },
             Ready::Capsule {
                 conn,
