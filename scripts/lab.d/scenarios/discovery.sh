@@ -8,6 +8,7 @@ CTRL=$(controllers)
 before=$(generation)
 expect 'entries of the subsystem' "$(grep -c "subnqn: *$NQN\$" /tmp/log || true)" = 0
 uevent sh -c 'echo "$NVME_AEN" >>/tmp/events' &
+watcher=$!
 sleep 0.5
 ctl allow "$HOST"
 until_true 5 grep -q 0x70f002 /tmp/events
@@ -19,4 +20,4 @@ expect 'entries of the subsystem' "$(grep -c "subnqn: *$NQN\$" /tmp/log)" = 1
 sleep 6
 expect 'the state' "$(cat "/sys/class/nvme/$CTRL/state")" = live
 expect 'recoveries' "$(recoveries)" = 0
-kill %1
+kill $watcher
