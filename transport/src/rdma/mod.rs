@@ -1,3 +1,6 @@
 //! NVMe/RDMA: the binding, written once over a provider of queue pairs.
 
+pub mod fabric;
+pub mod memory;
 pub mod provider;
+pub mod target;

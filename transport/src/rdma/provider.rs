@@ -90,9 +90,10 @@ pub struct Demand {
     /// Bytes of the Buf behind each RECV, 0 for none.
     pub recv_data: u32,
     /// Work requests of chains, SENDs and READs that will be out at a time, as [`Limits::wrs`] counts
-    /// them. A wish: fewer may be granted, at least those of one chain of 128 KiB.
+    /// them. A wish: fewer may be granted, at least those of two chains of 128 KiB in pages.
     pub sends: u32,
-    /// READs that will be out at a time. A wish as well.
+    /// READs that will be out at a time. A wish as well; fewer are granted, but one at least if the
+    /// peer serves any.
     pub reads: u32,
 }
 
@@ -109,7 +110,7 @@ pub struct Dial<'a> {
     pub demand: Demand,
 }
 
-/// What a queue pair can do. Asked once, when it was made.
+/// What a queue pair can do. Asked once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Work requests that may be out, counted by [`Limits::wrs`].
@@ -324,7 +325,7 @@ pub trait Provider {
     /// If it cannot be tried.
     fn connect(&mut self, dial: &Dial<'_>, now: Tick) -> Result<QpId, DialError>;
 
-    /// What a queue pair can do; READs are known when it is established.
+    /// What a queue pair can do: known from [`Provider::open`] on, or when it is established.
     fn limits(&self, qp: QpId) -> Limits;
 
     /// The address of our end.
@@ -334,7 +335,7 @@ pub trait Provider {
     fn peer(&self, qp: QpId) -> SocketAddr;
 
     /// Private data of the peer's REP or REJ, of an active end.
-    fn private(&self, qp: QpId) -> &[u8];
+    fn private(&self, qp: QpId) -> PrivateData;
 
     /// Posts a RECV for [`HEAD_LEN`] bytes and as many behind them as the Buf has.
     fn post_recv(&mut self, qp: QpId, buf: Option<Buf>);

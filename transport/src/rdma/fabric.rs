@@ -1,0 +1,546 @@
+//! The queue pairs of one core that hosts came by, as a [`Fabric`].
+//!
+//! What one 4 KiB read costs here: a receive completion with the SQE in it, a RECV posted again, a
+//! chain of WRITE and SEND in one post, and its completion, by which the data comes home. Nothing is
+//! copied but the SQE, and in-capsule data by who wants it.
+//!
+//! A connection has the name of its queue pair. Its RECVs' Bufs come from a store that is given at the
+//! start; a host for whose queue there are too few is refused, so hosts that are connected keep theirs.
+//!
+//! Left out on purpose: listening, which is the provider's, and finding hosts that died in silence,
+//! which is for KATO: an idle queue pair says nothing of its peer.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytemuck::pod_read_unaligned;
+use ferroce_buf::{Buf, BufList};
+use ferroce_engine::limits;
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::table::Transport;
+use ferroce_wire::Wire;
+use ferroce_wire::rdma::RdmaCmStatus;
+use ferroce_wire::status::Status;
+
+use crate::rdma::provider::{Event, HEAD_LEN, Incoming, Provider, QpId, WcStatus, Why};
+use crate::rdma::target::{Outcome, State, Target, Wanted, reject};
+
+/// Connections whose handshake is not over, at most. Each holds RECVs for nothing if its host never
+/// comes.
+const OPENING_MAX: usize = 128;
+/// Two warnings of the same kind are at least so far apart.
+const WARN_EVERY_MS: u64 = 10_000;
+
+/// NVMe/RDMA connections of one core.
+#[derive(Debug)]
+pub struct RdmaFabric<P> {
+    provider: P,
+    /// By slot of the queue pair.
+    conns: Vec<Option<Box<Conn>>>,
+    /// How many there are, and how many of them are opening.
+    count: usize,
+    opening: usize,
+    /// Bufs of no RECV, each of `limits::IN_CAPSULE` bytes.
+    spare: Vec<Buf>,
+    /// Commands for which there was no room.
+    held: VecDeque<Held>,
+    /// The command reported last. Its RECV is posted again before anything is sent.
+    current: Option<Held>,
+    homes: VecDeque<(ConnId, BufList)>,
+    closed: VecDeque<ConnId>,
+    refused: u64,
+    warned: Option<Tick>,
+    now: Tick,
+}
+
+#[derive(Debug)]
+struct Conn {
+    qp: QpId,
+    machine: Target,
+    qid: u16,
+    /// `Opened` was reported, so `Closed` will be.
+    opened: bool,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+/// A command as it was received.
+#[derive(Debug)]
+struct Held {
+    qp: QpId,
+    len: u32,
+    head: [u8; HEAD_LEN],
+    buf: Option<Buf>,
+}
+
+/// What is reported. A command is in `current`.
+enum Next {
+    Opened(QpId),
+    Capsule,
+    Fetched(ConnId, Tag, BufList),
+    Closed(ConnId),
+}
+
+const fn conn_of(qp: QpId) -> ConnId {
+    ConnId {
+        slot: qp.slot,
+        generation: qp.generation,
+    }
+}
+
+impl<P: Provider> RdmaFabric<P> {
+    /// A fabric without connections. `recvs` are the Bufs of its RECVs, each of exactly
+    /// [`limits::IN_CAPSULE`] bytes: one for every entry of every I/O queue that is to be connected.
+    ///
+    /// # Panics
+    /// If one of them is of another length.
+    pub fn new(provider: P, recvs: Vec<Buf>) -> RdmaFabric<P> {
+        let fits = |buf: &Buf| buf.len() == limits::IN_CAPSULE as usize;
+        assert!(recvs.iter().all(fits), "a RECV holds in-capsule data");
+        RdmaFabric {
+            provider,
+            conns: Vec::new(),
+            count: 0,
+            opening: 0,
+            spare: recvs,
+            held: VecDeque::new(),
+            current: None,
+            homes: VecDeque::new(),
+            closed: VecDeque::new(),
+            refused: 0,
+            warned: None,
+            now: Tick::default(),
+        }
+    }
+
+    /// The queue pairs.
+    pub fn provider(&self) -> &P {
+        &self.provider
+    }
+
+    /// The queue pairs, to be armed before sleep.
+    pub fn provider_mut(&mut self) -> &mut P {
+        &mut self.provider
+    }
+
+    /// Connections, in whatever state.
+    pub fn connections(&self) -> usize {
+        self.count
+    }
+
+    /// Bufs of no RECV.
+    pub fn spare_recvs(&self) -> usize {
+        self.spare.len()
+    }
+
+    /// Requests that were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    #[inline]
+    fn conn(&self, qp: QpId) -> Option<&Conn> {
+        let conn = self.conns.get(qp.slot as usize)?.as_deref()?;
+        (conn.qp == qp).then_some(conn)
+    }
+
+    #[inline]
+    fn next(&mut self, room: bool) -> Option<Next> {
+        while room && let Some(held) = self.held.pop_front() {
+            if let Some(next) = self.on_received(held, true) {
+                return Some(next);
+            }
+        }
+        loop {
+            if self.homes.is_empty()
+                && let Some(conn) = self.closed.pop_front()
+            {
+                return Some(Next::Closed(conn));
+            }
+            let next = match self.provider.poll(self.now)? {
+                Event::Received {
+                    qp,
+                    len,
+                    head,
+                    buf,
+                    invalidated: _,
+                } => self.on_received(Held { qp, len, head, buf }, room),
+                Event::Sent {
+                    qp,
+                    tag,
+                    bufs,
+                    status,
+                } => {
+                    self.on_sent(qp, tag, bufs, status);
+                    None
+                }
+                Event::ReadDone {
+                    qp,
+                    tag,
+                    bufs,
+                    status,
+                } => self.on_read_done(qp, tag, bufs, status),
+                Event::Unposted { buf } => {
+                    self.spare.push(buf);
+                    None
+                }
+                Event::Established { qp } => self.on_established(qp),
+                Event::Disconnected { qp, why } => {
+                    self.on_disconnected(qp, why);
+                    None
+                }
+                Event::Gone { qp } => {
+                    self.on_gone(qp);
+                    None
+                }
+            };
+            if next.is_some() {
+                return next;
+            }
+        }
+    }
+
+    /// Checks a request and takes it up.
+    fn open(&mut self, incoming: P::Incoming) -> Result<(), (P::Incoming, RdmaCmStatus)> {
+        let wanted = match Wanted::check(incoming.request()) {
+            Ok(wanted) => wanted,
+            Err(status) => return Err((incoming, status)),
+        };
+        let demand = wanted.demand();
+        let bufs = match demand.recv_data {
+            0 => 0,
+            _ => demand.recvs as usize,
+        };
+        if bufs > self.spare.len() || self.opening >= OPENING_MAX {
+            self.warn(incoming.request().peer, bufs);
+            return Err((incoming, RdmaCmStatus::NO_RESOURCES));
+        }
+        let opened = self.provider.open(incoming, &demand, self.now);
+        let qp = opened.map_err(|incoming| (incoming, RdmaCmStatus::NO_RESOURCES))?;
+        for _ in 0..demand.recvs {
+            let buf = match bufs {
+                0 => None,
+                _ => self.spare.pop(),
+            };
+            self.provider.post_recv(qp, buf);
+        }
+        let conn = Conn {
+            qp,
+            machine: Target::new(self.provider.limits(qp)),
+            qid: wanted.qid,
+            opened: false,
+            local: self.provider.local(qp),
+            peer: self.provider.peer(qp),
+        };
+        let slot = qp.slot as usize;
+        if self.conns.len() <= slot {
+            self.conns.resize_with(slot + 1, || None);
+        }
+        let before = self.conns[slot].replace(Box::new(conn));
+        assert!(
+            before.is_none(),
+            "a queue pair's slot is free when it comes"
+        );
+        self.count += 1;
+        self.opening += 1;
+        self.provider
+            .accept(qp, wanted.accept().as_bytes(), self.now);
+        Ok(())
+    }
+
+    fn warn(&mut self, peer: SocketAddr, bufs: usize) {
+        let quiet = self
+            .warned
+            .is_some_and(|warned| self.now < warned.plus_ms(WARN_EVERY_MS));
+        if quiet {
+            return;
+        }
+        self.warned = Some(self.now);
+        log::warn!(
+            "{peer}: a queue is refused: it needs {bufs} receive buffers and {} are left, with {} \
+             of at most {OPENING_MAX} connections being set up. Raise the memory for RDMA, or \
+             connect fewer or smaller queues",
+            self.spare.len(),
+            self.opening
+        );
+    }
+
+    /// The RECV of the command that was looked at last goes back: the host may send another one as
+    /// soon as it sees the response.
+    #[inline]
+    fn repost(&mut self) {
+        if let Some(held) = self.current.take() {
+            self.recycle(held.qp, held.buf);
+        }
+    }
+
+    /// A RECV was used up, and its Buf is not needed any more.
+    #[inline]
+    fn recycle(&mut self, qp: QpId, buf: Option<Buf>) {
+        match self.conn(qp) {
+            Some(conn) if conn.machine.state() != State::Over => self.provider.post_recv(qp, buf),
+            _ => self.spare.extend(buf),
+        }
+    }
+
+    /// A message came: if it is a command, it is reported, or held until there is room.
+    #[inline]
+    fn on_received(&mut self, held: Held, room: bool) -> Option<Next> {
+        let (qp, len) = (held.qp, held.len);
+        let outcome = match live(&mut self.conns, qp) {
+            Some(conn) => conn.machine.received(len),
+            None => Outcome::Ignore,
+        };
+        if outcome == Outcome::Execute {
+            if room {
+                self.current = Some(held);
+                return Some(Next::Capsule);
+            }
+            self.held.push_back(held);
+            return None;
+        }
+        if outcome == Outcome::Close {
+            log::debug!("queue pair {qp:?}: {len} bytes are no capsule");
+            self.close_now(qp);
+        }
+        self.recycle(qp, held.buf);
+        None
+    }
+
+    /// An answer is done: its data is the engine's again, and others may have room now.
+    #[inline]
+    fn on_sent(&mut self, qp: QpId, tag: u32, bufs: BufList, status: WcStatus) {
+        self.come_home(qp, bufs);
+        let Some(conn) = live(&mut self.conns, qp) else {
+            return;
+        };
+        conn.machine.sent(tag);
+        while let Some(answer) = conn.machine.next_answer() {
+            self.provider.answer(qp, answer);
+        }
+        if conn.machine.is_to_close() {
+            self.close_now(qp);
+        } else if status != WcStatus::Success {
+            log::debug!("{}: an answer failed: {status:?}", conn.peer);
+        }
+    }
+
+    #[inline]
+    fn come_home(&mut self, qp: QpId, bufs: BufList) {
+        if !bufs.is_empty() || bufs.capacity() > 1 {
+            self.homes.push_back((conn_of(qp), bufs));
+        }
+    }
+
+    fn on_read_done(
+        &mut self,
+        qp: QpId,
+        tag: u32,
+        bufs: BufList,
+        status: WcStatus,
+    ) -> Option<Next> {
+        let Some(conn) = live(&mut self.conns, qp) else {
+            self.come_home(qp, bufs);
+            return None;
+        };
+        let whose = conn.machine.read_done(tag);
+        while let Some(read) = conn.machine.next_read() {
+            self.provider.read(qp, read);
+        }
+        if status == WcStatus::Success && conn.machine.state() == State::Live {
+            return Some(Next::Fetched(conn_of(qp), whose, bufs));
+        }
+        // A READ that failed has broken the queue pair; its command ends with it.
+        log::debug!("{}: a READ ended with {status:?}", conn.peer);
+        self.come_home(qp, bufs);
+        None
+    }
+
+    fn on_established(&mut self, qp: QpId) -> Option<Next> {
+        let conn = live(&mut self.conns, qp)?;
+        if !conn.machine.established() {
+            return None;
+        }
+        conn.opened = true;
+        self.opening -= 1;
+        Some(Next::Opened(qp))
+    }
+
+    /// Nothing more is sent or taken. `Closed` is reported when nothing of it is left.
+    fn give_up(&mut self, qp: QpId) {
+        let Some(conn) = live(&mut self.conns, qp) else {
+            return;
+        };
+        if conn.machine.state() == State::Opening {
+            self.opening -= 1;
+        }
+        let homes = &mut self.homes;
+        conn.machine
+            .give_up(&mut |bufs| homes.push_back((conn_of(qp), bufs)));
+    }
+
+    fn close_now(&mut self, qp: QpId) {
+        self.give_up(qp);
+        self.provider.close(qp, self.now);
+    }
+
+    fn on_disconnected(&mut self, qp: QpId, why: Why) {
+        if let Some(conn) = self.conn(qp) {
+            log::debug!("{}: queue {} is lost: {why:?}", conn.peer, conn.qid);
+        }
+        self.give_up(qp);
+    }
+
+    fn on_gone(&mut self, qp: QpId) {
+        // If it never was told of as lost, it is now.
+        self.give_up(qp);
+        let slot = self.conns.get_mut(qp.slot as usize);
+        let Some(conn) = slot.and_then(|slot| slot.take_if(|conn| conn.qp == qp)) else {
+            return;
+        };
+        assert!(conn.machine.is_empty(), "every Buf came back before");
+        self.count -= 1;
+        if conn.opened {
+            self.closed.push_back(conn_of(qp));
+        }
+    }
+}
+
+/// A connection, if the name is not an old one.
+#[inline]
+fn live(conns: &mut [Option<Box<Conn>>], qp: QpId) -> Option<&mut Conn> {
+    let conn = conns.get_mut(qp.slot as usize)?.as_deref_mut()?;
+    (conn.qp == qp).then_some(conn)
+}
+
+const fn qp_of(conn: ConnId) -> QpId {
+    QpId {
+        slot: conn.slot,
+        generation: conn.generation,
+    }
+}
+
+impl<P: Provider> Fabric for RdmaFabric<P> {
+    type Incoming = P::Incoming;
+
+    fn adopt(&mut self, incoming: P::Incoming, now: Tick) {
+        self.now = now;
+        let Err((incoming, status)) = self.open(incoming) else {
+            return;
+        };
+        self.refused += 1;
+        log::debug!("{}: refused: {status}", incoming.request().peer);
+        self.provider
+            .reject(incoming, reject(status).as_bytes(), now);
+    }
+
+    #[inline]
+    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+        self.now = now;
+        self.repost();
+        Some(match self.next(room)? {
+            Next::Capsule => {
+                let held = self.current.as_ref()?;
+                let data = match &held.buf {
+                    Some(buf) => &buf.bytes()[..held.len as usize - HEAD_LEN],
+                    None => &[],
+                };
+                Inbound::Capsule {
+                    conn: conn_of(held.qp),
+                    sqe: pod_read_unaligned(&held.head),
+                    data,
+                }
+            }
+            Next::Fetched(conn, tag, bufs) => Inbound::Fetched {
+                conn,
+                tag,
+                bufs,
+                status: Status::SUCCESS,
+            },
+            Next::Opened(qp) => {
+                let conn = self.conn(qp)?;
+                Inbound::Opened {
+                    conn: conn_of(qp),
+                    local: conn.local,
+                    peer: conn.peer,
+                    transport: Transport::Rdma,
+                }
+            }
+            Next::Closed(conn) => Inbound::Closed { conn },
+        })
+    }
+
+    fn fetch(&mut self, conn: ConnId, fetch: Fetch) {
+        let qp = qp_of(conn);
+        let read = match live(&mut self.conns, qp) {
+            Some(conn) => conn.machine.fetch(fetch),
+            None => Err(fetch.bufs),
+        };
+        match read {
+            Ok(Some(read)) => self.provider.read(qp, read),
+            Ok(None) => {}
+            Err(bufs) => self.come_home(qp, bufs),
+        }
+    }
+
+    #[inline]
+    fn reply(&mut self, conn: ConnId, reply: Reply) {
+        self.repost();
+        let qp = qp_of(conn);
+        let answer = match live(&mut self.conns, qp) {
+            Some(conn) => conn.machine.reply(reply),
+            None => Err(reply.bufs),
+        };
+        match answer {
+            Ok(Some(answer)) => self.provider.answer(qp, answer),
+            Ok(None) => {}
+            Err(bufs) => self.come_home(qp, bufs),
+        }
+    }
+
+    #[inline]
+    fn wants_more(&self, conn: ConnId) -> bool {
+        self.conn(qp_of(conn))
+            .is_none_or(|conn| conn.machine.wants_more())
+    }
+
+    fn close(&mut self, conn: ConnId, how: Close) {
+        let qp = qp_of(conn);
+        let Some(conn) = live(&mut self.conns, qp) else {
+            return;
+        };
+        let homes = &mut self.homes;
+        let now = match how {
+            Close::Now => true,
+            Close::Sent => conn
+                .machine
+                .end(&mut |bufs| homes.push_back((conn_of(qp), bufs))),
+        };
+        if now && conn.machine.state() != State::Over {
+            self.close_now(qp);
+        }
+    }
+
+    #[inline]
+    fn home(&mut self) -> Option<(ConnId, BufList)> {
+        self.homes.pop_front()
+    }
+
+    fn flush(&mut self, now: Tick) {
+        self.now = now;
+        self.repost();
+        self.provider.flush(now);
+    }
+
+    fn next_timeout(&self) -> Option<Tick> {
+        self.provider.next_timeout()
+    }
+
+    fn has_work(&self) -> bool {
+        self.provider.has_work()
+            || self.current.is_some()
+            || !self.held.is_empty()
+            || !self.homes.is_empty()
+            || !self.closed.is_empty()
+    }
+}
