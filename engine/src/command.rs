@@ -6,6 +6,7 @@ use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use crate::limits::CHUNKS_PER_COMMAND;
+use crate::phases::{NO_SERIES, Stamps};
 use crate::plant::{self, Bug};
 use crate::port::{DriveId, Tag, Tick};
 
@@ -179,8 +180,10 @@ pub struct Command {
     pub count: u8,
     /// The parts, a ring.
     pub parts: [Part; CHUNKS_PER_COMMAND],
-    /// When it came.
-    pub arrived: Tick,
+    /// When it was where.
+    pub stamps: Stamps,
+    /// Where its time is counted.
+    pub series: u16,
 }
 
 impl Command {
@@ -218,6 +221,11 @@ impl Command {
             self.head = (self.head + 1) % CHUNKS_PER_COMMAND as u8;
             self.count -= 1;
         }
+    }
+
+    /// SLBA, of a command that has one.
+    pub fn first_lba(&self) -> u64 {
+        if self.blocks > 0 { self.sqe.slba() } else { 0 }
     }
 
     /// True if a drive has something of it.
@@ -282,7 +290,11 @@ impl Slab {
         command.sqe = sqe;
         command.kind = Kind::Admin;
         command.part_max = crate::limits::CHUNK_LEN;
-        command.arrived = now;
+        command.stamps = Stamps {
+            arrived: now,
+            ..Stamps::default()
+        };
+        command.series = NO_SERIES;
         command.lba = 0;
         command.blocks = 0;
         command.len = 0;
@@ -387,6 +399,7 @@ fn blank() -> Command {
         head: 0,
         count: 0,
         parts: Default::default(),
-        arrived: Tick(0),
+        stamps: Stamps::default(),
+        series: NO_SERIES,
     }
 }

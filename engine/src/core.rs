@@ -61,8 +61,9 @@ impl<F: Fabric, D: Backend> Core<F, D> {
     }
 
     /// Mail, time, fabrics to engine, drives to engine, engine to fabrics. `wall_ms` is the time of
-    /// day in ms since 1970, which only the Timestamp feature looks at.
-    pub fn turn(&mut self, now: Tick, wall_ms: u64) -> Work {
+    /// day in ms since 1970, which only the Timestamp feature looks at. `clock` says how late it has
+    /// become since `now`: it is asked between stages, for [`crate::phases`] alone.
+    pub fn turn(&mut self, now: Tick, wall_ms: u64, clock: impl Fn() -> Tick) -> Work {
         let mut busy = self.read_mail(now);
         self.queues.on_time(now, wall_ms, &mut self.drives);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
@@ -103,7 +104,8 @@ impl<F: Fabric, D: Backend> Core<F, D> {
             }
         }
         busy |= self.queues.serve_line(&mut self.drives);
-        busy |= self.poll_drives();
+        self.queues.stamp_submitted(&clock);
+        busy |= self.poll_drives(&clock);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             busy |= self.queues.send_ready(index, fabric, &mut self.drives);
             fabric.flush(now);
@@ -112,12 +114,16 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 busy = true;
             }
         }
+        self.queues.count_answered(&clock);
+        if busy {
+            self.queues.tell_levels();
+        }
         // Nobody wakes a core because the control thread has read its mail.
         let posted = self.queues.post_mail(&self.control);
         self.work_left(busy || !posted, posted)
     }
 
-    fn poll_drives(&mut self) -> bool {
+    fn poll_drives(&mut self, clock: &impl Fn() -> Tick) -> bool {
         let mut busy = false;
         for id in self.drives.ids() {
             if let Some(drive) = self.drives.get(id) {
@@ -127,6 +133,9 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 let Some(done) = self.drives.poll(id) else {
                     break;
                 };
+                if !busy {
+                    self.queues.stage = clock();
+                }
                 busy = true;
                 self.queues.on_done(id, done, &mut self.drives);
             }

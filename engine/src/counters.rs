@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ferroce_wire::status::Status;
+
+use crate::phases::Phases;
+
 /// One core's counters. Only the core writes them, so counting is a load and a store.
 #[repr(align(64))]
 #[derive(Debug, Default)]
@@ -16,8 +20,8 @@ pub struct Counters {
     pub written_bytes: Counter,
     /// Bytes of payload that the engine copied: in-capsule data that landed in Bufs.
     pub copied_bytes: Counter,
-    /// Commands that ended with an error status.
-    pub errors: Counter,
+    /// Commands that were answered with an error status.
+    pub errors: Errors,
     /// Commands that had to wait for memory or for room at a drive.
     pub waits: Counter,
     /// Queues connected so far.
@@ -26,6 +30,56 @@ pub struct Counters {
     pub keep_alive_expiries: Counter,
     /// Queues connected now.
     pub queues: Counter,
+    /// Bytes of all Bufs for data to and from hosts.
+    pub pool_bytes: Counter,
+    /// Bytes of those that are out, as of the last turn that did something.
+    pub pool_out: Counter,
+    /// Bytes of all Bufs for in-capsule data.
+    pub landing_bytes: Counter,
+    /// Bytes of those that are out, as of the last turn that did something.
+    pub landing_out: Counter,
+    /// Times of I/Os.
+    pub phases: Phases,
+}
+
+impl Counters {
+    /// With room to measure so many pairs of namespace and host apart; see [`Phases::new`].
+    pub fn with_series(series: usize) -> Counters {
+        Counters {
+            phases: Phases::new(series),
+            ..Counters::default()
+        }
+    }
+}
+
+/// Errors by status.
+#[derive(Debug)]
+pub struct Errors([Counter; STATUSES]);
+
+/// Status Code Type and Status Code, 3 and 8 bits.
+const STATUSES: usize = 1 << 11;
+
+impl Default for Errors {
+    fn default() -> Errors {
+        Errors(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Errors {
+    #[cold]
+    pub(crate) fn note(&self, status: Status) {
+        let at = usize::from(status.sct()) << 8 | usize::from(status.sc());
+        self.0[at % STATUSES].add(1);
+    }
+
+    /// Those that happened, and how often.
+    pub fn read(&self) -> impl Iterator<Item = (Status, u64)> {
+        let counted = |(at, count): (usize, &Counter)| {
+            let status = Status::new((at >> 8) as u8, at as u8);
+            (count.get() > 0).then(|| (status, count.get()))
+        };
+        self.0.iter().enumerate().filter_map(counted)
+    }
 }
 
 /// A number with one writer.
@@ -49,6 +103,12 @@ impl Counter {
             self.0.load(Ordering::Relaxed).wrapping_sub(less),
             Ordering::Relaxed,
         );
+    }
+
+    /// This is what it is.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// What it is.

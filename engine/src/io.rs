@@ -17,8 +17,9 @@ use crate::command::{Chunk, Kind};
 use crate::drives::Drives;
 use crate::limits;
 use crate::line::{Lane, Served};
+use crate::phases::NO_SERIES;
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Done, DriveId, Fetch, Io, Op, Tag};
+use crate::port::{Backend, Done, DriveId, Fetch, Io, Op, Tag, Tick};
 use crate::queues::Queues;
 use crate::refusal::Refusal;
 use crate::table::Transport;
@@ -78,7 +79,12 @@ impl Queues {
         drives: &mut Drives<D>,
     ) {
         self.count_begun(slot);
-        if let Err(refusal) = self.check_io(slot) {
+        let checked = self.check_io(slot);
+        if self.slab[slot].series == NO_SERIES {
+            let phases = &self.config.counters.phases;
+            self.slab[slot].series = self.clerk.begin_elsewhere(phases);
+        }
+        if let Err(refusal) = checked {
             self.refuse(slot, refusal);
             return;
         }
@@ -117,7 +123,9 @@ impl Queues {
         if sqe.fuse() != Sqe::FUSE_NORMAL {
             return Err(Refusal::field(offset_of!(Sqe, flags)));
         }
-        let subsystem = &self.queues[self.slab[slot].queue as usize].subsystem;
+        let at = self.slab[slot].queue;
+        let queue = &self.queues[at as usize];
+        let subsystem = &queue.subsystem;
         let namespaces = &subsystem.as_ref().ok_or(Refusal::opcode())?.namespaces;
         let kind = match opcode {
             NvmOpcode::READ => Kind::Read,
@@ -139,6 +147,11 @@ impl Queues {
         let namespace = namespaces
             .get(&sqe.nsid.get())
             .ok_or(Refusal::namespace())?;
+        if let Some(who) = &queue.who {
+            let phases = &self.config.counters.phases;
+            let series = self.clerk.begin(phases, at, who, sqe.nsid.get(), self.now);
+            self.slab[slot].series = series;
+        }
         let writes = matches!(
             kind,
             Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Deallocate { .. }
@@ -327,7 +340,14 @@ impl Queues {
         let tag = self.slab.tag(slot, part);
         drives
             .submit(id, Io { tag, op, bufs })
-            .map_err(|io| io.bufs)
+            .map_err(|io| io.bufs)?;
+        let stamps = &mut self.slab[slot].stamps;
+        if stamps.submitted == Tick(0) {
+            // Until the stage is over and the drive is told.
+            stamps.submitted = self.now;
+            self.clerk.submitted.push(slot);
+        }
+        Ok(())
     }
 
     /// Data that landed goes to the drive first; then more is fetched.
@@ -719,6 +739,7 @@ impl Queues {
             return;
         };
         let command = &mut self.slab[slot];
+        command.stamps.done = self.stage;
         let was = std::mem::take(&mut command.parts[part].chunk);
         let mut status = status;
         if plant::on(Bug::ErrorSwallowed) {

@@ -16,6 +16,7 @@ mod io;
 pub mod limits;
 mod line;
 pub mod mail;
+pub mod phases;
 pub mod plant;
 pub mod port;
 pub mod property;

@@ -36,6 +36,11 @@ pub const ERROR_LOG_ENTRIES: usize = 64;
 pub const NAMESPACES_MAX: u32 = 1024;
 /// Keep-alive granularity in 100 ms (KAS).
 pub const KAS: u16 = 10;
+/// The slowest I/Os of a core that are kept.
+pub const SLOWEST: usize = 64;
+/// How long a pair of namespace and host must have been without I/O before its counters may become
+/// another pair's, in ms.
+pub const SERIES_IDLE_MS: u64 = 600_000;
 /// The time a host has between a transport's handshake and Connect, in ms.
 pub const CONNECT_MS: u64 = 10_000;
 /// How long a new queue of a host waits for commands of its dead associations, in ms.

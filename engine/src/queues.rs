@@ -23,6 +23,7 @@ use crate::io::{Source, source};
 use crate::limits;
 use crate::line::{Lane, Line, Served};
 use crate::mail::{Post, ToControl};
+use crate::phases::{Clerk, NO_SERIES};
 use crate::plant::{self, Bug};
 use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
 use crate::queue::{Queue, QueueRef, State};
@@ -79,7 +80,11 @@ pub struct Queues {
     hosts: Vec<HostShare>,
     /// Slots promised to connected queues, as their depths say.
     promised: usize,
+    /// When the turn began.
     pub(crate) now: Tick,
+    /// When the turn's present stage began.
+    pub(crate) stage: Tick,
+    pub(crate) clerk: Clerk,
     pub(crate) wall_ms: u64,
     next_check: Tick,
     /// When commands that may have come were last left unread.
@@ -108,6 +113,11 @@ enum Outgoing {
 
 impl Queues {
     pub(crate) fn new(config: CoreConfig, fabrics: usize, table: Arc<Table>) -> Queues {
+        let counters = &config.counters;
+        counters.pool_bytes.set(config.pool.bytes_all() as u64);
+        counters
+            .landing_bytes
+            .set(config.landing.bytes_all() as u64);
         Queues {
             slab: Slab::new(config.commands),
             queues: Vec::new(),
@@ -123,6 +133,8 @@ impl Queues {
             hosts: Vec::new(),
             promised: 0,
             now: Tick(0),
+            stage: Tick(0),
+            clerk: Clerk::new(&config.counters.phases, config.commands),
             wall_ms: 0,
             next_check: Tick(0),
             blind: Tick(0),
@@ -146,6 +158,7 @@ impl Queues {
             self.queues.push(Queue::unused(0));
             self.queues.len() as u32 - 1
         });
+        self.clerk.queue_opened(slot);
         let queue = &mut self.queues[slot as usize];
         let life = queue.life;
         *queue = Queue {
@@ -392,7 +405,6 @@ impl Queues {
         if let Some(who) = &queue.who {
             who.note_error(&refusal, queue.qid, &sqe);
         }
-        self.config.counters.errors.add(1);
         self.complete(slot, refusal.status, u64::from(refusal.dw0));
     }
 
@@ -405,6 +417,7 @@ impl Queues {
         }
         let at = command.queue;
         command.queue = NONE;
+        self.clerk.end(&self.config.counters.phases, command.series);
         let queue = &mut self.queues[at as usize];
         queue.unlink(&mut self.slab, slot);
         self.slab.free(slot);
@@ -698,6 +711,7 @@ impl Queues {
             return;
         }
         self.next_check = now.plus_ms(CHECK_MS);
+        self.clerk.hand_over_late(&self.config.counters.phases);
         for at in 0..self.queues.len() as u32 {
             let queue = &self.queues[at as usize];
             let late = now > queue.deadline.max(self.blind.plus_ms(CHECK_MS));
@@ -732,6 +746,40 @@ impl Queues {
                 self.end_queue(queue, drives);
             }
         }
+    }
+
+    // Phases, see `phases.rs`.
+
+    /// The drives are about to be told of what was submitted.
+    #[inline]
+    pub(crate) fn stamp_submitted(&mut self, clock: &impl Fn() -> Tick) {
+        if self.clerk.submitted.is_empty() {
+            return;
+        }
+        let now = clock();
+        for slot in self.clerk.submitted.drain(..) {
+            self.slab[slot].stamps.submitted = now;
+        }
+    }
+
+    /// The fabrics were flushed after they were given answers.
+    #[inline]
+    pub(crate) fn count_answered(&mut self, clock: &impl Fn() -> Tick) {
+        if self.clerk.answered.is_empty() {
+            return;
+        }
+        let (queues, phases) = (&self.queues, &self.config.counters.phases);
+        let who = |queue: u32| queues[queue as usize].who.as_ref();
+        self.clerk.count(phases, &self.slab, clock(), who);
+    }
+
+    /// Says how much memory is out.
+    pub(crate) fn tell_levels(&self) {
+        let counters = &self.config.counters;
+        counters.pool_out.set(self.config.pool.bytes_out() as u64);
+        counters
+            .landing_out
+            .set(self.config.landing.bytes_out() as u64);
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Tick> {
@@ -836,6 +884,12 @@ impl Queues {
         let core = self.config.index;
         let queue = &self.queues[command.queue as usize];
         let counters = &self.config.counters;
+        if command.series != NO_SERIES {
+            self.clerk.answered.push((slot, command.queue));
+        }
+        if !status.is_success() {
+            counters.errors.note(status);
+        }
         if !status.is_success() || queue.qid == 0 {
             return;
         }

@@ -63,6 +63,8 @@ pub struct Limits {
     pub queues: u32,
     /// Commands under way, per core.
     pub commands: u32,
+    /// Pairs of namespace and host that are measured apart, per core.
+    pub series: u32,
 }
 
 /// An NVM subsystem: what hosts connect to by its NQN.
@@ -131,6 +133,7 @@ impl Default for Limits {
         Limits {
             queues: 1024,
             commands: 16384,
+            series: 128,
         }
     }
 }
@@ -209,6 +212,7 @@ impl Limits {
         let bounds = [
             ("queues", u64::from(self.queues), 2, 65_536),
             ("commands", u64::from(self.commands), 64, 1 << 20),
+            ("series", u64::from(self.series), 1, 4096),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {

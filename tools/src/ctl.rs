@@ -14,7 +14,7 @@ use crate::cli::{CtlArgs, CtlCommand};
 use crate::config::Device;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::{about, thousands};
-use protocol::{Host, LINE_MAX, Node, Order, Request, Response};
+use protocol::{Host, LINE_MAX, Node, Order, Request, Response, SlowIo};
 
 /// A change waits for commands under way, and for a drive to be opened.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ pub fn run(args: CtlArgs) -> Result<()> {
     if persist
         && matches!(
             request.order,
-            Order::Show | Order::Hosts | Order::Disconnect { .. }
+            Order::Show | Order::Hosts | Order::Slow { .. } | Order::Disconnect { .. }
         )
     {
         fail!(
@@ -43,6 +43,7 @@ pub fn run(args: CtlArgs) -> Result<()> {
             let value = match &response {
                 Response::Node(node) => serde_json::to_string_pretty(node),
                 Response::Hosts(hosts) => serde_json::to_string_pretty(hosts),
+                Response::Slow(slowest) => serde_json::to_string_pretty(slowest),
                 other => serde_json::to_string(other),
             };
             print(&(value.expect("plain data serializes") + "\n"))
@@ -50,6 +51,7 @@ pub fn run(args: CtlArgs) -> Result<()> {
         Response::Done(line) => print(&(line + "\n")),
         Response::Node(node) => print(&show(&node)),
         Response::Hosts(hosts) => print(&show_hosts(&hosts)),
+        Response::Slow(slowest) => print(&show_slow(&slowest)),
     }
 }
 
@@ -78,6 +80,7 @@ fn order(command: CtlCommand) -> Result<Order> {
     Ok(match command {
         CtlCommand::Show => Order::Show,
         CtlCommand::Hosts => Order::Hosts,
+        CtlCommand::Slow { reset } => Order::Slow { reset },
         // The node opens it, so a path is looked for from where the operator stands.
         CtlCommand::Add {
             device,
@@ -211,6 +214,34 @@ fn show_hosts(hosts: &[Host]) -> String {
             &about(host.bytes_written),
             &host.nqn,
             &host.subsystem,
+        ]));
+    }
+    columns(&table, "")
+}
+
+fn show_slow(slowest: &[SlowIo]) -> String {
+    if slowest.is_empty() {
+        return "no I/O yet\n".into();
+    }
+    let mut table = vec![row([
+        "WHEN", "TOTAL us", "QUEUE", "DRIVE", "SEND", "COMMAND", "NSID", "SLBA", "BLOCKS", "CORE",
+        "HOST",
+    ])];
+    for slow in slowest {
+        let us = |ns: u64| format!("{:.1}", ns as f64 / 1000.0);
+        let at = jiff::Timestamp::from_millisecond(slow.at_ms as i64).unwrap_or_default();
+        table.push(row([
+            &format!("{at:.3}"),
+            &us(slow.total_ns),
+            &us(slow.queue_ns),
+            &us(slow.drive_ns),
+            &us(slow.send_ns),
+            &slow.opcode,
+            &slow.nsid.to_string(),
+            &slow.slba.to_string(),
+            &slow.blocks.to_string(),
+            &slow.core.to_string(),
+            &slow.host,
         ]));
     }
     columns(&table, "")

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
     match run(cli) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             // The terminal may be gone; there is nobody else to tell.
             let _ = writeln!(std::io::stderr(), "ferroce: {why}");
@@ -38,13 +38,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Ctl(args) => ctl::run(args),
-        // Its status says more than well or not.
-        Command::Probe(args) => return probe::run(*args),
-        Command::RawServer(args) => probe::raw::server::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -52,7 +50,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ctl::print(&String::from_utf8_lossy(&script))
         }
     }
-    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Warnings and above, unless RUST_LOG says otherwise. Cores do not log between two I/Os: only set-up

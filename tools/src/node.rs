@@ -85,7 +85,7 @@ impl Node {
             let known = Arc::new(CoreFacts {
                 cpu,
                 connections: AtomicUsize::new(0),
-                counters: Arc::default(),
+                counters: Arc::new(Counters::with_series(config.limits.series as usize)),
             });
             let (pool, landing) = pools.remove(0);
             let config_of_core = CoreConfig {
@@ -120,7 +120,13 @@ impl Node {
         let control = control::Thread::new(posts, (mail, asked), bed, clock, door);
         let control = spawn("control".into(), move || control.run())?;
         let node = Node {
-            handle: Arc::new(Handle::new(asks, facts, file, (config.memory, regions))),
+            handle: Arc::new(Handle::new(
+                asks,
+                facts,
+                file,
+                (config.memory, regions),
+                clock,
+            )),
             memory,
             control,
             cores,

@@ -168,7 +168,8 @@ impl Node {
 
     pub fn turn(&mut self) -> bool {
         self.now = self.now.plus_ns(1000);
-        self.core.turn(self.now, 0).busy
+        let now = self.now;
+        self.core.turn(now, 0, || now).busy
     }
 
     /// Lets the host read `count` random blocks; turns follow.

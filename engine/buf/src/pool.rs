@@ -129,6 +129,18 @@ impl Pool {
         self.out
     }
 
+    /// Bytes of all buffers that are out.
+    pub fn bytes_out(&self) -> usize {
+        let out = |shelf: &Shelf| (shelf.count - shelf.free.len()) * shelf.size;
+        self.shelves.iter().map(out).sum()
+    }
+
+    /// Bytes of all buffers.
+    pub fn bytes_all(&self) -> usize {
+        let all = |shelf: &Shelf| shelf.count * shelf.size;
+        self.shelves.iter().map(all).sum()
+    }
+
     /// Free buffers of at least `len` bytes.
     pub fn free(&self, len: usize) -> usize {
         self.shelves

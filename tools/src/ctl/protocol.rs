@@ -31,6 +31,11 @@ pub enum Order {
     Show,
     /// Say who is connected.
     Hosts,
+    /// Say which I/Os were the slowest.
+    Slow {
+        /// Then forget them.
+        reset: bool,
+    },
     /// Open a drive and make a namespace of it.
     Add {
         /// `ram:64MiB`, `file:/path`.
@@ -89,6 +94,8 @@ pub enum Response {
     Node(Node),
     /// The answer to [`Order::Hosts`].
     Hosts(Vec<Host>),
+    /// The answer to [`Order::Slow`], slowest first.
+    Slow(Vec<SlowIo>),
     /// Not done, and why.
     Failed(String),
 }
@@ -174,6 +181,35 @@ pub struct Host {
     pub bytes_read: u64,
     /// Bytes written so far.
     pub bytes_written: u64,
+}
+
+/// A slow I/O.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SlowIo {
+    /// When it came, in ms since 1970.
+    pub at_ms: u64,
+    /// From its arrival to when its answer was sent.
+    pub total_ns: u64,
+    /// Of this, until it was given to the drive: waiting, and fetching the data of a write.
+    pub queue_ns: u64,
+    /// Of this, until the drive was done.
+    pub drive_ns: u64,
+    /// Of this, until the answer was given to the transport.
+    pub send_ns: u64,
+    /// What it was.
+    pub opcode: String,
+    /// Its namespace.
+    pub nsid: u32,
+    /// Its first block; 0 if it had none.
+    pub slba: u64,
+    /// How many blocks; 0 if it had none.
+    pub blocks: u32,
+    /// The core that served it.
+    pub core: usize,
+    /// Who asked for it.
+    pub host: String,
+    /// What the host was connected to.
+    pub subsystem: String,
 }
 
 #[cfg(test)]

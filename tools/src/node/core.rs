@@ -87,7 +87,9 @@ impl Thread {
         let mut last_busy = self.clock.now();
         loop {
             let now = self.clock.now();
-            let work = self.core.turn(now, self.clock.wall_ms(now));
+            let work = self
+                .core
+                .turn(now, self.clock.wall_ms(now), || self.clock.now());
             if work.stopped {
                 return;
             }
@@ -119,7 +121,9 @@ impl Thread {
             }
         }
         let now = self.clock.now();
-        let work = self.core.turn(now, self.clock.wall_ms(now));
+        let work = self
+            .core
+            .turn(now, self.clock.wall_ms(now), || self.clock.now());
         if !work.busy && !work.stopped {
             let due = work
                 .next_timeout

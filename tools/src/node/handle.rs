@@ -1,5 +1,6 @@
 //! What may be asked of a node that runs, by `ctl`, by `serve` while it starts, and by tests.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
@@ -10,18 +11,21 @@ use ferroce_buf::Region;
 use ferroce_engine::control::Change;
 use ferroce_engine::limits;
 use ferroce_engine::mail::Post;
+use ferroce_engine::phases::Slow;
 use ferroce_engine::port::DriveId;
 use ferroce_engine::table::{self, Listener, Table, Transport};
 use ferroce_transport::tcp::listen;
 use ferroce_wire::fabrics::Nqn;
+use ferroce_wire::opcode::NvmOpcode;
 use uuid::Uuid;
 
 use super::CoreFacts;
 use super::control::{Ask, Look, Reply};
+use super::core::Clock;
 use super::drives::Drive;
 use crate::config::{Memory, Namespace, check_nsid};
 use crate::ctl::protocol::{
-    CoreView, Host, NamespaceView, Node, Order, Request, Response, SubsystemView,
+    CoreView, Host, NamespaceView, Node, Order, Request, Response, SlowIo, SubsystemView,
 };
 use crate::fail::{Context, Fail, Result, fail};
 use crate::persist::{self, persist};
@@ -41,6 +45,7 @@ pub struct Handle {
     memory: Memory,
     /// What the cores' Bufs lie in.
     regions: Vec<Arc<Region>>,
+    clock: Clock,
     since: Instant,
 }
 
@@ -50,6 +55,7 @@ impl Handle {
         cores: Vec<Arc<CoreFacts>>,
         file: Option<PathBuf>,
         (memory, regions): (Memory, Vec<Arc<Region>>),
+        clock: Clock,
     ) -> Handle {
         Handle {
             asks,
@@ -59,6 +65,7 @@ impl Handle {
             file,
             memory,
             regions,
+            clock,
             since: Instant::now(),
         }
     }
@@ -75,6 +82,7 @@ impl Handle {
         match &request.order {
             Order::Show => return Ok(Response::Node(self.view()?)),
             Order::Hosts => return Ok(Response::Hosts(self.hosts()?)),
+            Order::Slow { reset } => return Ok(Response::Slow(self.slow(*reset))),
             _ => (),
         }
         let file = match (&self.file, request.persist) {
@@ -104,7 +112,7 @@ impl Handle {
         let table = self.table()?;
         let nqn = || pick(&table, subsystem);
         let (line, written) = match order {
-            Order::Show | Order::Hosts => fail!("that changes nothing"),
+            Order::Show | Order::Hosts | Order::Slow { .. } => fail!("that changes nothing"),
             Order::Add {
                 device,
                 nsid,
@@ -376,6 +384,35 @@ impl Handle {
                 .map(|subsystem| subsystem_view(subsystem))
                 .collect(),
         })
+    }
+
+    /// The slowest I/Os of all cores, slowest first.
+    fn slow(&self, reset: bool) -> Vec<SlowIo> {
+        let of_core = |(core, facts): (usize, &Arc<CoreFacts>)| {
+            let slowest = facts.counters.phases.slowest(reset);
+            let view = move |slow: Slow| SlowIo {
+                at_ms: self.clock.wall_ms(slow.arrived),
+                total_ns: slow.times.total(),
+                queue_ns: slow.times.queue,
+                drive_ns: slow.times.drive,
+                send_ns: slow.times.send,
+                opcode: match NvmOpcode(slow.opcode).name() {
+                    Some(name) => name.into(),
+                    None => format!("{:02X}h", slow.opcode),
+                },
+                nsid: slow.nsid,
+                slba: slow.slba,
+                blocks: slow.blocks,
+                core,
+                host: slow.who.hostnqn.clone(),
+                subsystem: slow.who.subnqn.clone(),
+            };
+            slowest.into_iter().map(view)
+        };
+        let mut slowest: Vec<SlowIo> = self.cores.iter().enumerate().flat_map(of_core).collect();
+        slowest.sort_by_key(|slow| Reverse(slow.total_ns));
+        slowest.truncate(limits::SLOWEST);
+        slowest
     }
 
     fn hosts(&self) -> Result<Vec<Host>> {

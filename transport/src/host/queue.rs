@@ -88,7 +88,7 @@ impl Queue {
         let address = self.address;
         let deadline = Instant::now() + self.timeout;
         while !self.conn.is_open() {
-            self.exchange();
+            self.turn();
             if let Some(error) = self.error.take() {
                 let what = match error {
                     HostError::Closed { .. } => "it closed the connection".into(),
@@ -166,14 +166,12 @@ impl Queue {
         if let Some(completion) = self.next_done() {
             return Some(completion);
         }
-        self.exchange();
+        self.turn();
         self.next_done()
     }
 
-    /// The next completion of those that came with an earlier [`Queue::exchange`]: without a system
-    /// call, so that one look at the clock serves for all that came together.
     #[inline]
-    pub fn next_done(&mut self) -> Option<Completion> {
+    fn next_done(&mut self) -> Option<Completion> {
         if !self.stash.is_empty() {
             return self.stash.pop_front();
         }
@@ -189,8 +187,8 @@ impl Queue {
         }
     }
 
-    /// Sends and receives once, without waiting; [`Queue::next_done`] has what came.
-    pub fn exchange(&mut self) {
+    /// Sends and receives once, without waiting.
+    fn turn(&mut self) {
         self.flush();
         if self.error.is_none() {
             self.receive();
@@ -356,7 +354,7 @@ impl Queue {
                 }
                 self.stash.push_back(completion);
             }
-            self.exchange();
+            self.turn();
             if self.error.is_none() && !self.conn.has_done() {
                 self.wait_for_bytes(deadline, what);
             }

@@ -88,7 +88,7 @@ fn run(listener: &Listener, block_lens: &[u32], stop: &AtomicBool, around: Turn)
     loop {
         let now = Tick(1 + start.elapsed().as_nanos() as u64);
         let mut busy = false;
-        around(&mut || busy = core.turn(now, 1_700_000_000_000).busy);
+        around(&mut || busy = core.turn(now, 1_700_000_000_000, || now).busy);
         while let Some(mail) = from_core.poll() {
             control.on_mail(mail, now);
             busy = true;

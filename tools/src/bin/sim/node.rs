@@ -137,7 +137,7 @@ impl Node {
         if slot.stopped {
             return;
         }
-        let work = slot.core.turn(Tick(now), WALL_MS + now / MS);
+        let work = slot.core.turn(Tick(now), WALL_MS + now / MS, || Tick(now));
         let (commands, bufs) = slot.core.outstanding();
         let numbers = [at as u64, commands as u64, bufs as u64, work.busy.into()];
         self.common.note("turn", &numbers);
@@ -228,7 +228,9 @@ impl Node {
         for turn in 0..200 {
             end_requests();
             for slot in self.cores.iter_mut().filter(|slot| !slot.stopped) {
-                let work = slot.core.turn(Tick(now + turn), WALL_MS);
+                let work = slot
+                    .core
+                    .turn(Tick(now + turn), WALL_MS, || Tick(now + turn));
                 slot.stopped |= work.stopped;
             }
             // Nobody else reads this mail, and nothing may depend on that.
