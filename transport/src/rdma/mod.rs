@@ -4,3 +4,5 @@ pub mod fabric;
 pub mod memory;
 pub mod provider;
 pub mod target;
+#[cfg(feature = "verbs")]
+pub mod verbs;
