@@ -1,6 +1,7 @@
 //! NVMe/RDMA: the binding, written once over a provider of queue pairs.
 
 pub mod fabric;
+pub mod host;
 pub mod memory;
 pub mod provider;
 pub mod target;
