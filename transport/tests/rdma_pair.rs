@@ -130,7 +130,8 @@ impl Node {
 
     fn turn(&mut self) {
         self.now = self.now.plus_ns(200_000);
-        self.core.turn(self.now, 0);
+        let now = self.now;
+        self.core.turn(now, 0, || now);
         while let Some(mail) = self.from_core.poll() {
             self.control.on_mail(mail, self.now);
         }
