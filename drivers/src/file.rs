@@ -464,6 +464,21 @@ fn lock(label: &str, file: &File, read_only: bool, deadline: Instant) -> Result<
     }
 }
 
+/// Who uses a block device, or a partition of it, in words; None if nobody does.
+pub fn user_of(path: &Path) -> Option<String> {
+    let kind = std::fs::metadata(path).ok()?;
+    if let Some(user) = place::user_of_device(&kind) {
+        return Some(user);
+    }
+    // Whatever else has claimed it keeps others from doing so.
+    let claim = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(path);
+    let busy = claim.is_err_and(|cause| cause.raw_os_error() == Some(libc::EBUSY));
+    busy.then(|| "another program has claimed it".to_owned())
+}
+
 /// One core's part of a file drive. Poll it empty before dropping it: Bufs of requests that were not
 /// polled as done do not come home.
 #[derive(Debug)]

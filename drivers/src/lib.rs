@@ -1,17 +1,23 @@
 //! Block devices behind the engine: what implements [`ferroce_engine::port::Backend`].
 //!
-//! Each kind has a part that belongs to the node ([`RamDrive`], [`FileDrive`]), which the control
+//! Each kind has a part that belongs to the node ([`RamDrive`], [`FileDrive`], [`NvmeDrive`]), which the control
 //! thread makes, describes and resizes, and a part that belongs to one core ([`RamQueue`],
-//! [`FileQueue`]), which the control thread opens from it and moves to that core.
+//! [`FileQueue`], [`NvmeQueue`]), which the control thread opens from it and moves to that core.
 
+pub mod dma;
 pub mod error;
 pub mod fault;
 pub mod file;
+pub mod mmio;
+pub mod nvme;
+pub mod pci;
 pub mod ram;
 pub mod spec;
+pub mod vfio;
 
 pub use error::DriveError;
 pub use file::{FileConfig, FileDrive, FileQueue, Via};
+pub use nvme::{NvmeConfig, NvmeDrive, NvmeQueue};
 pub use ram::{RamConfig, RamDrive, RamQueue};
 pub use spec::DriveSpec;
 

@@ -2,6 +2,7 @@
 //!
 //! - `ram:SIZE[,block=512|4096][,ro][,uuid=UUID][,nsid=N]`
 //! - `file:PATH[,size=SIZE][,block=512|4096][,ro][,uuid=UUID][,nsid=N]`
+//! - `nvme:0000:bb:dd.f[/NAMESPACE][,ro][,uuid=UUID][,nsid=N]`
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use ferroce_engine::limits::NAMESPACES_MAX;
 use ferroce_engine::port::DriveId;
 use uuid::Uuid;
 
-use crate::{FileConfig, RamConfig};
+use crate::pci::Address;
+use crate::{FileConfig, NvmeConfig, RamConfig};
 
 /// A drive to be served, and under which number.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +46,13 @@ pub enum Kind {
         /// Capacity of a file that is made.
         size: Option<u64>,
     },
+    /// A namespace of an NVMe drive.
+    Nvme {
+        /// Where the drive is.
+        address: Address,
+        /// Namespace identifier at the drive, if the operator says.
+        namespace: Option<u32>,
+    },
 }
 
 impl DriveSpec {
@@ -52,6 +61,11 @@ impl DriveSpec {
         match &self.kind {
             Kind::Ram { bytes } => format!("ram:{}", Size(*bytes)),
             Kind::File { path, .. } => format!("file:{}", path.display()),
+            Kind::Nvme {
+                address,
+                namespace: Some(namespace),
+            } => format!("nvme:{address}/{namespace}"),
+            Kind::Nvme { address, .. } => format!("nvme:{address}"),
         }
     }
 
@@ -86,6 +100,20 @@ impl DriveSpec {
             ..FileConfig::new(path)
         })
     }
+
+    /// For [`crate::NvmeDrive::open`], if it is one, and where the drive is.
+    pub fn nvme(&self) -> Option<(Address, NvmeConfig)> {
+        let Kind::Nvme { address, namespace } = self.kind else {
+            return None;
+        };
+        let config = NvmeConfig {
+            label: self.label(),
+            nsid: namespace,
+            read_only: self.read_only,
+            uuid: self.uuid,
+        };
+        Some((address, config))
+    }
 }
 
 /// Why a text is no drive: the part that is wrong, and what would be right.
@@ -116,7 +144,7 @@ impl FromStr for DriveSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<DriveSpec, SpecError> {
-        let accepted = "a drive is ram:SIZE or file:PATH";
+        let accepted = "a drive is ram:SIZE, file:PATH or nvme:ADDRESS";
         let Some((kind, rest)) = text.split_once(':') else {
             return wrong(text, accepted);
         };
@@ -131,6 +159,7 @@ impl FromStr for DriveSpec {
                 path: PathBuf::from(what),
                 size: None,
             },
+            "nvme" => parse_nvme(what)?,
             _ => return wrong(&format!("{kind}:"), accepted),
         };
         let mut spec = DriveSpec {
@@ -157,6 +186,9 @@ impl DriveSpec {
     fn option(&mut self, part: &str) -> Result<(), SpecError> {
         match (part.split_once('='), &mut self.kind) {
             (None, _) if part == "ro" => self.read_only = true,
+            (Some(("block", _)), Kind::Nvme { .. }) => {
+                return wrong(part, "the drive's format says how long its blocks are");
+            }
             (Some(("block", value)), _) => match value.parse() {
                 Ok(len @ (512 | 4096)) => self.block_len = Some(len),
                 _ => return wrong(part, "block= is 512 or 4096"),
@@ -178,6 +210,9 @@ impl DriveSpec {
             (Some(("size", _)), Kind::Ram { .. }) => {
                 return wrong(part, "a RAM drive's size follows the colon: ram:64MiB");
             }
+            (_, Kind::Nvme { .. }) => {
+                return wrong(part, "the options of nvme: are ro, uuid=UUID, nsid=N");
+            }
             (_, Kind::Ram { .. }) => {
                 return wrong(
                     part,
@@ -193,6 +228,26 @@ impl DriveSpec {
         }
         Ok(())
     }
+}
+
+/// `0000:bb:dd.f`, or with the namespace `0000:bb:dd.f/2`.
+fn parse_nvme(text: &str) -> Result<Kind, SpecError> {
+    let (address, namespace) = match text.split_once('/') {
+        Some((address, namespace)) => (address, Some(namespace)),
+        None => (text, None),
+    };
+    let address = address.parse().or_else(|why: String| {
+        wrong(
+            text,
+            format!("{why}; `ferroce devices` lists the drives there are"),
+        )
+    })?;
+    let namespace = match namespace.map(|namespace| namespace.parse::<u32>()) {
+        None => None,
+        Some(Ok(nsid @ 1..)) => Some(nsid),
+        Some(_) => return wrong(text, "after the / comes the drive's namespace, from 1 on"),
+    };
+    Ok(Kind::Nvme { address, namespace })
 }
 
 /// Names of 1024 and its powers, then of 1000 and its.
@@ -282,11 +337,30 @@ mod tests {
     }
 
     #[test]
+    fn nvme_drives() {
+        let spec = parse("nvme:0000:3b:00.0/2,ro,nsid=7");
+        assert_eq!((spec.nsid, spec.read_only), (Some(7), true));
+        assert_eq!(spec.label(), "nvme:0000:3b:00.0/2");
+        let (address, config) = spec.nvme().unwrap();
+        assert_eq!(address.to_string(), "0000:3b:00.0");
+        assert_eq!((config.nsid, config.read_only), (Some(2), true));
+        let spec = parse("nvme:3b:00.0");
+        assert_eq!(spec.label(), "nvme:0000:3b:00.0");
+        assert_eq!(spec.nvme().unwrap().1.nsid, None);
+        assert!(spec.file().is_none() && parse("ram:1MiB").nvme().is_none());
+    }
+
+    #[test]
     fn refusals_name_the_part_and_what_is_accepted() {
         for (text, part, accepted) in [
-            ("", "``", "ram:SIZE or file:PATH"),
-            ("ram", "`ram`", "ram:SIZE or file:PATH"),
-            ("disk:/x", "`disk:`", "ram:SIZE or file:PATH"),
+            ("", "``", "ram:SIZE, file:PATH or"),
+            ("ram", "`ram`", "ram:SIZE, file:PATH or"),
+            ("disk:/x", "`disk:`", "ram:SIZE, file:PATH or"),
+            ("nvme:3b", "`3b`", "0000:3b:00.0"),
+            ("nvme:0000:3b:00.0/0", "/0`", "from 1 on"),
+            ("nvme:0000:3b:00.0/x", "/x`", "from 1 on"),
+            ("nvme:3b:00.0,block=512", "`block=512`", "format"),
+            ("nvme:3b:00.0,size=1GiB", "`size=1GiB`", "options of nvme:"),
             ("ram:", "``", "64MiB"),
             ("ram:64", "`64`", "KiB"),
             ("ram:64M", "`64M`", "MiB"),

@@ -131,6 +131,20 @@ impl<T> CidTable<T> {
             .map(|(slot, place)| self.cid(slot as u16, place.generation))
     }
 
+    /// The slot of a CID that this table gave: below the depth, and one command's alone while it has no
+    /// answer.
+    #[inline]
+    pub fn slot(&self, cid: u16) -> usize {
+        self.split(cid).0
+    }
+
+    /// The CID of the command in a slot, if there is one.
+    pub fn cid_in(&self, slot: usize) -> Option<u16> {
+        let place = self.slots.get(slot)?;
+        place.held.as_ref()?;
+        Some(self.cid(slot as u16, place.generation))
+    }
+
     /// How many commands have no answer.
     #[inline]
     pub fn len(&self) -> usize {

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use ferroce_drivers::pci::Address;
+
 use crate::config::{CntlidRange, Cores, Device, Spin};
 use crate::units::{Size, parse_time};
 use crate::url::Url;
 
 /// Ferroce: an NVMe over Fabrics storage node.
 ///
-/// Serves memory, files and block devices to hosts that need nothing installed: `nvme connect` is enough.
+/// Serves memory, files, block devices and NVMe drives to hosts that need nothing installed: `nvme connect` is enough.
 #[derive(Parser, Debug)]
 #[command(
     name = "ferroce",
@@ -40,6 +42,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Show it all at work: a node and a probe on this machine
     Demo(DemoArgs),
+    /// List NVMe drives, and take them from the kernel or give them back
+    Devices(DevicesArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -58,7 +62,7 @@ pub struct ServeArgs {
     /// Print a configuration file with every key explained, and stop
     #[arg(long)]
     pub print_config: bool,
-    /// A drive to serve: ram:SIZE, file:PATH or file:PATH,size=SIZE; may be repeated
+    /// A drive to serve: ram:SIZE, file:PATH, file:PATH,size=SIZE or nvme:ADDRESS; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub device: Vec<Device>,
     /// Where hosts connect; may be repeated [default: tcp://127.0.0.1:4420]
@@ -120,7 +124,7 @@ pub enum CtlCommand {
     Show,
     /// Open a drive and show it to hosts as a namespace
     Add {
-        /// ram:SIZE, file:PATH or file:PATH,size=SIZE
+        /// ram:SIZE, file:PATH, file:PATH,size=SIZE or nvme:ADDRESS
         #[arg(value_name = "SPEC")]
         device: Device,
         /// Its number [default: the lowest that is free]
@@ -260,6 +264,35 @@ pub struct DemoArgs {
     pub size: Size,
 }
 
+/// `ferroce devices`.
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Without an order, they are listed
+    #[command(subcommand)]
+    pub order: Option<DevicesOrder>,
+}
+
+/// What is to become of a drive.
+#[derive(Subcommand, Debug)]
+pub enum DevicesOrder {
+    /// Take a drive from the kernel, so that it can be served as nvme:ADDRESS
+    Bind {
+        /// As in the list: 0000:3b:00.0
+        address: Address,
+        /// Even if it is mounted or in use: what is not written out is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a drive back to the kernel
+    Unbind {
+        /// As in the list: 0000:3b:00.0
+        address: Address,
+        /// Even if a program uses it: it is asked to let go
+        #[arg(long)]
+        force: bool,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +324,10 @@ mod tests {
             "ferroce probe tcp://127.0.0.1:4420 --time 2s",
             "ferroce probe tcp://127.0.0.1:4420/nqn.2024-01.a:b --verify --destroy-data --force --json --cores 1",
             "ferroce demo",
+            "ferroce devices",
+            "ferroce devices bind 0000:3b:00.0",
+            "ferroce devices unbind 3b:00.0 --force",
+            "ferroce serve --device nvme:0000:3b:00.0/2",
             "ferroce completions bash",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|why| panic!("{line}: {why}"));
@@ -304,6 +341,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1 --write 101",
             "ferroce probe tcp://127.0.0.1 --force",
             "ferroce ctl resize 3 big",
+            "ferroce devices bind 3b",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

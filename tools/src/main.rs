@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod ctl;
 mod demo;
+mod devices;
 mod fail;
 mod identity;
 mod node;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Ctl(args) => ctl::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Devices(args) => devices::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ferroce", &mut script);

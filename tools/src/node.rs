@@ -196,7 +196,9 @@ impl Node {
     pub fn stop(self) -> Result<()> {
         self.handle.stop();
         // A thread that panics aborts the process, in release; in tests it is told here.
-        if !self.control.join().expect("the control thread ends well") {
+        let all_back = self.control.join().expect("the control thread ends well");
+        if !all_back {
+            self.handle.close_drives();
             fail!(
                 "not everything that was outstanding came back from the drives in time; ended without it"
             );
@@ -204,6 +206,7 @@ impl Node {
         for core in self.cores {
             core.join().expect("a core ends well");
         }
+        self.handle.close_drives();
         Ok(())
     }
 }

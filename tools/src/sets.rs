@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ferroce_buf::{Buf, BufList};
-use ferroce_drivers::{FileQueue, RamQueue};
+use ferroce_drivers::{FileQueue, NvmeQueue, RamQueue};
 use ferroce_engine::port::{Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Tick};
 use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
 
@@ -98,6 +98,25 @@ pub enum AnyDrive {
     Ram(Box<RamQueue>),
     /// A file or a block device.
     File(Box<FileEnd>),
+    /// An NVMe drive.
+    Nvme(Box<NvmeEnd>),
+}
+
+/// A drive's queue, and whether its core watches it.
+#[derive(Debug)]
+pub struct NvmeEnd {
+    queue: NvmeQueue,
+    watched: bool,
+}
+
+impl NvmeEnd {
+    /// Nobody watches it yet.
+    pub fn new(queue: NvmeQueue) -> NvmeEnd {
+        NvmeEnd {
+            queue,
+            watched: false,
+        }
+    }
 }
 
 /// A file's queue, and whether its core watches it.
@@ -125,6 +144,10 @@ macro_rules! each_drive {
                 let $drive = &mut end.queue;
                 $call
             }
+            AnyDrive::Nvme(end) => {
+                let $drive = &mut end.queue;
+                $call
+            }
         }
     };
     (ref $self:ident, $drive:ident => $call:expr) => {
@@ -134,23 +157,38 @@ macro_rules! each_drive {
                 let $drive = &end.queue;
                 $call
             }
+            AnyDrive::Nvme(end) => {
+                let $drive = &end.queue;
+                $call
+            }
         }
     };
 }
 
 impl AnyDrive {
-    /// Has its completions watched by a core that is about to sleep, the first time it does.
-    pub fn watch_by(&mut self, bed: &Bed) -> io::Result<()> {
+    /// Has its completions watched by a core that is about to sleep. False if there is nothing to watch:
+    /// then they must be looked for every now and then.
+    pub fn watch_by(&mut self, bed: &Bed) -> io::Result<bool> {
         match self {
             // Its completions are there as soon as it was asked.
-            AnyDrive::Ram(_) => Ok(()),
-            AnyDrive::File(end) if end.watched => Ok(()),
+            AnyDrive::Ram(_) => {}
+            AnyDrive::File(end) if end.watched => {}
             AnyDrive::File(end) => {
                 bed.watch(end.queue.as_fd())?;
                 end.watched = true;
-                Ok(())
+            }
+            AnyDrive::Nvme(end) => {
+                end.queue.before_sleep();
+                if !end.watched {
+                    let Some(fd) = end.queue.wake_fd() else {
+                        return Ok(false);
+                    };
+                    bed.watch(fd)?;
+                    end.watched = true;
+                }
             }
         }
+        Ok(true)
     }
 }
 

@@ -71,7 +71,7 @@ rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
 
 # connect [nvme connect options]: sets CTRL to the new controller, such as nvme0, once it is live.
 connect() {
-    local before=" $(controllers) " name
+    local before=" $(echo $(controllers)) " name
     dial "$@"
     for name in $(controllers); do
         [[ $before = *" $name "* ]] || CTRL=$name
@@ -80,7 +80,13 @@ connect() {
     say "connected as $CTRL, cntlid $(cat "/sys/class/nvme/$CTRL/cntlid")"
 }
 
-controllers() { echo $(ls /sys/class/nvme 2>/dev/null); }
+# Those over a fabric: a machine may have drives of its own.
+controllers() {
+    local at
+    for at in /sys/class/nvme/nvme*; do
+        [ ! -e "$at" ] || [ "$(cat "$at/transport")" = pcie ] || echo "${at##*/}"
+    done
+}
 live() { [ "$(cat "/sys/class/nvme/$1/state")" = live ]; }
 recoveries() { dmesg | grep -c 'error recovery\|reconnect' || true; }
 not_live() { ! live "$1"; }

@@ -114,9 +114,12 @@ impl Thread {
     fn sleep(&mut self) {
         let mut limit_ns = u64::MAX;
         for drive in self.core.drives.iter_mut() {
-            if let Err(cause) = drive.watch_by(&self.bed) {
-                // Without a watch its completions are looked for every now and then.
+            let watched = drive.watch_by(&self.bed).unwrap_or_else(|cause| {
                 log::warn!("cannot watch a drive: {cause}");
+                false
+            });
+            if !watched {
+                // Its completions are looked for every now and then.
                 limit_ns = UNWATCHED_NS;
             }
         }

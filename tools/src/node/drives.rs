@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ferroce_buf::{Region, Want};
-use ferroce_drivers::{FileDrive, RamDrive};
+use ferroce_drivers::nvme::Controller;
+use ferroce_drivers::{FileDrive, NvmeDrive, RamDrive};
 use ferroce_engine::port::{DriveId, DriveInfo};
 
 use crate::config::{Memory, Namespace};
 use crate::fail::{Context, Result, fail};
 use crate::node::memory::refuse_if_short;
-use crate::sets::{AnyDrive, FileEnd};
+use crate::sets::{AnyDrive, FileEnd, NvmeEnd};
 
 /// The part of a drive that belongs to the node.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub enum Drive {
     Ram(Arc<RamDrive>),
     /// A file or a block device.
     File(Arc<FileDrive>),
+    /// A namespace of an NVMe drive.
+    Nvme(Box<NvmeDrive>),
 }
 
 impl Drive {
@@ -36,6 +39,12 @@ impl Drive {
         if let Some(config) = spec.file() {
             return FileDrive::open_path(config).map(Drive::File).context(what);
         }
+        if let Some((address, config)) = spec.nvme() {
+            let drive = Controller::at(address)
+                .and_then(|controller| NvmeDrive::open(controller, config))
+                .context(what)?;
+            return Ok(Drive::Nvme(Box::new(drive)));
+        }
         fail!("`{}` is a drive of no kind there is", namespace.device.text)
     }
 
@@ -44,6 +53,7 @@ impl Drive {
         match self {
             Drive::Ram(drive) => drive.info(),
             Drive::File(drive) => drive.info(),
+            Drive::Nvme(drive) => drive.info(),
         }
     }
 
@@ -54,6 +64,10 @@ impl Drive {
             Drive::File(drive) => {
                 let queue = drive.open(core, regions);
                 queue.map(|queue| AnyDrive::File(Box::new(FileEnd::new(queue))))
+            }
+            Drive::Nvme(drive) => {
+                let queue = drive.queue(regions);
+                queue.map(|queue| AnyDrive::Nvme(Box::new(NvmeEnd::new(queue))))
             }
         };
         let ends: std::result::Result<_, _> = (0..cores).map(open).collect();
@@ -77,6 +91,10 @@ impl Drive {
                 drive.resize(blocks)
             }
             Drive::File(drive) => drive.resize(blocks),
+            Drive::Nvme(drive) => fail!(
+                "{} has the size its drive gave it; a new one is seen when it is removed and added again",
+                drive.info().label
+            ),
         }
         .context(|| "cannot resize")
     }

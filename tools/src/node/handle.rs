@@ -143,7 +143,9 @@ impl Handle {
                     nqn: nqn.into(),
                     nsid: *nsid,
                 })?;
-                lock(&self.drives).remove(&drive);
+                let drive = lock(&self.drives).remove(&drive);
+                // Not under the lock: a drive may take a while to shut down.
+                drop(drive);
                 (
                     format!("namespace {nsid} is gone"),
                     Written::Remove {
@@ -342,6 +344,12 @@ impl Handle {
     /// What is served.
     pub fn table(&self) -> Result<Table> {
         Ok(self.ask(Ask::Look)?.table)
+    }
+
+    /// Shuts all drives down. The cores must be done with them.
+    pub(super) fn close_drives(&self) {
+        let drives = std::mem::take(&mut *lock(&self.drives));
+        drop(drives);
     }
 
     /// Begins the end of the node.

@@ -34,8 +34,8 @@ pub fn plan(args: &ServeArgs) -> Result<Plan> {
             return from_file(path);
         }
         fail!(
-            "nothing to serve: give --device ram:64MiB (memory) or --device file:/path (a file or block device), \
-             or --config FILE"
+            "nothing to serve: give --device ram:64MiB (memory), --device file:/path (a file or block device), \
+             or --device nvme:ADDRESS (a drive that `ferroce devices` lists), or --config FILE"
         );
     }
     Ok(Plan {

@@ -1,0 +1,219 @@
+//! The admin queue: one command at a time, waited for, and events as they come (Base 5.1.2).
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferroce_engine::host::{self, CidTable};
+use ferroce_wire::Wire;
+use ferroce_wire::feature::AsyncEvent;
+use ferroce_wire::identify::{Cns, Csi, IDENTIFY_LEN};
+use ferroce_wire::prop::{Aqa, Cap, PropertyOffset};
+use ferroce_wire::sqe::{Prp, Sqe};
+use ferroce_wire::status::Status;
+
+use super::ring::{CompletionRing, SubmissionRing, doorbells};
+use crate::dma::{DmaMemory, Iommu};
+use crate::mmio::Bar;
+
+/// Entries of the admin queue.
+const ENTRIES: u32 = 32;
+/// Where things are in its memory: submissions, completions, data.
+const COMPLETIONS: usize = 4096;
+const DATA: usize = 8192;
+/// Asynchronous Event Requests that we keep at the drive.
+const AERS_MAX: u16 = 2;
+/// How long it waits between two looks, at first and at most.
+const LOOK_MIN: Duration = Duration::from_micros(20);
+const LOOK_MAX: Duration = Duration::from_millis(2);
+
+/// Why an admin command gave nothing.
+#[derive(Debug)]
+pub enum AdminError {
+    /// The drive refused it.
+    Status(Status),
+    /// It did not answer in time.
+    Timeout,
+    /// Its registers read as all ones: it is not there any more.
+    Gone,
+    /// It answered a command that nobody gave it.
+    Lie,
+}
+
+impl std::fmt::Display for AdminError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AdminError::Status(status) => write!(f, "the drive says {status}"),
+            AdminError::Timeout => f.write_str("the drive did not answer in time"),
+            AdminError::Gone => f.write_str("the drive is gone: its registers read as all ones"),
+            AdminError::Lie => f.write_str("the drive answered a command that nobody gave it"),
+        }
+    }
+}
+
+/// What an admin command was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Call,
+    Event,
+}
+
+/// The admin queue of a controller.
+#[derive(Debug)]
+pub struct Admin {
+    bar: Bar,
+    memory: Arc<DmaMemory>,
+    submissions: SubmissionRing,
+    completions: CompletionRing,
+    table: CidTable<Purpose>,
+    events: Vec<AsyncEvent>,
+    timeout: Duration,
+}
+
+impl Admin {
+    /// Its memory. The drive knows of it when [`Admin::program`] was called.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn new(bar: Bar, iommu: &Iommu, cap: Cap, timeout: Duration) -> io::Result<Admin> {
+        let memory = Arc::new(DmaMemory::map(iommu, DATA + IDENTIFY_LEN)?);
+        let (tail, head) = doorbells(cap, 0);
+        Ok(Admin {
+            bar,
+            submissions: SubmissionRing::new(memory.clone(), 0, ENTRIES, tail),
+            completions: CompletionRing::new(memory.clone(), COMPLETIONS, ENTRIES, head),
+            memory,
+            table: CidTable::new(ENTRIES as u16 - 1),
+            events: Vec::new(),
+            timeout,
+        })
+    }
+
+    /// Tells a disabled controller where the queue is; whatever was on it is forgotten.
+    pub fn program(&mut self) {
+        self.memory.clear(COMPLETIONS, DATA - COMPLETIONS);
+        self.submissions.reset();
+        self.completions.reset();
+        self.table = CidTable::new(ENTRIES as u16 - 1);
+        self.events.clear();
+        let entries_z = ENTRIES as u16 - 1;
+        let aqa = Aqa::default().with_asqs_z(entries_z).with_acqs_z(entries_z);
+        self.bar.write32(PropertyOffset::AQA.0, aqa.0);
+        self.bar.write64(PropertyOffset::ASQ.0, self.memory.iova(0));
+        self.bar
+            .write64(PropertyOffset::ACQ.0, self.memory.iova(COMPLETIONS));
+    }
+
+    /// One command, waited for. Dword 0 of its completion.
+    ///
+    /// # Errors
+    /// If it failed, or the drive did.
+    pub fn call(&mut self, sqe: Sqe) -> Result<u32, AdminError> {
+        self.call_for(sqe, self.timeout)
+    }
+
+    /// As [`Admin::call`], but for no longer than this.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn call_for(&mut self, mut sqe: Sqe, timeout: Duration) -> Result<u32, AdminError> {
+        let cid = self
+            .table
+            .insert(Purpose::Call)
+            .map_err(|_| AdminError::Timeout)?;
+        sqe.cid.set(cid);
+        self.submissions.push(&sqe);
+        self.submissions.ring(&self.bar);
+        let (start, mut pause) = (Instant::now(), LOOK_MIN);
+        loop {
+            if let Some(cqe) = self.take(Some(cid))? {
+                return if cqe.0.is_success() {
+                    Ok(cqe.1)
+                } else {
+                    Err(AdminError::Status(cqe.0))
+                };
+            }
+            if self.bar.read32(PropertyOffset::CSTS.0) == u32::MAX {
+                return Err(AdminError::Gone);
+            }
+            // The CID stays taken: the answer may still come.
+            if start.elapsed() > timeout {
+                return Err(AdminError::Timeout);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_MAX);
+        }
+    }
+
+    /// Takes completions until that of `wanted`: its status and dword 0.
+    fn take(&mut self, wanted: Option<u16>) -> Result<Option<(Status, u32)>, AdminError> {
+        let mut found = None;
+        while found.is_none()
+            && let Some(cqe) = self.completions.poll()
+        {
+            let cid = cqe.cid.get();
+            match self.table.remove(cid) {
+                None => return Err(AdminError::Lie),
+                Some(Purpose::Event) if cqe.status().is_success() => {
+                    self.events.push(AsyncEvent::from_dw0(cqe.dw0.get()));
+                }
+                // A drive that takes no (more) event requests.
+                Some(Purpose::Event) => {}
+                Some(Purpose::Call) if Some(cid) == wanted => {
+                    found = Some((cqe.status(), cqe.dw0.get()));
+                }
+                // An answer that nobody waits for any more.
+                Some(Purpose::Call) => {}
+            }
+        }
+        self.completions.ring(&self.bar);
+        Ok(found)
+    }
+
+    /// A command that returns data: a copy of what it returned.
+    ///
+    /// # Errors
+    /// As [`Admin::call`].
+    pub fn fetch<T: Wire>(&mut self, mut sqe: Sqe) -> Result<Box<T>, AdminError> {
+        const { assert!(size_of::<T>() <= IDENTIFY_LEN) };
+        self.memory.clear(DATA, IDENTIFY_LEN);
+        sqe.set_prp(Prp {
+            prp1: self.memory.iova(DATA).into(),
+            prp2: 0.into(),
+        });
+        self.call(sqe)?;
+        let mut found = Box::new(T::zeroed());
+        self.memory.copy_out(DATA, found.as_bytes_mut());
+        Ok(found)
+    }
+
+    /// Identify.
+    ///
+    /// # Errors
+    /// As [`Admin::call`].
+    pub fn identify<T: Wire>(&mut self, cns: Cns, nsid: u32) -> Result<Box<T>, AdminError> {
+        self.fetch(Sqe::identify(cns, nsid, Csi::NVM))
+    }
+
+    /// Asks the drive to tell what happens; it may have `limit` requests for that.
+    pub fn listen(&mut self, limit: u16) {
+        for _ in 0..limit.min(AERS_MAX) {
+            let Ok(cid) = self.table.insert(Purpose::Event) else {
+                break;
+            };
+            let mut sqe = host::async_event_request();
+            sqe.cid.set(cid);
+            self.submissions.push(&sqe);
+        }
+        self.submissions.ring(&self.bar);
+    }
+
+    /// What happened since the last look.
+    ///
+    /// # Errors
+    /// If the drive lies.
+    pub fn events(&mut self) -> Result<Vec<AsyncEvent>, AdminError> {
+        self.take(None)?;
+        Ok(std::mem::take(&mut self.events))
+    }
+}

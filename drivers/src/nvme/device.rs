@@ -1,0 +1,888 @@
+//! A controller: brought up, kept, reset, shut down; and its namespaces as drives of the node.
+//!
+//! Each controller has a keeper, a thread that sleeps on the drive's admin interrupt and looks around twice a
+//! second. It does all that is slow, so that no core ever waits for a drive. What goes wrong escalates: a
+//! command that takes too long is aborted, one that cannot be aborted gets the controller reset while all
+//! commands wait, and a controller that does not come back, or is gone, fails: its commands are answered, and
+//! the node lives on.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferroce_buf::Region;
+use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
+use ferroce_engine::port::{DriveInfo, Tick};
+use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId, NumberOfQueues};
+use ferroce_wire::identify::{
+    Cns, IdentifyController, IdentifyNamespace, NamespaceList, NvmIdentifyController,
+};
+use ferroce_wire::log::{LogId, SmartLog};
+use ferroce_wire::prop::{Cap, Csts, PropertyOffset, Vs};
+use ferroce_wire::sqe::{NSID_ALL, Sqe};
+use uuid::Uuid;
+
+use super::admin::{Admin, AdminError};
+use super::queue::{Abilities, ENTRIES_MAX, End, Life, MAX_TRANSFER, Mode, NvmeQueue, Word};
+use crate::DriveError;
+use crate::dma::{BufMap, Bus, DmaMemory, Iommu};
+use crate::mmio::{Bar, Registers};
+use crate::pci::Address;
+use crate::vfio::{self, Device, EventFd};
+
+/// Keeps our names apart from other uses of UUID version 5.
+const NAMES: Uuid = Uuid::from_u128(0x8d1b_2a57_6f34_4c0e_b7a9_15d2_90ce_34f6);
+/// I/O queues we ask a drive for.
+const QUEUES_WANTED: u32 = 128;
+/// Interrupt vectors we take: each is a descriptor. Queues beyond them are looked at every now and then.
+const VECTORS_MAX: u32 = 65;
+/// A drive that had to be reset so often within `RESETS_WITHIN` is given up.
+const RESETS_MAX: usize = 3;
+const RESETS_WITHIN: Duration = Duration::from_secs(600);
+/// How long a drive's shutdown is waited for, whatever it says.
+const SHUTDOWN_MAX_MS: u32 = 30_000;
+/// How long cores have to notice what the keeper says, and to close their queues.
+const HEAR: Duration = Duration::from_secs(5);
+
+/// How long things may take, in milliseconds. Together they stay below the 30 s after which Linux hosts give
+/// up on a command themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// A command, before it is aborted.
+    pub command_ms: u32,
+    /// Its Abort, before the controller is reset.
+    pub abort_ms: u32,
+    /// The reset, before the drive is given up.
+    pub reset_ms: u32,
+    /// Any other admin command.
+    pub admin_ms: u32,
+    /// Between two looks of the keeper.
+    pub look_ms: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            command_ms: 8_000,
+            abort_ms: 2_000,
+            reset_ms: 10_000,
+            admin_ms: 5_000,
+            look_ms: 500,
+        }
+    }
+}
+
+/// Where a controller sits: its registers, its way to memory, its interrupts.
+#[derive(Debug)]
+pub struct Seat {
+    bar: Bar,
+    iommu: Iommu,
+    device: Option<Device>,
+    vectors: Vec<EventFd>,
+    request: Option<EventFd>,
+    error: Option<EventFd>,
+}
+
+impl Seat {
+    /// A device that is bound to vfio-pci.
+    ///
+    /// # Errors
+    /// Each with what to do about it.
+    pub fn vfio(address: Address) -> Result<Seat, DriveError> {
+        let label = format!("nvme:{address}");
+        let system = |tried: &str, cause| DriveError::system(&label, tried, cause);
+        let device = Device::open(address)?;
+        let bar = device
+            .map_bar0()
+            .map_err(|cause| system("mapping its registers", cause))?;
+        let count = device.vectors().min(VECTORS_MAX);
+        let events: std::io::Result<Vec<EventFd>> = (0..count).map(|_| EventFd::new()).collect();
+        let vectors =
+            events.map_err(|cause| system("making an eventfd for an interrupt", cause))?;
+        if !vectors.is_empty() {
+            device
+                .watch_vectors(&vectors)
+                .map_err(|cause| system("setting up its interrupts", cause))?;
+        }
+        // Not every device and kernel has these two; without them nobody is told in time.
+        let watched = |watch: &dyn Fn(&EventFd) -> std::io::Result<()>| {
+            let event = EventFd::new().ok()?;
+            watch(&event).ok().map(|()| event)
+        };
+        let request = watched(&|event| device.watch_request(event));
+        let error = watched(&|event| device.watch_errors(event));
+        device
+            .set_bus_master(true)
+            .map_err(|cause| system("letting it reach memory", cause))?;
+        Ok(Seat {
+            bar: Bar::Mapped(Arc::new(bar)),
+            iommu: Iommu::Vfio(device.container().clone()),
+            device: Some(device),
+            vectors,
+            request,
+            error,
+        })
+    }
+
+    /// Somebody plays the device; nothing interrupts.
+    pub fn played(registers: Arc<dyn Registers>, bus: Arc<Bus>) -> Seat {
+        Seat {
+            bar: Bar::Played(registers),
+            iommu: Iommu::Bus(bus),
+            device: None,
+            vectors: Vec::new(),
+            request: None,
+            error: None,
+        }
+    }
+}
+
+/// A controller of ours. Dropping it waits for its queues to be closed, and shuts the drive down.
+#[derive(Debug)]
+pub struct Controller {
+    label: String,
+    kept: Arc<Kept>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the keeper's thread and others share.
+#[derive(Debug)]
+struct Kept {
+    keeper: Mutex<Keeper>,
+    stop: AtomicBool,
+    bell: EventFd,
+}
+
+/// Namespaces of one controller share it.
+static OPEN: Mutex<BTreeMap<Address, Weak<Controller>>> = Mutex::new(BTreeMap::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Controller {
+    /// The controller at an address, brought up if it is not already.
+    ///
+    /// # Errors
+    /// Each with what to do about it.
+    pub fn at(address: Address) -> Result<Arc<Controller>, DriveError> {
+        let mut open = lock(&OPEN);
+        let known = open.get(&address).and_then(Weak::upgrade);
+        if let Some(controller) = known.filter(|controller| !controller.has_failed()) {
+            return Ok(controller);
+        }
+        let label = format!("nvme:{address}");
+        let controller = Controller::start(label, Seat::vfio(address)?, Patience::default())?;
+        let controller = Arc::new(controller);
+        open.insert(address, Arc::downgrade(&controller));
+        Ok(controller)
+    }
+
+    /// Brings up what sits there.
+    ///
+    /// # Errors
+    /// If it does not come up, or says what cannot be.
+    pub fn start(label: String, seat: Seat, patience: Patience) -> Result<Controller, DriveError> {
+        let bell = EventFd::new()
+            .map_err(|cause| DriveError::system(&label, "making an eventfd", cause))?;
+        let mut events = vec![bell.clone()];
+        events.extend(seat.vectors.first().cloned());
+        events.extend(seat.request.clone());
+        events.extend(seat.error.clone());
+        let keeper = Keeper::bring_up(label.clone(), seat, patience)?;
+        let kept = Arc::new(Kept {
+            keeper: Mutex::new(keeper),
+            stop: AtomicBool::new(false),
+            bell,
+        });
+        let look = Duration::from_millis(patience.look_ms.into());
+        let shared = kept.clone();
+        let run = move || {
+            while !shared.stop.load(Ordering::Acquire) {
+                vfio::wait(&events, look);
+                lock(&shared.keeper).look();
+            }
+            lock(&shared.keeper).close();
+        };
+        let thread = std::thread::Builder::new().name("nvme keeper".into());
+        let thread = thread
+            .spawn(run)
+            .map_err(|cause| DriveError::system(&label, "starting its keeper", cause))?;
+        Ok(Controller {
+            label,
+            kept,
+            thread: Some(thread),
+        })
+    }
+
+    /// True if it was given up.
+    pub fn has_failed(&self) -> bool {
+        self.keeper().word.life().mode() == Mode::Failed
+    }
+
+    /// Its SMART / Health log.
+    ///
+    /// # Errors
+    /// If the drive does not give it.
+    pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
+        let mut keeper = self.keeper();
+        let sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
+        keeper
+            .call(|admin| admin.fetch(sqe))
+            .map_err(|why| self.refused("SMART log", &why))
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        lock(&self.kept.keeper)
+    }
+
+    fn refused(&self, what: &str, why: &AdminError) -> DriveError {
+        DriveError::refused(&self.label, format!("{what}: {why}"))
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.kept.stop.store(true, Ordering::Release);
+        self.kept.bell.signal();
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the keeper has.
+#[derive(Debug)]
+struct Keeper {
+    label: String,
+    word: Arc<Word>,
+    patience: Patience,
+    start: Instant,
+    cap: Cap,
+    /// None when the device was given back.
+    seat: Option<Seat>,
+    admin: Option<Admin>,
+    id: Box<IdentifyController>,
+    queues: u32,
+    ends: Vec<Arc<End>>,
+    resets: Vec<Instant>,
+    /// The IOMMU outlives the seat: queue memory is unmapped through it.
+    iommu: Iommu,
+}
+
+/// Why a controller did not come up.
+#[derive(Debug)]
+enum Trouble {
+    Bringup(BringupError),
+    Admin(&'static str, AdminError),
+    Other(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Bringup(why) => why.fmt(f),
+            Trouble::Admin(what, why) => write!(f, "{what}: {why}"),
+            Trouble::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Keeper {
+    fn bring_up(label: String, seat: Seat, patience: Patience) -> Result<Keeper, DriveError> {
+        let cap = Cap(seat.bar.read64(PropertyOffset::CAP.0));
+        if cap.0 == u64::MAX {
+            return Err(DriveError::refused(&label, BringupError::Gone.to_string()));
+        }
+        let admin_timeout = Duration::from_millis(patience.admin_ms.into());
+        let admin = Admin::new(seat.bar.clone(), &seat.iommu, cap, admin_timeout)
+            .map_err(|cause| DriveError::system(&label, "memory for its admin queue", cause))?;
+        let mut keeper = Keeper {
+            label,
+            word: Arc::new(Word::default()),
+            patience,
+            start: Instant::now(),
+            cap,
+            iommu: seat.iommu.clone(),
+            seat: Some(seat),
+            admin: Some(admin),
+            id: Box::default(),
+            queues: 0,
+            ends: Vec::new(),
+            resets: Vec::new(),
+        };
+        match keeper.enable() {
+            Ok(()) => Ok(keeper),
+            Err(why) => Err(DriveError::refused(&keeper.label, why.to_string())),
+        }
+    }
+
+    /// From whatever state to ready, with all queues there are.
+    fn enable(&mut self) -> Result<(), Trouble> {
+        self.bring(Goal::Enabled)?;
+        let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
+        let admin = self.admin.as_mut().expect("it is there until it fails");
+        let id: Box<IdentifyController> = admin
+            .identify(Cns::CONTROLLER, 0)
+            .map_err(|why| Trouble::Admin("Identify Controller", why))?;
+        if self.queues > 0 && (id.sn != self.id.sn || id.mn != self.id.mn) {
+            return Err(Trouble::Other(
+                "after its reset it says that it is another drive".into(),
+            ));
+        }
+        self.id = id;
+        let wanted = NumberOfQueues::new(QUEUES_WANTED);
+        let sqe = Sqe::set_features(FeatureId::NUMBER_OF_QUEUES, 0, wanted.0);
+        let granted = NumberOfQueues(call("Set Features, Number of Queues", admin.call(sqe))?);
+        // A drive may grant more than was asked for.
+        self.queues = granted
+            .submission_queues()
+            .min(granted.completion_queues())
+            .min(QUEUES_WANTED);
+        // A drive need not know the feature; then it tells what it tells.
+        let events =
+            AsyncEventConfig::SMART & !0xE0 | AsyncEventConfig::NS_ATTRIBUTE & self.id.oaes.get();
+        let sqe = Sqe::set_features(FeatureId::ASYNC_EVENT_CONFIG, 0, events);
+        if let Err(why @ (AdminError::Timeout | AdminError::Gone | AdminError::Lie)) =
+            admin.call(sqe)
+        {
+            return Err(Trouble::Admin(
+                "Set Features, Asynchronous Event Configuration",
+                why,
+            ));
+        }
+        admin.listen(self.id.async_event_limit());
+        for end in &self.ends {
+            end.clear();
+            for sqe in end.create() {
+                call("making a queue", admin.call(sqe))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a [`Bringup`] says until the goal is reached.
+    fn bring(&mut self, goal: Goal) -> Result<(), Trouble> {
+        // RTD3E, in microseconds, is how long it may take to write its caches out.
+        let shutdown_ms = (self.id.rtd3e.get() / 1000).max(self.patience.admin_ms);
+        let mut machine = Bringup::new(goal, shutdown_ms.min(SHUTDOWN_MAX_MS));
+        let now = |keeper: &Keeper| Tick(keeper.start.elapsed().as_nanos() as u64);
+        loop {
+            let Some(bar) = self.seat.as_ref().map(|seat| &seat.bar) else {
+                return Err(Trouble::Bringup(BringupError::Gone));
+            };
+            match machine.next(now(self)) {
+                Step::Get(at) => {
+                    let value = match is_64_bit(at) {
+                        true => bar.read64(at.0),
+                        false => bar.read32(at.0).into(),
+                    };
+                    let told = machine.got(value, now(self));
+                    told.map_err(Trouble::Bringup)?;
+                }
+                Step::Set(at, value) => {
+                    bar.write32(at.0, value as u32);
+                    machine.done(now(self));
+                }
+                Step::Program => {
+                    self.admin.as_mut().expect("until it fails").program();
+                    machine.done(now(self));
+                }
+                Step::Wait(until) => {
+                    std::thread::sleep(Duration::from_nanos(until.since(now(self))));
+                }
+                Step::Ready => return Ok(()),
+            }
+        }
+    }
+
+    fn call<T>(
+        &mut self,
+        act: impl FnOnce(&mut Admin) -> Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
+        match (self.word.life().mode(), &mut self.admin) {
+            (Mode::Up, Some(admin)) => act(admin),
+            _ => Err(AdminError::Gone),
+        }
+    }
+
+    /// A new queue.
+    fn open_queue(&mut self) -> Result<(Arc<End>, Bar), Trouble> {
+        self.drop_closed();
+        let taken = |qid: &u16| self.ends.iter().any(|end| end.qid() == *qid);
+        let Some(qid) = (1..=self.queues as u16).find(|qid| !taken(qid)) else {
+            return Err(Trouble::Other(format!(
+                "the drive has {} queues and all are taken: each core takes one for each namespace; name fewer \
+                 cores",
+                self.queues
+            )));
+        };
+        let Some(seat) = &self.seat else {
+            return Err(Trouble::Bringup(BringupError::Gone));
+        };
+        let bar = seat.bar.clone();
+        let entries = self.cap.queue_entries_max().min(ENTRIES_MAX);
+        if entries < 2 {
+            return Err(Trouble::Other("it has queues of one entry".into()));
+        }
+        let memory = DmaMemory::map(&self.iommu, End::memory_len(entries))
+            .map_err(|cause| Trouble::Other(format!("memory for a queue: {cause}")))?;
+        let vector = seat.vectors.get(usize::from(qid));
+        let vector = vector.map(|event| (qid, event.clone()));
+        let end = End::new(qid, entries, Arc::new(memory), vector, self.word.life());
+        for sqe in end.create() {
+            self.call(|admin| admin.call(sqe))
+                .map_err(|why| Trouble::Admin("making a queue", why))?;
+        }
+        let end = Arc::new(end);
+        self.ends.push(end.clone());
+        Ok((end, bar))
+    }
+
+    /// Looks around, and does what is to be done.
+    fn look(&mut self) {
+        let ms = self.start.elapsed().as_millis() as u32;
+        self.word.tell_ms(ms);
+        for end in self.ends.iter().filter(|end| end.rests_on_commands()) {
+            end.wake();
+        }
+        let Some(seat) = &self.seat else { return };
+        if let Some(vector) = seat.vectors.first() {
+            vector.drain();
+        }
+        let asked = |event: &Option<EventFd>| event.as_ref().is_some_and(EventFd::drain);
+        if asked(&seat.request) {
+            self.give_back();
+            return;
+        }
+        let bus_error = asked(&seat.error);
+        let csts = Csts(seat.bar.read32(PropertyOffset::CSTS.0));
+        if csts.0 == u32::MAX {
+            self.fail("it is gone: its registers read as all ones");
+        } else if bus_error {
+            self.reset("the bus reports an error");
+        } else if csts.cfs() {
+            self.reset("it reports a fatal error (CSTS.CFS)");
+        } else if self.ends.iter().any(|end| end.was_lied_to()) {
+            self.reset("it answered a command that nobody gave it");
+        } else if self.ends.iter().any(|end| end.is_stuck()) {
+            self.reset("a command was neither answered nor aborted");
+        } else {
+            self.drop_closed();
+            self.abort_suspects();
+            self.hear_events();
+        }
+    }
+
+    fn abort_suspects(&mut self) {
+        let timeout = Duration::from_millis(self.patience.abort_ms.into());
+        for end in self.ends.clone() {
+            while let Some(cid) = end.suspect() {
+                let (qid, ms) = (end.qid(), self.patience.command_ms);
+                log::warn!(
+                    "{}: no answer within {ms} ms on queue {qid}: aborting",
+                    self.label
+                );
+                match self.call(|admin| admin.call_for(Sqe::abort(qid, cid), timeout)) {
+                    // Dword 0 says whether it was aborted; if not, its age will tell.
+                    Ok(_) | Err(AdminError::Status(_)) => {}
+                    Err(AdminError::Gone) => return self.fail("it is gone"),
+                    Err(why @ (AdminError::Timeout | AdminError::Lie)) => {
+                        return self.reset(&format!("Abort: {why}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear_events(&mut self) {
+        let events = match self.call(Admin::events) {
+            Ok(events) => events,
+            Err(AdminError::Gone) => return,
+            Err(why) => return self.reset(&why.to_string()),
+        };
+        for event in events {
+            log::warn!("{}: {}", self.label, said(&event));
+            // Reading the page is what lets the drive tell of the next such event.
+            let len = match event.lid {
+                LogId::ERROR_INFORMATION => 64,
+                LogId::SMART => size_of::<SmartLog>() as u32,
+                _ => 4096,
+            };
+            let sqe = Sqe::get_log_page(event.lid, NSID_ALL, 0, len);
+            match self.call(|admin| admin.fetch::<NamespaceList>(sqe)) {
+                Ok(_) | Err(AdminError::Status(_)) => {}
+                Err(AdminError::Gone) => return self.fail("it is gone"),
+                Err(why) => return self.reset(&format!("Get Log Page: {why}")),
+            }
+            if let Some(admin) = &mut self.admin {
+                admin.listen(1);
+            }
+        }
+    }
+
+    /// Ends the drive's part of queues whose cores are done with them.
+    fn drop_closed(&mut self) {
+        let closed: Vec<Arc<End>> = self
+            .ends
+            .iter()
+            .filter(|end| end.is_closed())
+            .cloned()
+            .collect();
+        for end in closed {
+            let mut deleted = true;
+            for sqe in end.delete() {
+                deleted &= self.call(|admin| admin.call(sqe)).is_ok();
+            }
+            // Else the drive may still write there: the memory stays until the next reset.
+            if deleted || self.seat.is_none() {
+                self.ends.retain(|known| !Arc::ptr_eq(known, &end));
+            }
+        }
+    }
+
+    /// Says how it is, and waits until every core has heard.
+    fn say(&mut self, mode: Mode) -> Life {
+        let life = self.word.say(mode);
+        let deadline = Instant::now() + HEAR;
+        while let Some(deaf) = self.ends.iter().find(|end| !end.has_heard(life)) {
+            if Instant::now() >= deadline {
+                log::error!(
+                    "{}: the core of queue {} does not look at it",
+                    self.label,
+                    deaf.qid()
+                );
+                break;
+            }
+            deaf.wake();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        life
+    }
+
+    /// Resets the controller and makes its queues anew, while all commands wait.
+    fn reset(&mut self, why: &str) {
+        log::warn!("{}: {why}: resetting it", self.label);
+        self.resets.retain(|at| at.elapsed() < RESETS_WITHIN);
+        self.resets.push(Instant::now());
+        if self.resets.len() > RESETS_MAX {
+            return self.fail("it had to be reset too often");
+        }
+        let deadline = Instant::now() + Duration::from_millis(self.patience.reset_ms.into());
+        let life = self.say(Mode::Down);
+        if !self.ends.iter().all(|end| end.has_heard(life)) {
+            return self.fail("a core does not let go of it");
+        }
+        self.ends.retain(|end| !end.is_closed());
+        loop {
+            match self.enable() {
+                Ok(()) => {
+                    log::warn!("{}: it is back", self.label);
+                    self.say(Mode::Up);
+                    return;
+                }
+                Err(Trouble::Bringup(BringupError::Gone)) => return self.fail("it is gone"),
+                Err(why) if Instant::now() >= deadline => {
+                    return self.fail(&format!("it does not come back: {why}"));
+                }
+                Err(why) => log::warn!("{}: {why}; trying again", self.label),
+            }
+            // Harder: the function, not the controller alone.
+            if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref())
+                && device.reset().is_ok()
+                && let Err(cause) = device.set_bus_master(true)
+            {
+                return self.fail(&format!("it cannot be let reach memory: {cause}"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Gives the drive up. It reaches no memory any more before any Buf goes home.
+    fn fail(&mut self, why: &str) {
+        log::error!("{}: {why}; its namespaces fail", self.label);
+        if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref()) {
+            // One of these is enough, and a device that is gone takes neither.
+            let _ = device.set_bus_master(false);
+            let _ = device.reset();
+        } else if let Some(seat) = &self.seat {
+            seat.bar.write32(PropertyOffset::CC.0, 0);
+        }
+        self.say(Mode::Failed);
+        self.admin = None;
+        self.seat = None;
+    }
+
+    /// The system wants the device: it is to be removed, or bound to another driver.
+    fn give_back(&mut self) {
+        log::warn!("{}: the system asks for it back", self.label);
+        self.say(Mode::Down);
+        if let Err(why) = self.bring(Goal::ShutDown) {
+            log::warn!("{}: {why}", self.label);
+        }
+        self.fail("it was taken away");
+    }
+
+    /// Shuts the drive down: a stop of ours is no unsafe shutdown of its.
+    fn close(&mut self) {
+        let deadline = Instant::now() + HEAR;
+        while self.ends.iter().any(|end| !end.is_closed()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.seat.is_none() {
+            return;
+        }
+        self.drop_closed();
+        if let Err(why) = self.bring(Goal::ShutDown) {
+            log::warn!("{}: {why}", self.label);
+        }
+        if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref()) {
+            let _ = device.set_bus_master(false);
+        }
+        self.word.say(Mode::Failed);
+        self.admin = None;
+        self.seat = None;
+    }
+}
+
+/// An event, for the log.
+fn said(event: &AsyncEvent) -> String {
+    let what = match event.event_type {
+        AsyncEvent::TYPE_ERROR => "an error",
+        AsyncEvent::TYPE_SMART => "its health changed",
+        AsyncEvent::TYPE_NOTICE if *event == AsyncEvent::NAMESPACE_CHANGED => {
+            "a namespace changed; a new size is seen when the drive is opened again"
+        }
+        AsyncEvent::TYPE_NOTICE => "a notice",
+        _ => "an event",
+    };
+    format!(
+        "{what} (type {}, {:#x}; {})",
+        event.event_type, event.info, event.lid
+    )
+}
+
+/// Which namespace of which drive, and how it is to be served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NvmeConfig {
+    /// What the operator called it.
+    pub label: String,
+    /// Namespace identifier at the drive; the only one there is, if it is not said.
+    pub nsid: Option<u32>,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Its identity, if the operator says.
+    pub uuid: Option<[u8; 16]>,
+}
+
+/// A namespace of a controller, as a drive of the node.
+#[derive(Debug)]
+pub struct NvmeDrive {
+    controller: Arc<Controller>,
+    info: DriveInfo,
+    abilities: Abilities,
+}
+
+impl NvmeDrive {
+    /// Looks at a namespace.
+    ///
+    /// # Errors
+    /// If there is no such namespace, or its format is none we serve.
+    pub fn open(controller: Arc<Controller>, config: NvmeConfig) -> Result<NvmeDrive, DriveError> {
+        let mut keeper = controller.keeper();
+        let found = keeper.look_at_namespace(&config);
+        drop(keeper);
+        let (info, abilities) =
+            found.map_err(|why| DriveError::refused(&config.label, why.to_string()))?;
+        Ok(NvmeDrive {
+            controller,
+            info,
+            abilities,
+        })
+    }
+
+    /// What hosts are told.
+    pub fn info(&self) -> DriveInfo {
+        self.info.clone()
+    }
+
+    /// Its controller.
+    pub fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
+    /// One core's part. The Bufs of requests lie in `regions`.
+    ///
+    /// # Errors
+    /// If the drive has no queue left, or memory cannot be mapped for it.
+    pub fn queue(&self, regions: &[Arc<Region>]) -> Result<NvmeQueue, DriveError> {
+        let label = &self.info.label;
+        let mut keeper = self.controller.keeper();
+        let bufs = BufMap::map(&keeper.iommu, regions)
+            .map_err(|cause| DriveError::system(label, "mapping the data buffers for it", cause))?;
+        let (end, bar) = keeper
+            .open_queue()
+            .map_err(|why| DriveError::refused(label, why.to_string()))?;
+        Ok(NvmeQueue::new(
+            keeper.word.clone(),
+            end,
+            bar,
+            keeper.cap,
+            bufs,
+            self.abilities,
+            keeper.patience,
+        ))
+    }
+}
+
+impl Keeper {
+    fn look_at_namespace(
+        &mut self,
+        config: &NvmeConfig,
+    ) -> Result<(DriveInfo, Abilities), Trouble> {
+        let at = |what| move |why| Trouble::Admin(what, why);
+        let list: Box<NamespaceList> = self
+            .call(|admin| admin.identify(Cns::ACTIVE_NAMESPACES, 0))
+            .map_err(at("Identify, active namespaces"))?;
+        let active: Vec<u32> = list.iter().collect();
+        let nsid = match (config.nsid, &active[..]) {
+            (Some(nsid), active) if active.contains(&nsid) => nsid,
+            (None, [nsid]) => *nsid,
+            (_, []) => return Err(Trouble::Other("the drive has no namespace".into())),
+            (Some(nsid), active) => {
+                return Err(Trouble::Other(format!(
+                    "the drive has no namespace {nsid}; it has {active:?}"
+                )));
+            }
+            (None, active) => {
+                return Err(Trouble::Other(format!(
+                    "the drive has namespaces {active:?}; say which: {}/{}",
+                    config.label, active[0]
+                )));
+            }
+        };
+        let namespace: Box<IdentifyNamespace> = self
+            .call(|admin| admin.identify(Cns::NAMESPACE, nsid))
+            .map_err(at("Identify Namespace"))?;
+        let version = self
+            .seat
+            .as_ref()
+            .map(|seat| seat.bar.read32(PropertyOffset::VS.0));
+        // What single commands may carry is told since 2.0; before, a limit on data is the best guess.
+        let limits: Box<NvmIdentifyController> = match version {
+            Some(version) if version >= Vs::V2_0.0 => self
+                .call(|admin| admin.identify(Cns::CS_CONTROLLER, 0))
+                .unwrap_or_default(),
+            _ => Box::default(),
+        };
+        let drive = Facts {
+            cap: self.cap,
+            id: &self.id,
+            namespace: &namespace,
+            limits: &limits,
+        };
+        drive.judge(nsid, config).map_err(Trouble::Other)
+    }
+}
+
+/// What a drive says of itself and of a namespace.
+struct Facts<'a> {
+    cap: Cap,
+    id: &'a IdentifyController,
+    namespace: &'a IdentifyNamespace,
+    limits: &'a NvmIdentifyController,
+}
+
+impl Facts<'_> {
+    /// What hosts are told, and what commands may be; or why it cannot be served.
+    fn judge(&self, nsid: u32, config: &NvmeConfig) -> Result<(DriveInfo, Abilities), String> {
+        let Facts {
+            cap,
+            id,
+            namespace,
+            limits,
+        } = self;
+        let format = namespace.lba_format();
+        if format.ms.get() != 0 {
+            return Err(format!(
+                "namespace {nsid} has {} bytes of metadata with each block; format it without (nvme format \
+                 --lbaf=N with a format of ms:0)",
+                format.ms
+            ));
+        }
+        let block_len = match namespace.block_bytes() {
+            Some(len @ (512 | 4096)) => len,
+            len => {
+                return Err(format!(
+                    "namespace {nsid} has blocks of {} bytes; 512 and 4096 are served (nvme format --lbaf=N)",
+                    len.unwrap_or(0)
+                ));
+            }
+        };
+        let blocks = namespace.nsze.get();
+        if blocks == 0 {
+            return Err(format!("namespace {nsid} has no blocks"));
+        }
+        let shift = block_len.trailing_zeros();
+        let mdts = id.transfer_bytes_max(cap.mpsmin()).unwrap_or(u64::MAX);
+        let max_transfer = mdts.min(MAX_TRANSFER.into()) as u32;
+        let transfer = max_transfer >> shift;
+        // WZSL and VSL are powers of two of the smallest page; 0 is no limit, if the structure is there at all.
+        let told = limits.ver.get() != 0 || **limits != NvmIdentifyController::default();
+        let limit = |log2: u8| match log2 {
+            0 if told => 0x1_0000,
+            0 => transfer,
+            _ => {
+                let bytes = 1u64
+                    .checked_shl(12 + u32::from(cap.mpsmin()) + u32::from(log2))
+                    .unwrap_or(u64::MAX);
+                (bytes >> shift).clamp(1, 0x1_0000) as u32
+            }
+        };
+        let can = |bit| id.oncs.get() & bit != 0;
+        let zeros = namespace.dlfeat & 0b111 == IdentifyNamespace::DLFEAT_ZEROES;
+        let range_max = match limits.dmrsl.get() {
+            0 => u32::MAX,
+            blocks => blocks,
+        };
+        let abilities = Abilities {
+            nsid,
+            block_shift: shift as u8,
+            transfer,
+            zeroes: can(IdentifyController::ONCS_WRITE_ZEROES).then(|| limit(limits.wzsl)),
+            zeroes_deallocate: zeros
+                && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0,
+            verify: can(IdentifyController::ONCS_VERIFY).then(|| limit(limits.vsl)),
+            // Hosts are told that what is deallocated reads as zeros: a drive that does not say so keeps it.
+            deallocate: (can(IdentifyController::ONCS_DSM) && zeros).then_some(range_max),
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let name = format!("nvme {} {} {nsid}", text(id.model()), text(id.serial()));
+        let uuid = config
+            .uuid
+            .unwrap_or_else(|| Uuid::new_v5(&NAMES, name.as_bytes()).into_bytes());
+        let preferred = match namespace.nsfeat & IdentifyNamespace::NSFEAT_OPTPERF {
+            0 => 1,
+            _ => namespace.preferred_write_blocks(),
+        };
+        let info = DriveInfo {
+            label: config.label.clone(),
+            block_len,
+            blocks,
+            uuid,
+            nguid: crate::nguid_of(uuid),
+            read_only: config.read_only
+                || namespace.nsattr & IdentifyNamespace::NSATTR_WRITE_PROTECTED != 0,
+            volatile_cache: id.vwc & IdentifyController::VWC_PRESENT != 0,
+            brings_memory: false,
+            preferred_blocks: preferred,
+            deallocates: abilities.deallocate.is_some(),
+            max_transfer,
+            max_bufs: 1,
+        };
+        Ok((info, abilities))
+    }
+}

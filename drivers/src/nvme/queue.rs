@@ -1,0 +1,775 @@
+//! One core's queue at a namespace of a drive: requests of the engine to commands, completions to answers.
+//!
+//! A command has a slot: its place in the CID table and its PRP list in queue memory. What one command may
+//! not carry (Write Zeroes beyond WZSL) goes as several, one after the other, in the same slot. What the drive
+//! cannot do is done by what it can: zeros are written from one page of them, blocks are verified by reading
+//! them to a page nobody looks at.
+//!
+//! Nothing here waits. When the keeper resets the drive, commands stay in the table, are taken until it is
+//! full, and are given to the drive anew afterwards: none of them was answered, so none may be left out, and
+//! doing one twice changes nothing. Their Bufs are the device's until the keeper has seen to it that the device
+//! does not reach memory any more.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use ferroce_engine::host::{self, CidTable};
+use ferroce_engine::port::{Backend, Done, Io, Op};
+use ferroce_wire::feature::DsmRange;
+use ferroce_wire::prop::Cap;
+use ferroce_wire::sqe::{Prp, Sqe};
+use ferroce_wire::status::Status;
+
+use super::device::Patience;
+use super::ring::{CompletionRing, SubmissionRing, doorbells};
+use crate::dma::{BufMap, DmaMemory};
+use crate::mmio::Bar;
+use crate::vfio::EventFd;
+
+/// The most entries of a queue. One fewer is the number of requests it takes.
+pub const ENTRIES_MAX: u32 = 256;
+/// The most bytes one command carries.
+pub const MAX_TRANSFER: u32 = 128 * 1024;
+
+/// Bytes of a slot's PRP list: 64 entries. A list may not cross a page (Base 4.3.1), and this divides one.
+const LIST_LEN: usize = 512;
+const PAGE: usize = ferroce_buf::PAGE;
+/// Commands whose Abort the keeper may have on its list at a time.
+const SUSPECTS: usize = 16;
+
+const _: () = assert!(MAX_TRANSFER as usize / PAGE < LIST_LEN / 8);
+const _: () = assert!(PAGE.is_multiple_of(LIST_LEN));
+
+/// What the drive failed answers with: the host may try again, on another path or later.
+pub const FAILED: Status = Status::NAMESPACE_NOT_READY;
+
+/// What the keeper says of a controller, in one word that every queue looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Life(u32);
+
+/// How a controller is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// It takes commands.
+    Up,
+    /// It is being reset: nobody touches it, commands wait.
+    Down,
+    /// It is given up. It reaches no memory, and commands are answered.
+    Failed,
+}
+
+impl Life {
+    const fn new(generation: u32, mode: Mode) -> Life {
+        Life(generation << 2 | mode as u32)
+    }
+
+    /// How it is.
+    pub const fn mode(self) -> Mode {
+        match self.0 & 3 {
+            0 => Mode::Up,
+            1 => Mode::Down,
+            _ => Mode::Failed,
+        }
+    }
+
+    /// The next thing to be said.
+    #[must_use]
+    pub const fn then(self, mode: Mode) -> Life {
+        Life::new((self.0 >> 2).wrapping_add(1), mode)
+    }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} #{}", self.mode(), self.0 >> 2)
+    }
+}
+
+/// What the keeper tells all queues of a controller.
+#[derive(Debug)]
+pub struct Word {
+    life: AtomicU32,
+    ms: AtomicU32,
+}
+
+impl Default for Word {
+    fn default() -> Word {
+        Word {
+            life: AtomicU32::new(Life::new(0, Mode::Up).0),
+            ms: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Word {
+    /// How the controller is.
+    #[inline]
+    pub fn life(&self) -> Life {
+        Life(self.life.load(Ordering::Acquire))
+    }
+
+    /// Says how it is from now on.
+    pub fn say(&self, mode: Mode) -> Life {
+        let life = self.life().then(mode);
+        self.life.store(life.0, Ordering::Release);
+        life
+    }
+
+    /// Milliseconds of the keeper's clock, as it last said.
+    #[inline]
+    fn ms(&self) -> u32 {
+        self.ms.load(Ordering::Relaxed)
+    }
+
+    /// Tells the time.
+    pub fn tell_ms(&self, ms: u32) {
+        self.ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+/// A queue as the keeper has it: what the drive must be told to make it, and what its core says of it.
+#[derive(Debug)]
+pub struct End {
+    qid: u16,
+    entries: u32,
+    memory: Arc<DmaMemory>,
+    /// Its interrupt vector, and what that writes to.
+    vector: Option<(u16, EventFd)>,
+    heard: AtomicU32,
+    resting: AtomicBool,
+    suspects: ArrayQueue<u16>,
+    stuck: AtomicBool,
+    lied: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl End {
+    /// A queue that the drive does not have yet.
+    pub fn new(
+        qid: u16,
+        entries: u32,
+        memory: Arc<DmaMemory>,
+        vector: Option<(u16, EventFd)>,
+        life: Life,
+    ) -> End {
+        assert!(
+            memory.words().len() * 8 >= Layout::of(entries).len,
+            "a queue fits its memory"
+        );
+        End {
+            qid,
+            entries,
+            memory,
+            vector,
+            heard: AtomicU32::new(life.0),
+            resting: AtomicBool::new(false),
+            suspects: ArrayQueue::new(SUSPECTS),
+            stuck: AtomicBool::new(false),
+            lied: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes of memory a queue needs.
+    pub fn memory_len(entries: u32) -> usize {
+        Layout::of(entries).len
+    }
+
+    /// Its number.
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// The commands that make it: completion queue first (PCIe Transport 3.3).
+    pub fn create(&self) -> [Sqe; 2] {
+        let layout = Layout::of(self.entries);
+        let vector = self.vector.as_ref().map(|(vector, _)| *vector);
+        let iova = |offset| self.memory.iova(offset);
+        [
+            Sqe::create_io_cq(self.qid, self.entries, iova(layout.completions), vector),
+            Sqe::create_io_sq(self.qid, self.entries, iova(0), self.qid),
+        ]
+    }
+
+    /// The commands that end it.
+    pub fn delete(&self) -> [Sqe; 2] {
+        [Sqe::delete_io_sq(self.qid), Sqe::delete_io_cq(self.qid)]
+    }
+
+    /// Empties the completion ring, before the drive makes its queue anew. Its core must have heard.
+    pub fn clear(&self) {
+        let layout = Layout::of(self.entries);
+        self.memory
+            .clear(layout.completions, layout.lists - layout.completions);
+        while self.suspects.pop().is_some() {}
+        self.stuck.store(false, Ordering::Relaxed);
+        self.lied.store(false, Ordering::Relaxed);
+    }
+
+    /// True if its core knows how the controller is, and so does what that says; or if there is no core.
+    pub fn has_heard(&self, life: Life) -> bool {
+        self.is_closed() || self.heard.load(Ordering::Acquire) == life.0
+    }
+
+    /// The core is done with it.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Wakes its core, if that sleeps.
+    pub fn wake(&self) {
+        if let Some((_, event)) = &self.vector {
+            event.signal();
+        }
+    }
+
+    /// True if its core sleeps with commands at the drive.
+    pub fn rests_on_commands(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
+    }
+
+    /// A command that took too long, to be aborted.
+    pub fn suspect(&self) -> Option<u16> {
+        self.suspects.pop()
+    }
+
+    /// A command that took too long was not aborted either.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    /// The drive answered a command that nobody gave it.
+    pub fn was_lied_to(&self) -> bool {
+        self.lied.load(Ordering::Relaxed)
+    }
+}
+
+/// Where things are in a queue's memory.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    completions: usize,
+    lists: usize,
+    /// A page of zeros, then one that nobody looks at.
+    zeros: usize,
+    len: usize,
+}
+
+impl Layout {
+    fn of(entries: u32) -> Layout {
+        let entries = entries as usize;
+        let completions = (entries * size_of::<Sqe>()).next_multiple_of(PAGE);
+        let lists = completions + (entries * 16).next_multiple_of(PAGE);
+        let zeros = lists + (entries * LIST_LEN).next_multiple_of(PAGE);
+        Layout {
+            completions,
+            lists,
+            zeros,
+            len: zeros + 2 * PAGE,
+        }
+    }
+}
+
+/// What a namespace's commands may be, in blocks of one command.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    /// Namespace identifier at the drive.
+    pub nsid: u32,
+    /// Bytes of a block are 2 to the power of this.
+    pub block_shift: u8,
+    /// Read and Write.
+    pub transfer: u32,
+    /// Write Zeroes, if it is supported.
+    pub zeroes: Option<u32>,
+    /// Write Zeroes may give the space back.
+    pub zeroes_deallocate: bool,
+    /// Verify, if it is supported.
+    pub verify: Option<u32>,
+    /// Deallocate, if it is supported and leaves zeros.
+    pub deallocate: Option<u32>,
+}
+
+/// A request, and how far it is.
+#[derive(Debug)]
+struct Command {
+    io: Io,
+    /// Blocks done, and those of the command at the drive.
+    done: u32,
+    part: u32,
+    since_ms: u32,
+    suspected: bool,
+}
+
+/// One core's queue.
+#[derive(Debug)]
+pub struct NvmeQueue {
+    word: Arc<Word>,
+    end: Arc<End>,
+    life: Life,
+    up: bool,
+    /// None when the device is to be given back.
+    bar: Option<Bar>,
+    submissions: SubmissionRing,
+    completions: CompletionRing,
+    layout: Layout,
+    table: CidTable<Command>,
+    bufs: BufMap,
+    abilities: Abilities,
+    patience: Patience,
+    /// Answers that needed no drive.
+    ready: VecDeque<Done>,
+    seen_ms: u32,
+}
+
+impl NvmeQueue {
+    pub(super) fn new(
+        word: Arc<Word>,
+        end: Arc<End>,
+        bar: Bar,
+        cap: Cap,
+        bufs: BufMap,
+        abilities: Abilities,
+        patience: Patience,
+    ) -> NvmeQueue {
+        let (tail, head) = doorbells(cap, end.qid);
+        let layout = Layout::of(end.entries);
+        let memory = &end.memory;
+        let depth = (end.entries - 1) as u16;
+        let life = Life(end.heard.load(Ordering::Relaxed));
+        NvmeQueue {
+            life,
+            up: life.mode() == Mode::Up,
+            bar: Some(bar),
+            submissions: SubmissionRing::new(memory.clone(), 0, end.entries, tail),
+            completions: CompletionRing::new(memory.clone(), layout.completions, end.entries, head),
+            layout,
+            table: CidTable::new(depth),
+            bufs,
+            abilities,
+            patience,
+            ready: VecDeque::with_capacity(2 * usize::from(depth)),
+            seen_ms: word.ms(),
+            word,
+            end,
+        }
+    }
+
+    /// Its core is about to sleep: an interrupt from now on wakes it. Look for completions once more after this.
+    pub fn before_sleep(&mut self) {
+        if let Some((_, event)) = &self.end.vector {
+            event.drain();
+        }
+        let resting = !self.table.is_empty();
+        self.end.resting.store(resting, Ordering::Relaxed);
+    }
+
+    /// What becomes readable when there may be something to poll; None if nothing interrupts.
+    pub fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.end.vector.as_ref().map(|(_, event)| event.as_fd())
+    }
+
+    /// The keeper said something new.
+    #[cold]
+    fn on_life(&mut self, life: Life) {
+        self.life = life;
+        self.up = life.mode() == Mode::Up;
+        match life.mode() {
+            Mode::Up => {
+                self.submissions.reset();
+                self.completions.reset();
+                for slot in 0..self.table.depth() {
+                    if let Some(cid) = self.table.cid_in(slot) {
+                        self.issue(cid);
+                    }
+                }
+            }
+            Mode::Down => {}
+            Mode::Failed => {
+                // Nobody touches its registers any more, so that the device can be given back.
+                self.bar = None;
+                for slot in 0..self.table.depth() {
+                    let Some(cid) = self.table.cid_in(slot) else {
+                        continue;
+                    };
+                    let command = self.table.remove(cid).expect("it is in that slot");
+                    self.answer(command.io, FAILED);
+                }
+            }
+        }
+        self.end.heard.store(life.0, Ordering::Release);
+    }
+
+    #[inline]
+    fn answer(&mut self, io: Io, status: Status) {
+        self.ready.push_back(Done {
+            tag: io.tag,
+            status,
+            bufs: io.bufs,
+        });
+    }
+
+    /// Gives the drive the next part of a command.
+    #[inline]
+    fn issue(&mut self, cid: u16) {
+        let slot = self.table.slot(cid);
+        let now = self.word.ms();
+        let abilities = self.abilities;
+        let list = Slot {
+            memory: &self.end.memory,
+            list: self.layout.lists + slot * LIST_LEN,
+            zeros: self.layout.zeros,
+            scratch: self.layout.zeros + PAGE,
+        };
+        let command = self.table.get_mut(cid).expect("its slot is taken");
+        command.since_ms = now;
+        command.suspected = false;
+        let mut sqe = match command.io.op {
+            Op::Read { lba, blocks } => {
+                command.part = blocks;
+                let mut sqe = host::read(abilities.nsid, lba, blocks);
+                list.point_at_bufs(&mut sqe, &command.io, &self.bufs);
+                sqe
+            }
+            Op::Write { lba, blocks, fua } => {
+                command.part = blocks;
+                let mut sqe = host::write(abilities.nsid, lba, blocks, fua);
+                list.point_at_bufs(&mut sqe, &command.io, &self.bufs);
+                sqe
+            }
+            _ => slice(&abilities, command, &list),
+        };
+        sqe.cid.set(cid);
+        self.submissions.push(&sqe);
+    }
+
+    /// A command came back from the drive. Its answer, unless more of it is to be done.
+    #[inline]
+    fn complete(&mut self, cid: u16, status: Status) -> Option<Done> {
+        let Some(mut command) = self.table.remove(cid) else {
+            self.on_lie();
+            return None;
+        };
+        if status.is_success() {
+            command.done += command.part;
+            if command.done < blocks_of(&command.io.op) {
+                let cid = self.table.insert(command).expect("a slot was just freed");
+                self.issue(cid);
+                return None;
+            }
+        }
+        Some(Done {
+            tag: command.io.tag,
+            status: told(status, command.suspected),
+            bufs: command.io.bufs,
+        })
+    }
+
+    /// A completion for a command that was not given: the drive is not to be trusted until it is reset.
+    #[cold]
+    fn on_lie(&mut self) {
+        self.up = false;
+        self.end.lied.store(true, Ordering::Relaxed);
+    }
+
+    /// The keeper's clock moved on: is there a command that takes too long?
+    #[cold]
+    fn look_at_ages(&mut self, now: u32) {
+        self.seen_ms = now;
+        if !self.up {
+            return;
+        }
+        for slot in 0..self.table.depth() {
+            let Some(cid) = self.table.cid_in(slot) else {
+                continue;
+            };
+            let command = self.table.get_mut(cid).expect("it is in that slot");
+            let age = now.wrapping_sub(command.since_ms);
+            if age >= self.patience.command_ms && !command.suspected {
+                // With no room on the keeper's list it stays for the next look.
+                command.suspected = self.end.suspects.push(cid).is_ok();
+            } else if age >= self.patience.command_ms + self.patience.abort_ms {
+                self.end.stuck.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Blocks that a request is over; what has no blocks counts as one.
+#[inline]
+fn blocks_of(op: &Op) -> u32 {
+    match *op {
+        Op::Flush => 1,
+        Op::Read { blocks, .. }
+        | Op::Write { blocks, .. }
+        | Op::Verify { blocks, .. }
+        | Op::WriteZeroes { blocks, .. }
+        | Op::Deallocate { blocks, .. } => blocks,
+    }
+}
+
+/// The command for the next part of a request without data of its own.
+fn slice(abilities: &Abilities, command: &mut Command, list: &Slot<'_>) -> Sqe {
+    let done = command.done;
+    let left = blocks_of(&command.io.op) - done;
+    let nsid = abilities.nsid;
+    let (sqe, part) = match command.io.op {
+        Op::Read { .. } | Op::Write { .. } => unreachable!("they have data of their own"),
+        Op::Flush => (host::flush(nsid), 1),
+        Op::Verify { lba, .. } => {
+            let lba = lba + u64::from(done);
+            match abilities.verify {
+                Some(most) => {
+                    let part = left.min(most);
+                    (host::verify(nsid, lba, part), part)
+                }
+                None => {
+                    let part = left.min(abilities.transfer);
+                    let mut sqe = host::read(nsid, lba, part);
+                    list.point_at_page(&mut sqe, list.scratch, part << abilities.block_shift);
+                    (sqe, part)
+                }
+            }
+        }
+        Op::WriteZeroes {
+            lba,
+            fua,
+            deallocate,
+            ..
+        } => {
+            let lba = lba + u64::from(done);
+            match abilities.zeroes {
+                Some(most) => {
+                    let part = left.min(most);
+                    let deallocate = deallocate && abilities.zeroes_deallocate;
+                    let mut sqe = host::write_zeroes(nsid, lba, part, deallocate);
+                    sqe.set_fua(fua);
+                    (sqe, part)
+                }
+                None => {
+                    let part = left.min(abilities.transfer);
+                    let mut sqe = host::write(nsid, lba, part, fua);
+                    list.point_at_page(&mut sqe, list.zeros, part << abilities.block_shift);
+                    (sqe, part)
+                }
+            }
+        }
+        Op::Deallocate { lba, .. } => {
+            let most = abilities.deallocate.expect("others are answered at once");
+            let part = left.min(most);
+            let mut sqe = Sqe::dsm(nsid, 1, Sqe::DSM_AD);
+            list.point_at_range(&mut sqe, lba + u64::from(done), part);
+            (sqe, part)
+        }
+    };
+    command.part = part;
+    sqe
+}
+
+/// What the host is told. A command that was aborted because it took too long may be tried again; everything
+/// else passes through as the drive said it.
+#[inline]
+fn told(status: Status, suspected: bool) -> Status {
+    if suspected && status.code() == Status::ABORT_REQUESTED {
+        return Status::COMMAND_INTERRUPTED;
+    }
+    status
+}
+
+/// Where a command's list and the two pages are.
+struct Slot<'a> {
+    memory: &'a DmaMemory,
+    list: usize,
+    zeros: usize,
+    scratch: usize,
+}
+
+impl Slot<'_> {
+    #[inline]
+    fn point_at_bufs(&self, sqe: &mut Sqe, io: &Io, bufs: &BufMap) {
+        let mut prps = Prps::new(self);
+        for buf in io.bufs.iter() {
+            prps.run(bufs.iova(buf), buf.len() as u64);
+        }
+        sqe.set_prp(prps.pointer());
+    }
+
+    /// The same page again and again.
+    fn point_at_page(&self, sqe: &mut Sqe, page: usize, len: u32) {
+        let mut prps = Prps::new(self);
+        let mut left = u64::from(len);
+        while left > 0 {
+            let run = left.min(PAGE as u64);
+            prps.run(self.memory.iova(page), run);
+            left -= run;
+        }
+        sqe.set_prp(prps.pointer());
+    }
+
+    /// One range of a Dataset Management, where the list would be.
+    fn point_at_range(&self, sqe: &mut Sqe, lba: u64, blocks: u32) {
+        let range = DsmRange {
+            cattr: 0.into(),
+            nlb: blocks.into(),
+            slba: lba.into(),
+        };
+        let words: [u64; 2] = bytemuck::cast(range);
+        for (place, word) in self.memory.words()[self.list / 8..].iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
+        }
+        sqe.set_prp(Prp {
+            prp1: self.memory.iova(self.list).into(),
+            prp2: 0.into(),
+        });
+    }
+}
+
+/// PRP entries of one command (Base 4.3.1): the first in the command, the second too if it is the last, else
+/// all but the first in the slot's list.
+struct Prps<'a> {
+    slot: &'a Slot<'a>,
+    first: u64,
+    second: u64,
+    count: usize,
+    end: u64,
+}
+
+impl<'a> Prps<'a> {
+    #[inline]
+    fn new(slot: &'a Slot<'a>) -> Prps<'a> {
+        Prps {
+            slot,
+            first: 0,
+            second: 0,
+            count: 0,
+            end: 0,
+        }
+    }
+
+    /// A run of bytes. Only the first may begin, and only the last may end, inside a page.
+    #[inline]
+    fn run(&mut self, iova: u64, len: u64) {
+        let page = PAGE as u64;
+        assert!(
+            self.count == 0 || (iova.is_multiple_of(page) && self.end.is_multiple_of(page)),
+            "Bufs of one transfer join at page boundaries"
+        );
+        self.end = iova + len;
+        let mut at = iova;
+        while at < self.end {
+            match self.count {
+                0 => self.first = at,
+                1 => self.second = at,
+                _ => {}
+            }
+            if self.count > 0 {
+                assert!(self.count <= LIST_LEN / 8, "a transfer fits its list");
+                let word = self.slot.list / 8 + self.count - 1;
+                self.slot.memory.words()[word].store(at.to_le(), Ordering::Relaxed);
+            }
+            self.count += 1;
+            at = (at & !(page - 1)) + page;
+        }
+    }
+
+    #[inline]
+    fn pointer(self) -> Prp {
+        let second = match self.count {
+            0 | 1 => 0,
+            2 => self.second,
+            _ => self.slot.memory.iova(self.slot.list),
+        };
+        Prp {
+            prp1: self.first.into(),
+            prp2: second.into(),
+        }
+    }
+}
+
+impl Backend for NvmeQueue {
+    #[inline]
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        if self.life.mode() == Mode::Failed
+            || (matches!(io.op, Op::Deallocate { .. }) && self.abilities.deallocate.is_none())
+        {
+            if self.ready.len() >= self.table.depth() {
+                return Err(io);
+            }
+            let failed = self.life.mode() == Mode::Failed;
+            self.answer(io, if failed { FAILED } else { Status::SUCCESS });
+            return Ok(());
+        }
+        let command = Command {
+            io,
+            done: 0,
+            part: 0,
+            since_ms: 0,
+            suspected: false,
+        };
+        match self.table.insert(command) {
+            Ok(cid) => {
+                if self.up {
+                    self.issue(cid);
+                }
+                Ok(())
+            }
+            Err(command) => Err(command.io),
+        }
+    }
+
+    #[inline]
+    fn ring_doorbell(&mut self) {
+        if let Some(bar) = self.bar.as_ref().filter(|_| self.up) {
+            self.submissions.ring(bar);
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Option<Done> {
+        if let Some(done) = self.ready.pop_front() {
+            return Some(done);
+        }
+        let life = self.word.life();
+        if life != self.life {
+            self.on_life(life);
+        }
+        if self.up {
+            while self.up
+                && let Some(cqe) = self.completions.poll()
+            {
+                let done = self.complete(cqe.cid.get(), cqe.status());
+                if done.is_some() {
+                    return done;
+                }
+            }
+            if let Some(bar) = &self.bar {
+                self.completions.ring(bar);
+                self.submissions.ring(bar);
+            }
+        }
+        let now = self.word.ms();
+        if now != self.seen_ms {
+            self.look_at_ages(now);
+        }
+        self.ready.pop_front()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.table.len() + self.ready.len()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+            || self.word.life() != self.life
+            || (self.up && self.completions.is_ready())
+    }
+}
+
+impl Drop for NvmeQueue {
+    fn drop(&mut self) {
+        self.bar = None;
+        self.end.closed.store(true, Ordering::Release);
+    }
+}

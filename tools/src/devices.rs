@@ -1,0 +1,285 @@
+//! `ferroce devices`: the machine's NVMe drives, and who drives them. Binding goes through sysfs, as root.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ferroce_drivers::file::user_of;
+use ferroce_drivers::pci::{Address, Sysfs, VFIO};
+
+use crate::cli::{DevicesArgs, DevicesOrder};
+use crate::ctl::print;
+use crate::fail::{Context, Result, fail};
+
+/// The kernel's own driver.
+const KERNEL: &str = "nvme";
+
+/// Runs the command.
+pub fn run(args: &DevicesArgs) -> Result<()> {
+    let sysfs = Sysfs::default();
+    let said = match &args.order {
+        None => list(&sysfs),
+        Some(DevicesOrder::Bind { address, force }) => bind(&sysfs, *address, *force)?,
+        Some(DevicesOrder::Unbind { address, force }) => unbind(&sysfs, *address, *force)?,
+    };
+    print(&said)
+}
+
+/// A line for each drive.
+fn list(sysfs: &Sysfs) -> String {
+    let drives = sysfs.nvme();
+    if drives.is_empty() {
+        return "no NVMe drive on the PCI bus\n".into();
+    }
+    let mut rows = vec![["address", "driver", "group", "node", "use"].map(str::to_owned)];
+    for address in drives {
+        let number = |number: Option<u32>| number.map_or("-".into(), |number| number.to_string());
+        rows.push([
+            address.to_string(),
+            sysfs.driver(address).unwrap_or_else(|| "-".into()),
+            number(sysfs.group(address)),
+            number(sysfs.numa_node(address)),
+            usage(sysfs, address),
+        ]);
+    }
+    let mut out = String::new();
+    for [address, driver, group, node, used] in rows {
+        writeln!(
+            out,
+            "{address:<13} {driver:<9} {group:>5} {node:>5}  {used}"
+        )
+        .expect("a String takes it");
+    }
+    out
+}
+
+/// What a drive is used for.
+fn usage(sysfs: &Sysfs, address: Address) -> String {
+    match sysfs.driver(address).as_deref() {
+        Some(VFIO) => match vfio_user(sysfs, address) {
+            Some(pid) => format!("process {pid}"),
+            None => format!("free for nvme:{address}"),
+        },
+        None => "nobody's; `ferroce devices bind` takes it".into(),
+        Some(_) => {
+            let disks = sysfs.block_devices(address);
+            let used: Vec<String> = disks
+                .iter()
+                .filter_map(|disk| Some(format!("{disk}: {}", user_of(&device_file(disk))?)))
+                .collect();
+            match (disks.is_empty(), used.is_empty()) {
+                (true, _) => "no namespace".into(),
+                (false, true) => format!("{}: not mounted", disks.join(", ")),
+                (false, false) => used.join("; "),
+            }
+        }
+    }
+}
+
+fn device_file(disk: &str) -> PathBuf {
+    Path::new("/dev").join(disk)
+}
+
+/// A process that has the drive's group open, as far as we may see.
+fn vfio_user(sysfs: &Sysfs, address: Address) -> Option<u32> {
+    let group = PathBuf::from(format!("/dev/vfio/{}", sysfs.group(address)?));
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes
+        .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd"))
+                .into_iter()
+                .flatten();
+            fds.flatten()
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == group))
+        })
+}
+
+fn check(sysfs: &Sysfs, address: Address) -> Result<()> {
+    if !sysfs.exists(address) {
+        fail!("there is no PCI device {address}; `ferroce devices` lists the NVMe drives");
+    }
+    if !sysfs.is_nvme(address) {
+        fail!("{address} is no NVMe drive; `ferroce devices` lists those");
+    }
+    Ok(())
+}
+
+/// Takes a drive from the kernel.
+fn bind(sysfs: &Sysfs, address: Address, force: bool) -> Result<String> {
+    check(sysfs, address)?;
+    let Some(group) = sysfs.group(address) else {
+        fail!(
+            "{address} has no IOMMU group: switch the IOMMU (VT-d, AMD-Vi) on in the firmware, and on Intel boot with \
+             intel_iommu=on"
+        );
+    };
+    if sysfs.driver(address).as_deref() == Some(VFIO) {
+        return Ok(format!("{address} is bound to {VFIO} already\n"));
+    }
+    for disk in sysfs.block_devices(address) {
+        match user_of(&device_file(&disk)) {
+            Some(user) if !force => fail!(
+                "{address} is in use: /dev/{disk}: {user}; stop that first, or give --force and lose what is not written out"
+            ),
+            _ => {}
+        }
+    }
+    load(sysfs, VFIO)?;
+    change_driver(sysfs, address, VFIO)?;
+    Ok(format!(
+        "{address} is bound to {VFIO}; serve it with --device nvme:{address}. Users other than root need /dev/vfio/{group} \
+         (chown) and enough locked memory (ulimit -l)\n"
+    ))
+}
+
+/// Gives a drive back to the kernel.
+fn unbind(sysfs: &Sysfs, address: Address, force: bool) -> Result<String> {
+    check(sysfs, address)?;
+    let driver = sysfs.driver(address);
+    if driver.as_deref() == Some(KERNEL) {
+        return Ok(format!("{address} has the kernel's driver already\n"));
+    }
+    if let Some(pid) = vfio_user(sysfs, address)
+        && !force
+    {
+        fail!(
+            "process {pid} uses {address}; stop it first, or give --force and it is asked to let go"
+        );
+    }
+    load(sysfs, KERNEL)?;
+    change_driver(sysfs, address, KERNEL)?;
+    Ok(format!("{address} has the kernel's driver again\n"))
+}
+
+/// Has the kernel load a driver, if it is not there.
+fn load(sysfs: &Sysfs, driver: &str) -> Result<()> {
+    let folder = sysfs.bus().join("drivers").join(driver);
+    if folder.exists() {
+        return Ok(());
+    }
+    // Its absence is what counts, not what modprobe says.
+    let _ = Command::new("modprobe").arg(driver).output();
+    if folder.exists() {
+        return Ok(());
+    }
+    fail!("the kernel has no driver {driver}; as root: modprobe {driver}");
+}
+
+/// From whatever driver to this one. If that does not come to pass, the kernel's choice is restored.
+fn change_driver(sysfs: &Sysfs, address: Address, driver: &str) -> Result<()> {
+    // The kernel's driver is found without help; what is not to be found by itself must be named.
+    let wanted = if driver == KERNEL { "\n" } else { driver };
+    let changed = set_driver(sysfs, address, wanted);
+    let now = sysfs.driver(address);
+    if changed.is_ok() && now.as_deref() == Some(driver) {
+        return Ok(());
+    }
+    if wanted != "\n" {
+        // The first failure is what is told.
+        let _ = set_driver(sysfs, address, "\n");
+    }
+    changed?;
+    let now = now.unwrap_or_else(|| "no driver".into());
+    fail!(
+        "{address} was offered to {driver}, and {now} has it; the kernel's log (dmesg) may say why"
+    );
+}
+
+fn set_driver(sysfs: &Sysfs, address: Address, wanted: &str) -> Result<()> {
+    let folder = sysfs.folder(address);
+    write(&folder.join("driver_override"), wanted)?;
+    if folder.join("driver").exists() {
+        write(&folder.join("driver/unbind"), &address.to_string())?;
+    }
+    write(&sysfs.bus().join("drivers_probe"), &address.to_string())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).context(|| {
+        let root = "(root may)";
+        format!("cannot write {} {root}", path.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A folder that looks like sysfs with one drive of the kernel's; nothing in it acts.
+    fn sysfs(dir: &Path) -> (Sysfs, Address) {
+        let device = dir.join("devices/0000:3b:00.0");
+        fs::create_dir_all(device.join("nvme/nvme9/nvme9c9n1")).expect("made");
+        for driver in [KERNEL, VFIO] {
+            fs::create_dir_all(dir.join("drivers").join(driver)).expect("made");
+        }
+        symlink("../../drivers/nvme", device.join("driver")).expect("made");
+        fs::create_dir_all(dir.join("groups/7/devices")).expect("made");
+        symlink("../../groups/7", device.join("iommu_group")).expect("made");
+        fs::write(device.join("class"), "0x010802\n").expect("made");
+        fs::write(device.join("numa_node"), "-1\n").expect("made");
+        fs::create_dir_all(dir.join("devices/0000:00:1f.0")).expect("made");
+        fs::write(dir.join("devices/0000:00:1f.0/class"), "0x060100\n").expect("made");
+        (Sysfs::at(dir), "3b:00.0".parse().expect("an address"))
+    }
+
+    #[test]
+    fn drives_are_listed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, address) = sysfs(dir.path());
+        assert_eq!(sysfs.nvme(), [address]);
+        let said = list(&sysfs);
+        assert_eq!(
+            said.lines().nth(1),
+            Some("0000:3b:00.0  nvme          7     -  nvme9n1: not mounted"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_drive_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, _) = sysfs(dir.path());
+        for (address, why) in [("00:1f.0", "no NVMe drive"), ("00:02.0", "no PCI device")] {
+            let address = address.parse().expect("an address");
+            for said in [bind(&sysfs, address, true), unbind(&sysfs, address, true)] {
+                let said = said.expect_err("refused").0;
+                assert!(
+                    said.contains(why) && said.contains("ferroce devices"),
+                    "{said}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_come_to_pass_is_told_and_taken_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, address) = sysfs(dir.path());
+        // Nobody reacts to what is written, so the driver stays.
+        let said = bind(&sysfs, address, false)
+            .expect_err("nothing happened")
+            .0;
+        assert!(said.contains("nvme has it"), "{said}");
+        let text = |file: &str| fs::read_to_string(dir.path().join(file)).expect("written");
+        assert_eq!(text("devices/0000:3b:00.0/driver_override"), "\n");
+        assert_eq!(text("drivers/nvme/unbind"), "0000:3b:00.0");
+        assert_eq!(text("drivers_probe"), "0000:3b:00.0");
+        assert!(
+            unbind(&sysfs, address, false)
+                .expect("it is so")
+                .contains("already")
+        );
+    }
+
+    #[test]
+    fn without_an_iommu_the_fix_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, address) = sysfs(dir.path());
+        fs::remove_file(dir.path().join("devices/0000:3b:00.0/iommu_group")).expect("there");
+        let said = bind(&sysfs, address, false).expect_err("refused").0;
+        assert!(said.contains("intel_iommu=on"), "{said}");
+    }
+}
