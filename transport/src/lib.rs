@@ -6,5 +6,6 @@
 
 pub mod host;
 pub mod rdma;
+pub mod roce;
 pub mod sys;
 pub mod tcp;

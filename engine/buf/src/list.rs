@@ -46,7 +46,7 @@ impl BufList {
 
     /// In order.
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = &Buf> {
+    pub fn iter(&self) -> impl Iterator<Item = &Buf> + Clone {
         self.first.iter().chain(self.rest.iter())
     }
 

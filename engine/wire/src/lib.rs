@@ -1,4 +1,4 @@
-//! NVMe, NVMe over Fabrics, NVMe/TCP and NVMe/RDMA structures: bytes to types and back.
+//! NVMe, NVMe over Fabrics, NVMe/TCP, NVMe/RDMA and RoCEv2 structures: bytes to types and back.
 //!
 //! Every type here is plain bytes with alignment 1, so a slice of a receive buffer can be looked at
 //! as the structure it holds, and a structure can be sent as it lies. What the bytes mean to a
@@ -6,7 +6,7 @@
 //! purpose: I/O, state, and any judgement whether a value is acceptable.
 //!
 //! Section numbers name NVMe Base 2.1, NVM Command Set 1.1, NVMe/TCP Transport 1.0 and
-//! NVMe/RDMA Transport 1.0.
+//! NVMe/RDMA Transport 1.0, and in `roce` the InfiniBand Architecture Specification, volume 1.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod pcie;
 pub mod prop;
 pub mod rdma;
 pub mod reservation;
+pub mod roce;
 pub mod sqe;
 pub mod status;
 pub mod tcp;

@@ -1,10 +1,10 @@
-//! Little-endian numbers of alignment 1.
+//! Numbers of alignment 1: little-endian as NVMe has them, big-endian as InfiniBand does.
 
 use bytemuck::{Pod, Zeroable};
 use core::fmt;
 
-macro_rules! little_endian {
-    ($(#[$meta:meta])* $T:ident, $native:ty, $len:literal) => {
+macro_rules! number {
+    ($(#[$meta:meta])* $T:ident, $native:ty, $len:literal, $to:ident, $from:ident) => {
         $(#[$meta])*
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
@@ -16,12 +16,12 @@ macro_rules! little_endian {
 
             /// The bytes that stand for `value`.
             pub const fn new(value: $native) -> Self {
-                Self(value.to_le_bytes())
+                Self(value.$to())
             }
 
             /// The number these bytes stand for.
             pub const fn get(self) -> $native {
-                <$native>::from_le_bytes(self.0)
+                <$native>::$from(self.0)
             }
 
             /// Changes the number in place.
@@ -42,7 +42,7 @@ macro_rules! little_endian {
             }
         }
 
-        little_endian!(@common $T);
+        number!(@common $T);
     };
     (@common $T:ident) => {
         impl PartialOrd for $T {
@@ -71,21 +71,21 @@ macro_rules! little_endian {
     };
 }
 
-little_endian!(
+number!(
     /// A `u16` in two little-endian bytes.
-    U16, u16, 2
+    U16, u16, 2, to_le_bytes, from_le_bytes
 );
-little_endian!(
+number!(
     /// A `u32` in four little-endian bytes.
-    U32, u32, 4
+    U32, u32, 4, to_le_bytes, from_le_bytes
 );
-little_endian!(
+number!(
     /// A `u64` in eight little-endian bytes.
-    U64, u64, 8
+    U64, u64, 8, to_le_bytes, from_le_bytes
 );
-little_endian!(
+number!(
     /// A `u128` in sixteen little-endian bytes.
-    U128, u128, 16
+    U128, u128, 16, to_le_bytes, from_le_bytes
 );
 
 /// A number below 2^24 in three little-endian bytes: the length of a keyed SGL descriptor.
@@ -117,4 +117,48 @@ impl From<U24> for u32 {
     }
 }
 
-little_endian!(@common U24);
+number!(@common U24);
+
+number!(
+    /// A `u16` in two big-endian bytes.
+    Be16, u16, 2, to_be_bytes, from_be_bytes
+);
+number!(
+    /// A `u32` in four big-endian bytes.
+    Be32, u32, 4, to_be_bytes, from_be_bytes
+);
+number!(
+    /// A `u64` in eight big-endian bytes.
+    Be64, u64, 8, to_be_bytes, from_be_bytes
+);
+
+/// A number below 2^24 in three big-endian bytes: a queue pair number, a PSN.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+pub struct Be24([u8; 3]);
+
+impl Be24 {
+    /// The largest number that fits.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// The bytes that stand for `value`. Panics above `MAX`: what does not fit is our own mistake.
+    pub const fn new(value: u32) -> Self {
+        assert!(value <= Self::MAX, "the value does not fit three bytes");
+        let [_, a, b, c] = value.to_be_bytes();
+        Self([a, b, c])
+    }
+
+    /// The number these bytes stand for.
+    pub const fn get(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_be_bytes([0, a, b, c])
+    }
+}
+
+impl From<Be24> for u32 {
+    fn from(value: Be24) -> Self {
+        value.get()
+    }
+}
+
+number!(@common Be24);

@@ -5,10 +5,11 @@ use ferroce_wire::fabrics::*;
 use ferroce_wire::feature::*;
 use ferroce_wire::identify::*;
 use ferroce_wire::log::*;
-use ferroce_wire::num::{U16, U24, U32, U64, U128};
+use ferroce_wire::num::{Be16, Be24, Be32, Be64, U16, U24, U32, U64, U128};
 use ferroce_wire::prop::{Aqa, Cap, Cc, Crto, Csts, Vs};
 use ferroce_wire::rdma::*;
 use ferroce_wire::reservation::*;
+use ferroce_wire::roce::*;
 use ferroce_wire::tcp::*;
 use ferroce_wire::{Cqe, KeyedSgl, NvmOpcode, Sgl, Sqe, Status, Wire};
 use proptest::collection::vec;
@@ -38,6 +39,10 @@ proptest! {
         prop_assert_eq!(U32::new(value as u32).get(), value as u32);
         prop_assert_eq!(U64::new(value as u64).get(), value as u64);
         prop_assert_eq!(U128::new(value).get(), value);
+        prop_assert_eq!(Be16::new(value as u16).get(), value as u16);
+        prop_assert_eq!(Be24::new(value as u32 & Be24::MAX).get(), value as u32 & Be24::MAX);
+        prop_assert_eq!(Be32::new(value as u32).get(), value as u32);
+        prop_assert_eq!(Be64::new(value as u64).get(), value as u64);
     }
 
     #[test]
@@ -210,6 +215,19 @@ proptest! {
         survives::<DiscoveryLogHeader>(&bytes);
         survives::<DiscoveryLogEntry>(&bytes);
         survives::<HostBehaviorSupport>(&bytes);
+        survives::<Bth>(&bytes);
+        survives::<Reth>(&bytes);
+        survives::<Aeth>(&bytes);
+        survives::<Deth>(&bytes);
+        survives::<AtomicEth>(&bytes);
+        survives::<MadHeader>(&bytes);
+        survives::<CmaHeader>(&bytes);
+        survives::<CmReq>(&bytes);
+        survives::<CmRep>(&bytes);
+        survives::<CmRej>(&bytes);
+        survives::<CmMra>(&bytes);
+        survives::<CmRtu>(&bytes);
+        survives::<CmDreq>(&bytes);
         if let Some(id) = IdentifyController::view(&bytes) {
             let (mpsmin, sum) = (id.rab & 15, id.abort_limit() + id.async_event_limit() + id.error_log_entries());
             prop_assert!(id.transfer_bytes_max(mpsmin) != Some(0) && sum >= 3);

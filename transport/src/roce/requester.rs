@@ -1,0 +1,615 @@
+//! The sending half of a queue pair (InfiniBand 9.7): messages and READs become packets, and stay
+//! until the peer acknowledged them.
+//!
+//! A packet is a function of its number, so nothing is kept of packets: going back to send again
+//! (go-back-N) is setting the number of the next one. RDMA WRITEs go out as one "WRITE Only" for each
+//! packet, every one with its own address; a chain of them and its SEND is then a run of datagrams of
+//! one length with a shorter one at the end, which is what one system call with UDP_SEGMENT takes.
+//!
+//! How much may be out follows the loss that is seen: the window grows by one packet per round trip
+//! and is halved by a round trip with loss. There are no timers between packets; what leaves at once
+//! is bounded by the window and by the length of a [`Burst`].
+
+use std::collections::VecDeque;
+
+use ferroce_engine::port::Tick;
+use ferroce_wire::roce::{Opcode, Syndrome};
+
+use crate::rdma::provider::{Answer, Event, HEAD_LEN, Message, QpId, Read, WcStatus};
+use crate::roce::counters::{Counters, Dropped};
+use crate::roce::packet::{Head, Mtu, Psn, packets};
+use crate::roce::payload::{Burst, PacketOut, Payload};
+
+/// Packets out at first.
+const WINDOW_START: u32 = 64;
+/// Packets out at most: what rxe lets itself have out.
+const WINDOW_MAX: u32 = 128;
+/// Packets out at least, however much is lost: enough for one loss to be seen by the next packet.
+const WINDOW_MIN: u32 = 4;
+/// One READ request asks for so many packets at most; longer READs are several. They are always cut at
+/// the same places: a peer that executed one serves it again, or its end, but not what reaches beyond.
+const READ_CHUNK: u32 = 16;
+/// In a long train, every so many packets one asks to be acknowledged.
+const ACK_EVERY: u32 = 32;
+/// An acknowledgement is late after four round trips, but never before or after these, in ns.
+const RTO_MIN: u64 = 5_000_000;
+/// See `RTO_MIN`.
+const RTO_MAX: u64 = 500_000_000;
+/// ... or after this, as long as no round trip was measured.
+const RTO_START: u64 = 50_000_000;
+/// A peer that acknowledges nothing for this long, in ns, is gone.
+pub const GIVE_UP_NS: u64 = 10_000_000_000;
+
+/// RNR timer by code, in us (InfiniBand table 45).
+const RNR_US: [u32; 32] = [
+    655_360, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920, 2560, 3840,
+    5120, 7680, 10_240, 15_360, 20_480, 30_720, 40_960, 61_440, 81_920, 122_880, 163_840, 245_760,
+    327_680, 491_520,
+];
+
+/// What is to be carried out.
+#[derive(Debug)]
+enum Work {
+    Answer(Answer),
+    Message(Message),
+    Read(Read),
+}
+
+#[derive(Debug)]
+struct Entry {
+    work: Work,
+    /// Bytes of its Bufs.
+    len: u32,
+    /// Its first packet (for a READ: of the response).
+    first: Psn,
+    packets: u32,
+}
+
+/// Where sending is.
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    /// The next packet.
+    psn: Psn,
+    /// The entry it belongs to, or the number of entries.
+    index: usize,
+    /// READ requests that are out.
+    reads: usize,
+}
+
+/// The sending half of a queue pair.
+#[derive(Debug)]
+pub struct Requester {
+    qp: QpId,
+    peer_qpn: u32,
+    mtu: Mtu,
+    reads_max: usize,
+    queue: VecDeque<Entry>,
+    /// The oldest packet that is not acknowledged.
+    una: Psn,
+    next: Cursor,
+    /// Behind the last packet that was ever sent.
+    high: Psn,
+    /// Behind the last packet of the queue.
+    end: Psn,
+    /// Behind the last response packet of each READ request that is out.
+    reads: VecDeque<Psn>,
+    window: Window,
+    timer: Option<Tick>,
+    rto: u64,
+    round_trip: Option<u64>,
+    /// A packet whose acknowledgement is timed.
+    probe: Option<(Psn, Tick)>,
+    /// Since when nothing was acknowledged.
+    stalled: Tick,
+    /// What was gone back to already.
+    gone_back: Option<Psn>,
+    /// The peer has no RECV until then.
+    rnr: Option<Tick>,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// In 256ths of packets.
+    size: u32,
+    /// Below this it grows with each packet that is acknowledged.
+    threshold: u32,
+    /// Loss of packets before this one was reacted to.
+    reacted: Psn,
+}
+
+impl Requester {
+    /// Of a queue pair whose first packet is `first`.
+    pub fn new(qp: QpId, peer_qpn: u32, mtu: Mtu, first: Psn, reads_max: usize) -> Requester {
+        Requester {
+            qp,
+            peer_qpn,
+            mtu,
+            reads_max,
+            queue: VecDeque::new(),
+            una: first,
+            next: Cursor {
+                psn: first,
+                index: 0,
+                reads: 0,
+            },
+            high: first,
+            end: first,
+            reads: VecDeque::with_capacity(reads_max),
+            window: Window {
+                size: WINDOW_START << 8,
+                threshold: WINDOW_MAX << 8,
+                reacted: first,
+            },
+            timer: None,
+            rto: RTO_START,
+            round_trip: None,
+            probe: None,
+            stalled: Tick(0),
+            gone_back: None,
+            rnr: None,
+        }
+    }
+
+    /// The peer is known, and it is said what our first packet is to be numbered. Nothing was posted
+    /// until now.
+    pub fn connect(&mut self, peer_qpn: u32, mtu: Mtu, first: Psn, reads_max: usize) {
+        assert!(
+            self.queue.is_empty(),
+            "nothing is posted before the connection stands"
+        );
+        *self = Requester::new(self.qp, peer_qpn, mtu, first, reads_max);
+    }
+
+    /// Posts an answer.
+    pub fn answer(&mut self, answer: Answer) {
+        let len = answer.bufs.len() as u32;
+        let data = if len > 0 { packets(len, self.mtu) } else { 0 };
+        let capsule = u32::from(answer.capsule.is_some());
+        assert!(data + capsule > 0, "an answer has data or a capsule");
+        self.push(Work::Answer(answer), len, data + capsule);
+    }
+
+    /// Posts a message.
+    pub fn message(&mut self, message: Message) {
+        let len = message.bufs.len() as u32;
+        let count = packets(HEAD_LEN as u32 + len, self.mtu);
+        self.push(Work::Message(message), len, count);
+    }
+
+    /// Posts a READ.
+    pub fn read(&mut self, read: Read) {
+        let len = read.bufs.len() as u32;
+        self.push(Work::Read(read), len, packets(len, self.mtu));
+    }
+
+    fn push(&mut self, work: Work, len: u32, count: u32) {
+        let first = self.end;
+        self.end = first.plus(count);
+        self.queue.push_back(Entry {
+            work,
+            len,
+            first,
+            packets: count,
+        });
+    }
+
+    /// Adds the packets that may be sent now, as far as there is room.
+    pub fn burst<'a>(&'a self, out: &mut Burst<'a>) {
+        if self.rnr.is_some() {
+            return;
+        }
+        let mut cursor = self.next;
+        while !out.is_full() {
+            let Some((after, span)) = self.step(cursor) else {
+                break;
+            };
+            // The last one before a pause asks, or an acknowledgement might never come.
+            let last = out.is_last() || self.step(after).is_none();
+            out.push(self.packet(cursor, span, last));
+            cursor = after;
+        }
+    }
+
+    /// The packet at the cursor was sent if this says so: where the cursor is then, and how many
+    /// packet numbers it takes. `None` if none may be sent now.
+    #[inline]
+    fn step(&self, at: Cursor) -> Option<(Cursor, u32)> {
+        let entry = self.queue.get(at.index)?;
+        let out = at.psn.since(self.una) as u32;
+        let room = self.window.packets().checked_sub(out)?;
+        let k = at.psn.since(entry.first) as u32;
+        let mut after = at;
+        let mut span = 1;
+        if let Work::Read(_) = entry.work {
+            if at.reads >= self.reads_max {
+                return None;
+            }
+            span = (READ_CHUNK - k % READ_CHUNK).min(entry.packets - k);
+            after.reads += 1;
+        }
+        if span > room && out > 0 {
+            return None;
+        }
+        after.psn = at.psn.plus(span);
+        if k + span == entry.packets {
+            after.index += 1;
+        }
+        Some((after, span))
+    }
+
+    fn packet(&self, at: Cursor, span: u32, last: bool) -> PacketOut<'_> {
+        let entry = &self.queue[at.index];
+        let mtu = self.mtu.bytes();
+        let k = at.psn.since(entry.first) as u32;
+        let ends = k + 1 == entry.packets;
+        let ask = last || at.psn.get().is_multiple_of(ACK_EVERY);
+        let head = |opcode, len| Head::new(opcode, self.peer_qpn, at.psn, len);
+        match &entry.work {
+            Work::Answer(answer) => match &answer.capsule {
+                Some(capsule) if ends => {
+                    let payload = Payload::of_bytes(capsule);
+                    let head = match answer.invalidate {
+                        Some(key) => head(Opcode::SEND_ONLY_INVALIDATE, capsule.len()).ieth(key),
+                        None => head(Opcode::SEND_ONLY, capsule.len()),
+                    };
+                    PacketOut {
+                        head: head.ack_req(true),
+                        payload,
+                    }
+                }
+                capsule => {
+                    let from = k * mtu;
+                    let len = mtu.min(entry.len - from);
+                    let addr = answer.remote.addr.wrapping_add(u64::from(from));
+                    PacketOut {
+                        head: head(Opcode::WRITE_ONLY, len as usize)
+                            .reth(addr, answer.remote.key, len)
+                            .ack_req(ask || (ends && capsule.is_none())),
+                        payload: Payload::of_bufs(&answer.bufs, from as usize, len as usize),
+                    }
+                }
+            },
+            Work::Message(message) => {
+                let opcode = match (k, ends) {
+                    (0, true) => Opcode::SEND_ONLY,
+                    (0, false) => Opcode::SEND_FIRST,
+                    (_, false) => Opcode::SEND_MIDDLE,
+                    (_, true) => Opcode::SEND_LAST,
+                };
+                let from = (k * mtu) as usize;
+                let to = (from + mtu as usize).min(HEAD_LEN + entry.len as usize);
+                let inline = &message.head[from.min(HEAD_LEN)..to.min(HEAD_LEN)];
+                let at = from.max(HEAD_LEN) - HEAD_LEN;
+                let len = to.max(HEAD_LEN) - HEAD_LEN - at;
+                PacketOut {
+                    head: head(opcode, to - from).ack_req(ask || ends),
+                    payload: Payload::of_bytes(inline).and_bufs(&message.bufs, at, len),
+                }
+            }
+            Work::Read(read) => {
+                let from = k * mtu;
+                let len = (span * mtu).min(entry.len - from);
+                let addr = read.remote.addr.wrapping_add(u64::from(from));
+                PacketOut {
+                    head: head(Opcode::READ_REQUEST, 0)
+                        .reth(addr, read.remote.key, len)
+                        .ack_req(true),
+                    payload: Payload::EMPTY,
+                }
+            }
+        }
+    }
+
+    /// The first so many packets of the last burst were sent.
+    pub fn sent(&mut self, count: usize, now: Tick, counters: &mut Counters) {
+        for _ in 0..count {
+            let (after, _) = self.step(self.next).expect("it was in the burst");
+            let psn = self.next.psn;
+            if psn.since(self.high) < 0 {
+                counters.resent += 1;
+            } else {
+                if self.probe.is_none() {
+                    self.probe = Some((after.psn.before(), now));
+                }
+                self.high = after.psn;
+            }
+            if after.reads > self.next.reads {
+                self.reads.push_back(after.psn);
+            }
+            self.next = after;
+        }
+        if count > 0 && self.timer.is_none() {
+            self.stalled = now;
+            self.timer = Some(now.plus_ns(self.rto));
+        }
+    }
+
+    /// An ACK or NAK came for a packet.
+    ///
+    /// # Errors
+    /// If it changes nothing, why; see [`Requester::refused`] for what ends the connection.
+    pub fn on_ack(
+        &mut self,
+        now: Tick,
+        psn: Psn,
+        syndrome: Syndrome,
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Dropped> {
+        if psn.since(self.high) >= 0 {
+            return Err(Dropped::Stray);
+        }
+        if psn.since(self.una) < 0 {
+            return Err(Dropped::Duplicate);
+        }
+        match syndrome.kind() {
+            Syndrome::KIND_ACK => self.retire(now, psn.plus(1), events),
+            Syndrome::KIND_RNR => {
+                self.retire(now, psn, events);
+                let wait = u64::from(RNR_US[usize::from(syndrome.value())]) * 1000;
+                self.rnr = Some(now.plus_ns(wait));
+                // It is alive, and has said how long to wait.
+                self.stalled = now;
+                self.timer = None;
+                self.go_back();
+            }
+            _ if syndrome == Syndrome::NAK_SEQUENCE => {
+                counters.naks_received += 1;
+                self.retire(now, psn, events);
+                self.lose_at_una();
+            }
+            _ => return Err(Dropped::Stray),
+        }
+        Ok(())
+    }
+
+    /// How a NAK that ends the connection ends the request it is for; `None` for others.
+    pub fn refused(&self, psn: Psn, syndrome: Syndrome) -> Option<WcStatus> {
+        if psn.since(self.una) < 0 || psn.since(self.high) >= 0 {
+            return None;
+        }
+        match syndrome {
+            Syndrome::NAK_ACCESS => Some(WcStatus::RemoteAccess),
+            Syndrome::NAK_INVALID | Syndrome::NAK_OPERATION => Some(WcStatus::RemoteError),
+            _ => None,
+        }
+    }
+
+    /// A part of a READ came. It acknowledges what was posted before the READ.
+    ///
+    /// # Errors
+    /// If it is not the next one.
+    pub fn on_response(
+        &mut self,
+        now: Tick,
+        psn: Psn,
+        payload: &[u8],
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Dropped> {
+        if psn.since(self.high) >= 0 {
+            return Err(Dropped::Stray);
+        }
+        if psn.since(self.una) < 0 {
+            return Err(Dropped::Duplicate);
+        }
+        self.retire(now, psn, events);
+        if self.una != psn {
+            return Err(Dropped::ReadOrder);
+        }
+        let Some(Entry {
+            work: Work::Read(read),
+            len,
+            first,
+            packets,
+        }) = self.queue.front_mut()
+        else {
+            return Err(Dropped::Stray);
+        };
+        let k = psn.since(*first) as u32;
+        let from = k * self.mtu.bytes();
+        // Whether it calls itself first, middle or last depends on where the peer began again.
+        if payload.len() as u32 != self.mtu.bytes().min(*len - from) {
+            return Err(Dropped::Stray);
+        }
+        read.bufs.copy_in(from as usize, payload);
+        counters.copied += payload.len() as u64;
+        let whole = k + 1 == *packets;
+        self.una = psn.plus(1);
+        if whole {
+            self.pop(WcStatus::Success, events);
+        }
+        self.progress(now, 1);
+        Ok(())
+    }
+
+    /// Everything before `upto` is acknowledged, but READs, which are when their data came.
+    fn retire(&mut self, now: Tick, upto: Psn, events: &mut VecDeque<Event>) {
+        let before = self.una;
+        let mut data_lost = false;
+        while let Some(entry) = self.queue.front()
+            && upto.since(self.una) > 0
+        {
+            let end = entry.first.plus(entry.packets);
+            if let Work::Read(_) = entry.work {
+                // What was acknowledged was executed after the READ: its data was lost.
+                data_lost = true;
+                break;
+            }
+            if end.since(upto) > 0 {
+                self.una = upto;
+                break;
+            }
+            self.una = end;
+            self.pop(WcStatus::Success, events);
+        }
+        let acknowledged = self.una.since(before) as u32;
+        if acknowledged > 0 {
+            self.progress(now, acknowledged);
+        }
+        if data_lost {
+            self.lose_at_una();
+        }
+    }
+
+    /// The oldest request is done.
+    fn pop(&mut self, status: WcStatus, events: &mut VecDeque<Event>) {
+        let entry = self.queue.pop_front().expect("the caller saw it");
+        self.next.index = self.next.index.saturating_sub(1);
+        let qp = self.qp;
+        events.push_back(match entry.work {
+            Work::Answer(Answer { tag, bufs, .. }) | Work::Message(Message { tag, bufs, .. }) => {
+                Event::Sent {
+                    qp,
+                    tag,
+                    bufs,
+                    status,
+                }
+            }
+            Work::Read(Read { tag, bufs, .. }) => Event::ReadDone {
+                qp,
+                tag,
+                bufs,
+                status,
+            },
+        });
+    }
+
+    /// So many packets more are acknowledged.
+    fn progress(&mut self, now: Tick, count: u32) {
+        // Answers to what was sent before it was to be sent again.
+        if self.next.psn.since(self.una) < 0 {
+            self.next.psn = self.una;
+            self.next.index = 0;
+        }
+        while self
+            .reads
+            .front()
+            .is_some_and(|end| end.since(self.una) <= 0)
+        {
+            self.reads.pop_front();
+        }
+        self.next.reads = self.reads.len();
+        if let Some((psn, sent)) = self.probe
+            && psn.since(self.una) < 0
+        {
+            let sample = now.since(sent);
+            let smooth = self
+                .round_trip
+                .map_or(sample, |old| old - old / 8 + sample / 8);
+            self.round_trip = Some(smooth);
+            self.probe = None;
+        }
+        self.rto = self
+            .round_trip
+            .map_or(RTO_START, |time| (4 * time).clamp(RTO_MIN, RTO_MAX));
+        self.window.grow(count);
+        self.stalled = now;
+        self.gone_back = None;
+        let waiting = self.una != self.next.psn;
+        self.timer = waiting.then(|| now.plus_ns(self.rto));
+    }
+
+    /// Sends again from the oldest packet that is not acknowledged.
+    fn go_back(&mut self) {
+        self.gone_back = Some(self.una);
+        self.reads.clear();
+        self.probe = None;
+        self.next = Cursor {
+            psn: self.una,
+            index: 0,
+            reads: 0,
+        };
+    }
+
+    /// The oldest packet that is not acknowledged was lost. Once it was sent again, hearing so again
+    /// is no news; if it is lost again, time tells.
+    fn lose_at_una(&mut self) {
+        if self.gone_back != Some(self.una) {
+            self.lose();
+            self.go_back();
+        }
+    }
+
+    fn lose(&mut self) {
+        if self.una.since(self.window.reacted) >= 0 {
+            self.shrink();
+        }
+    }
+
+    /// Halves the window, and not again for what is out now.
+    pub fn shrink(&mut self) {
+        self.window.size = (self.window.size / 2).max(WINDOW_MIN << 8);
+        self.window.threshold = self.window.size;
+        self.window.reacted = self.high;
+    }
+
+    /// When [`Requester::on_time`] has something to do.
+    pub fn next_timeout(&self) -> Option<Tick> {
+        match (self.timer, self.rnr) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sends again what was not acknowledged in time.
+    ///
+    /// # Errors
+    /// If the peer has acknowledged nothing for too long.
+    pub fn on_time(&mut self, now: Tick, counters: &mut Counters) -> Result<(), WcStatus> {
+        if self.rnr.is_some_and(|until| until <= now) {
+            self.rnr = None;
+        }
+        if self.timer.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        if now.since(self.stalled) >= GIVE_UP_NS {
+            return Err(WcStatus::RetriesExceeded);
+        }
+        counters.timeouts += 1;
+        self.lose();
+        self.go_back();
+        self.gone_back = None;
+        self.rto = (self.rto * 2).min(RTO_MAX);
+        self.timer = Some(now.plus_ns(self.rto));
+        Ok(())
+    }
+
+    /// Ends everything: the oldest request with this status, the others flushed.
+    pub fn fail(&mut self, status: WcStatus, events: &mut VecDeque<Event>) {
+        let mut status = status;
+        while !self.queue.is_empty() {
+            self.pop(status, events);
+            status = WcStatus::Flushed;
+        }
+        self.una = self.end;
+        self.high = self.end;
+        self.next = Cursor {
+            psn: self.end,
+            index: 0,
+            reads: 0,
+        };
+        self.timer = None;
+        self.rnr = None;
+    }
+
+    /// True if a burst would not be empty.
+    pub fn has_work(&self) -> bool {
+        self.rnr.is_none() && self.step(self.next).is_some()
+    }
+}
+
+impl Window {
+    fn packets(&self) -> u32 {
+        self.size >> 8
+    }
+
+    fn grow(&mut self, acknowledged: u32) {
+        let by = if self.size < self.threshold {
+            acknowledged << 8
+        } else {
+            (acknowledged << 16) / self.size
+        };
+        self.size = (self.size + by).min(WINDOW_MAX << 8);
+    }
+}

@@ -1,0 +1,486 @@
+//! The receiving half of a queue pair (InfiniBand 9.7): requests are executed in order, each once,
+//! and acknowledged.
+//!
+//! Acknowledgements are cumulative and wait until the packets at hand were looked at, so that many
+//! share one; they never wait for what the receiver makes of a message. What cannot be answered for
+//! is refused with a NAK and changes nothing.
+
+use std::collections::VecDeque;
+
+use ferroce_buf::Buf;
+use ferroce_wire::roce::{ACK_REQ, Opcode, Reth, Syndrome};
+
+use crate::rdma::provider::{Access, Event, HEAD_LEN, QpId, Remote};
+use crate::roce::counters::{Counters, Dropped};
+use crate::roce::grants::Grants;
+use crate::roce::packet::{Head, Mtu, Packet, Psn, packets};
+use crate::roce::payload::{Burst, PacketOut, Payload};
+
+/// What a peer without a RECV of ours is told to wait: code 12, 640 us.
+const RNR_TIMER: u8 = 12;
+
+/// The message that is being received.
+#[derive(Debug)]
+enum Assembly {
+    None,
+    Send { len: u32 },
+    Write { key: u32, addr: u64, left: u32 },
+}
+
+/// A READ that is being answered.
+#[derive(Clone, Copy, Debug)]
+struct Response {
+    first: Psn,
+    remote: Remote,
+    len: u32,
+    packets: u32,
+    /// Packets that were sent.
+    sent: u32,
+    msn: u32,
+}
+
+/// The receiving half of a queue pair.
+#[derive(Debug)]
+pub struct Responder {
+    qp: QpId,
+    peer_qpn: u32,
+    mtu: Mtu,
+    /// The packet that is to come next.
+    expected: Psn,
+    /// Messages that were completed.
+    msn: u32,
+    assembly: Assembly,
+    head: [u8; HEAD_LEN],
+    recvs: VecDeque<Option<Buf>>,
+    responses: VecDeque<Response>,
+    responses_max: usize,
+    /// The gap before the packets that come now was told.
+    gap_told: bool,
+    /// What is owed to the peer, once all READs are answered.
+    owed: Option<Syndrome>,
+}
+
+/// Why a request changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It is not its turn.
+    Dropped(Dropped),
+    /// The connection is to end, with this NAK.
+    Fatal(Dropped, Syndrome),
+}
+
+impl From<Dropped> for Refused {
+    fn from(why: Dropped) -> Refused {
+        Refused::Dropped(why)
+    }
+}
+
+const INVALID: Refused = Refused::Fatal(Dropped::Invalid, Syndrome::NAK_INVALID);
+const ACCESS: Refused = Refused::Fatal(Dropped::Access, Syndrome::NAK_ACCESS);
+
+impl Responder {
+    /// Of a queue pair whose peer's first packet is `first`, for so many RECVs and READs of the peer's
+    /// at a time.
+    pub fn new(
+        qp: QpId,
+        peer_qpn: u32,
+        mtu: Mtu,
+        first: Psn,
+        recvs: usize,
+        reads: u8,
+    ) -> Responder {
+        Responder {
+            qp,
+            peer_qpn,
+            mtu,
+            expected: first,
+            msn: 0,
+            assembly: Assembly::None,
+            head: [0; HEAD_LEN],
+            recvs: VecDeque::with_capacity(recvs),
+            responses: VecDeque::with_capacity(usize::from(reads)),
+            responses_max: usize::from(reads),
+            gap_told: false,
+            owed: None,
+        }
+    }
+
+    /// The peer is known.
+    pub fn connect(&mut self, peer_qpn: u32) {
+        self.peer_qpn = peer_qpn;
+    }
+
+    /// The packet that is to come next.
+    pub fn expected(&self) -> Psn {
+        self.expected
+    }
+
+    /// READs of the peer's that may be out.
+    pub fn reads_max(&self) -> u8 {
+        self.responses_max as u8
+    }
+
+    /// Posts a RECV.
+    pub fn post(&mut self, buf: Option<Buf>) {
+        self.recvs.push_back(buf);
+    }
+
+    /// A request came.
+    ///
+    /// # Errors
+    /// Why it was not executed.
+    pub fn on_request(
+        &mut self,
+        packet: &Packet<'_>,
+        grants: &mut Grants,
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Refused> {
+        let psn = Psn::new(packet.bth.psn.get());
+        let ahead = psn.since(self.expected);
+        if ahead > 0 {
+            if !self.gap_told {
+                self.gap_told = true;
+                counters.naks_sent += 1;
+                self.owed = Some(Syndrome::NAK_SEQUENCE);
+            }
+            return Err(Dropped::Gap.into());
+        }
+        if ahead < 0 {
+            self.on_duplicate(psn, packet, grants);
+            return Err(Dropped::Duplicate.into());
+        }
+        self.execute(psn, packet, grants, events, counters)?;
+        // A gap that was told is closed; a NAK that was not sent yet must not be.
+        self.gap_told = false;
+        if packet.bth.opcode == Opcode::READ_REQUEST {
+            // Its data acknowledges it, and all before it.
+            self.owed = None;
+        } else if self.owed.is_some() || packet.bth.ack_req & ACK_REQ != 0 {
+            self.owed = Some(Syndrome::ACK);
+        }
+        Ok(())
+    }
+
+    /// A request that was executed: a READ's data may have been lost, of others the ACK.
+    fn on_duplicate(&mut self, psn: Psn, packet: &Packet<'_>, grants: &Grants) {
+        let Some(reth) = packet
+            .reth
+            .filter(|_| packet.bth.opcode == Opcode::READ_REQUEST)
+        else {
+            if self.owed.is_none() {
+                self.owed = Some(Syndrome::ACK);
+            }
+            return;
+        };
+        let (remote, len) = place(reth);
+        // What it names must still be granted, and it must have been part of what was executed.
+        if grants.find(remote, len, Access::Read).is_none() {
+            return;
+        }
+        let count = packets(len, self.mtu);
+        if psn.plus(count).since(self.expected) > 0 {
+            return;
+        }
+        // The peer begins again here, so answers from here on are to be given anew as it asks for them.
+        while self
+            .responses
+            .back()
+            .is_some_and(|last| last.first.since(psn) >= 0)
+        {
+            self.responses.pop_back();
+        }
+        self.respond(psn, remote, len, count);
+    }
+
+    fn respond(&mut self, first: Psn, remote: Remote, len: u32, count: u32) {
+        if self.responses.len() < self.responses_max {
+            self.responses.push_back(Response {
+                first,
+                remote,
+                len,
+                packets: count,
+                sent: 0,
+                msn: self.msn,
+            });
+        }
+    }
+
+    fn execute(
+        &mut self,
+        psn: Psn,
+        packet: &Packet<'_>,
+        grants: &mut Grants,
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Refused> {
+        let payload = packet.payload;
+        let mtu = self.mtu.bytes() as usize;
+        let whole = |ends: bool| {
+            let fits = if ends {
+                payload.len() <= mtu
+            } else {
+                payload.len() == mtu
+            };
+            if fits { Ok(()) } else { Err(INVALID) }
+        };
+        match packet.bth.opcode {
+            Opcode::SEND_FIRST
+            | Opcode::SEND_ONLY
+            | Opcode::SEND_ONLY_IMM
+            | Opcode::SEND_ONLY_INVALIDATE => {
+                let ends = packet.bth.opcode != Opcode::SEND_FIRST;
+                whole(ends)?;
+                if !matches!(self.assembly, Assembly::None) {
+                    return Err(INVALID);
+                }
+                if self.recvs.is_empty() {
+                    self.owed = Some(Syndrome::rnr(RNR_TIMER));
+                    // What follows waits for this one; it is no gap.
+                    self.gap_told = true;
+                    return Err(Dropped::NotReady.into());
+                }
+                self.head = [0; HEAD_LEN];
+                self.receive(0, ends, packet, grants, events, counters)?;
+            }
+            Opcode::SEND_MIDDLE
+            | Opcode::SEND_LAST
+            | Opcode::SEND_LAST_IMM
+            | Opcode::SEND_LAST_INVALIDATE => {
+                let ends = packet.bth.opcode != Opcode::SEND_MIDDLE;
+                whole(ends)?;
+                let Assembly::Send { len } = self.assembly else {
+                    return Err(INVALID);
+                };
+                if ends && payload.is_empty() {
+                    return Err(INVALID);
+                }
+                self.receive(len, ends, packet, grants, events, counters)?;
+            }
+            Opcode::WRITE_FIRST | Opcode::WRITE_ONLY | Opcode::WRITE_ONLY_IMM => {
+                let ends = packet.bth.opcode != Opcode::WRITE_FIRST;
+                whole(ends)?;
+                let (remote, len) = place(packet.reth.ok_or(INVALID)?);
+                let fits = if ends {
+                    payload.len() == len as usize
+                } else {
+                    payload.len() < len as usize
+                };
+                if !matches!(self.assembly, Assembly::None) || !fits {
+                    return Err(INVALID);
+                }
+                let place = grants.find(remote, len, Access::Write).ok_or(ACCESS)?;
+                grants.write(place, payload);
+                counters.copied += payload.len() as u64;
+                self.finish_write(remote, len, payload.len() as u32, ends);
+            }
+            Opcode::WRITE_MIDDLE | Opcode::WRITE_LAST | Opcode::WRITE_LAST_IMM => {
+                let ends = packet.bth.opcode != Opcode::WRITE_MIDDLE;
+                whole(ends)?;
+                let Assembly::Write { key, addr, left } = self.assembly else {
+                    return Err(INVALID);
+                };
+                let fits = if ends {
+                    payload.len() == left as usize
+                } else {
+                    payload.len() < left as usize
+                };
+                if !fits {
+                    return Err(INVALID);
+                }
+                // It may have been taken back since the first packet.
+                let remote = Remote { addr, key };
+                let place = grants.find(remote, left, Access::Write).ok_or(ACCESS)?;
+                grants.write(place, payload);
+                counters.copied += payload.len() as u64;
+                self.finish_write(remote, left, payload.len() as u32, ends);
+            }
+            Opcode::READ_REQUEST => {
+                let (remote, len) = place(packet.reth.ok_or(INVALID)?);
+                if !matches!(self.assembly, Assembly::None)
+                    || self.responses.len() >= self.responses_max
+                {
+                    return Err(INVALID);
+                }
+                grants.find(remote, len, Access::Read).ok_or(ACCESS)?;
+                let count = packets(len, self.mtu);
+                self.msn = self.msn.wrapping_add(1);
+                self.respond(psn, remote, len, count);
+                self.expected = psn.plus(count);
+                return Ok(());
+            }
+            _ => return Err(INVALID),
+        }
+        self.expected = psn.plus(1);
+        Ok(())
+    }
+
+    fn finish_write(&mut self, remote: Remote, left: u32, len: u32, ends: bool) {
+        if ends {
+            self.assembly = Assembly::None;
+            self.msn = self.msn.wrapping_add(1);
+        } else {
+            self.assembly = Assembly::Write {
+                key: remote.key,
+                addr: remote.addr + u64::from(len),
+                left: left - len,
+            };
+        }
+    }
+
+    /// A packet of a message, `at` bytes into it.
+    fn receive(
+        &mut self,
+        at: u32,
+        ends: bool,
+        packet: &Packet<'_>,
+        grants: &mut Grants,
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Refused> {
+        let at = at as usize;
+        let to_head = HEAD_LEN.saturating_sub(at).min(packet.payload.len());
+        let (head, data) = packet.payload.split_at(to_head);
+        let buf = self.recvs.front_mut().ok_or(INVALID)?;
+        let room = buf.as_ref().map_or(0, Buf::len);
+        let from = at.max(HEAD_LEN) - HEAD_LEN;
+        if from + data.len() > room {
+            return Err(INVALID);
+        }
+        let invalidated = packet.ieth.map(|ieth| ieth.rkey.get());
+        if let Some(key) = invalidated
+            && !grants.invalidate(key)
+        {
+            return Err(ACCESS);
+        }
+        self.head[at.min(HEAD_LEN)..][..to_head].copy_from_slice(head);
+        if let Some(buf) = buf
+            && !data.is_empty()
+        {
+            buf.bytes_mut()[from..from + data.len()].copy_from_slice(data);
+        }
+        counters.copied += packet.payload.len() as u64;
+        let len = (at + packet.payload.len()) as u32;
+        if ends {
+            self.assembly = Assembly::None;
+            self.msn = self.msn.wrapping_add(1);
+            events.push_back(Event::Received {
+                qp: self.qp,
+                len,
+                head: self.head,
+                buf: self.recvs.pop_front().expect("it was filled"),
+                invalidated,
+            });
+        } else {
+            self.assembly = Assembly::Send { len };
+        }
+        Ok(())
+    }
+
+    /// Adds answers, as far as there is room.
+    pub fn burst<'a>(&'a self, grants: &'a Grants, out: &mut Burst<'a>) {
+        for response in &self.responses {
+            for k in response.sent..response.packets {
+                if out.is_full() {
+                    return;
+                }
+                match self.response(response, k, grants) {
+                    Some(packet) => out.push(packet),
+                    // The memory was taken back meanwhile: nobody waits for this answer.
+                    None => break,
+                }
+            }
+        }
+        if let Some(syndrome) = self.owed
+            && !out.is_full()
+        {
+            let psn = if syndrome == Syndrome::ACK {
+                self.expected.before()
+            } else {
+                self.expected
+            };
+            out.push(PacketOut {
+                head: Head::new(Opcode::ACKNOWLEDGE, self.peer_qpn, psn, 0)
+                    .aeth(syndrome, self.msn),
+                payload: Payload::EMPTY,
+            });
+        }
+    }
+
+    fn response<'a>(
+        &self,
+        response: &Response,
+        k: u32,
+        grants: &'a Grants,
+    ) -> Option<PacketOut<'a>> {
+        let place = grants.find(response.remote, response.len, Access::Read)?;
+        let from = k * self.mtu.bytes();
+        let len = self.mtu.bytes().min(response.len - from);
+        let opcode = match (k == 0, k + 1 == response.packets) {
+            (true, true) => Opcode::READ_RESPONSE_ONLY,
+            (true, false) => Opcode::READ_RESPONSE_FIRST,
+            (false, false) => Opcode::READ_RESPONSE_MIDDLE,
+            (false, true) => Opcode::READ_RESPONSE_LAST,
+        };
+        let head = Head::new(opcode, self.peer_qpn, response.first.plus(k), len as usize);
+        Some(PacketOut {
+            head: match opcode {
+                Opcode::READ_RESPONSE_MIDDLE => head,
+                _ => head.aeth(Syndrome::ACK, response.msn),
+            },
+            payload: grants.read(place.plus(from), len),
+        })
+    }
+
+    /// The first so many packets of the last burst were sent; those left over are the requester's.
+    pub fn sent(&mut self, mut count: usize, grants: &Grants) -> usize {
+        while let Some(response) = self.responses.front_mut() {
+            if grants
+                .find(response.remote, response.len, Access::Read)
+                .is_none()
+            {
+                self.responses.pop_front();
+                continue;
+            }
+            let now = (response.packets - response.sent).min(count as u32);
+            response.sent += now;
+            count -= now as usize;
+            if response.sent < response.packets {
+                return count;
+            }
+            self.responses.pop_front();
+        }
+        if count > 0 && self.owed.is_some() {
+            self.owed = None;
+            count -= 1;
+        }
+        count
+    }
+
+    /// True if a burst would not be empty.
+    pub fn has_work(&self) -> bool {
+        self.owed.is_some() || !self.responses.is_empty()
+    }
+
+    /// What a NAK that ends the connection says.
+    pub fn nak(&self, syndrome: Syndrome) -> Head {
+        Head::new(Opcode::ACKNOWLEDGE, self.peer_qpn, self.expected, 0).aeth(syndrome, self.msn)
+    }
+
+    /// Ends everything: the Bufs of RECVs come back.
+    pub fn fail(&mut self, events: &mut VecDeque<Event>) {
+        self.responses.clear();
+        self.owed = None;
+        for buf in self.recvs.drain(..).flatten() {
+            events.push_back(Event::Unposted { buf });
+        }
+    }
+}
+
+fn place(reth: &Reth) -> (Remote, u32) {
+    let remote = Remote {
+        addr: reth.va.get(),
+        key: reth.rkey.get(),
+    };
+    (remote, reth.len.get())
+}
