@@ -1,6 +1,7 @@
 //! The command line: what can be said, and what contradicts itself.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferroce_drivers::pci::Address;
 
 use crate::config::{CntlidRange, Cores, Device, Spin};
+use crate::probe::schedule::Rates;
+use crate::probe::slo::Slo;
 use crate::units::{Size, parse_time};
 use crate::url::Url;
 
@@ -39,7 +42,9 @@ pub enum Command {
     /// Look at a node that runs, and change it
     Ctl(CtlArgs),
     /// Measure a node, or verify it, from the host's side
-    Probe(ProbeArgs),
+    Probe(Box<ProbeArgs>),
+    /// Answer the probe's baseline on this machine: the same bytes over plain TCP, without a protocol
+    RawServer(RawServerArgs),
     /// Show it all at work: a node and a probe on this machine
     Demo(DemoArgs),
     /// List NVMe drives, and take them from the kernel or give them back
@@ -186,29 +191,79 @@ pub enum CtlCommand {
 
 /// `ferroce probe`.
 #[derive(Args, Debug, Clone)]
-#[command(after_help = "Reads only, unless --destroy-data is given. \
-    Example: ferroce probe tcp://127.0.0.1:4420 --time 2s --depth 32 --block-size 4KiB")]
+#[command(after_help = "Reads only, unless --destroy-data is given.\n\
+    Examples:\n  \
+    ferroce probe tcp://127.0.0.1:4420 --time 2s --depth 32 --block-size 4KiB\n  \
+    ferroce probe tcp://127.0.0.1:4420 --rate 10k --slo 'p99<500us,errors=0'\n  \
+    ferroce probe tcp://127.0.0.1:4420 --cores 1 --baseline --baseline-core 0")]
 pub struct ProbeArgs {
     /// tcp://ADDRESS:PORT, or tcp://ADDRESS:PORT/NQN where a node has several subsystems
-    pub url: Url,
-    /// How long to measure
-    #[arg(long, short, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
-    pub time: Duration,
+    #[arg(required_unless_present = "ceiling")]
+    pub url: Option<Url>,
+    /// How long to measure: each target, and each rate [default: 2s]
+    #[arg(long, short, value_name = "TIME", value_parser = parse_time)]
+    pub time: Option<Duration>,
     /// Bytes of each command
     #[arg(long, short, value_name = "SIZE", default_value = "4KiB")]
     pub block_size: Size,
-    /// Commands under way on each queue
+    /// Commands under way on each queue; with --rate, at most
     #[arg(long, short, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
     pub depth: u16,
-    /// I/O queues, one thread and one connection each
+    /// I/O queues, one connection each, on as many threads as there are CPUs for them
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
     pub queues: u16,
+    /// What an application does, in place of --block-size, --depth and --pattern; README.md says where the sizes come from
+    #[arg(long, value_enum, conflicts_with_all = ["block_size", "depth", "pattern"])]
+    pub workload: Option<Workload>,
     /// Percentage of commands that write; needs --destroy-data
     #[arg(long, short, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub write: Option<u8>,
     /// Where the commands go
     #[arg(long, short, value_enum, default_value_t = Pattern::Random)]
     pub pattern: Pattern,
+
+    /// Send so many commands per second, whatever the target does; latency counts from when each was meant to start.
+    /// Several rates (10,10000) follow each other without a pause. Its threads poll all the time
+    #[arg(long, value_name = "RATES", help_heading = "Open loop")]
+    pub rate: Option<Rates>,
+    /// How the commands of --rate are spread over time
+    #[arg(long, value_enum, default_value_t = Arrival::Poisson, help_heading = "Open loop", requires = "rate")]
+    pub arrival: Arrival,
+
+    /// Measure the same bytes over plain TCP in the same run, in turns: a raw server is started beside the target, if that
+    /// is on this machine, or `ferroce raw-server` runs at this URL
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, help_heading = "Compare")]
+    pub baseline: Option<Option<Url>>,
+    /// The CPU that the raw server of --baseline is to run on: the one the node has
+    #[arg(
+        long,
+        value_name = "CPU",
+        requires = "baseline",
+        help_heading = "Compare"
+    )]
+    pub baseline_core: Option<usize>,
+    /// Measure another target in turns with this one
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "baseline",
+        help_heading = "Compare"
+    )]
+    pub against: Option<Url>,
+    /// Slices to cut --time into, of each target in turns [default: of 100ms, 40 at most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Compare")]
+    pub rounds: Option<u16>,
+    /// Another host's reads beside the measured load, on the same threads: 8x16x1MiB is eight queues of 16 reads of 1 MiB
+    #[arg(long, value_name = "QUEUESxDEPTHxSIZE", help_heading = "Compare", conflicts_with_all = ["baseline", "against"])]
+    pub neighbour: Option<Neighbour>,
+    /// The target's process on this machine: tell the CPU time it uses for each command
+    #[arg(long, value_name = "PID", help_heading = "Compare")]
+    pub target_pid: Option<u32>,
+
+    /// What has to hold, as p99<500us,p99.9<2ms,errors=0; the status is 3 if it does not
+    #[arg(long, value_name = "CONDITIONS", help_heading = "Judge")]
+    pub slo: Option<Slo>,
+
     /// Write seeded patterns and prove that every block read is the last one acknowledged; needs --destroy-data
     #[arg(long)]
     pub verify: bool,
@@ -218,6 +273,9 @@ pub struct ProbeArgs {
     /// Overwrite even a namespace with a partition table or a file system
     #[arg(long, requires = "destroy_data")]
     pub force: bool,
+    /// Connect again when the connections are lost, and go on
+    #[arg(long)]
+    pub reconnect: bool,
     /// The namespace [default: the only one]
     #[arg(long)]
     pub nsid: Option<u32>,
@@ -227,7 +285,7 @@ pub struct ProbeArgs {
     /// CPUs for the threads, as 1,2 or 0-3 [default: not pinned]
     #[arg(long, value_name = "LIST")]
     pub cores: Option<Cores>,
-    /// Seed of addresses and data, to repeat a run [default: random]
+    /// Seed of addresses, arrivals and data, to repeat a run [default: random]
     #[arg(long)]
     pub seed: Option<u64>,
     /// The NQN to connect as [default: a UUID that follows from the machine-id]
@@ -239,9 +297,56 @@ pub struct ProbeArgs {
     /// Protect data by a digest (CRC32C)
     #[arg(long)]
     pub data_digest: bool,
-    /// Print the result as JSON
+    /// Measure first what the probe itself can do here: reads of memory in this process, on one thread
+    #[arg(long)]
+    pub ceiling: bool,
+    /// Print the result as JSON (tools/probe-json.md describes it)
     #[arg(long)]
     pub json: bool,
+}
+
+impl ProbeArgs {
+    /// What the command line means that has nothing but a URL.
+    pub fn of(url: &Url) -> ProbeArgs {
+        match Cli::parse_from(["ferroce", "probe", &url.to_string()]).command {
+            Command::Probe(args) => *args,
+            _ => unreachable!("it says probe"),
+        }
+    }
+}
+
+/// How commands of an open loop are spread over time.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// As of many independent users
+    Poisson,
+    /// At even distances
+    Fixed,
+}
+
+/// `ferroce raw-server`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Anyone who reaches the address may use it: give it one that only the probe reaches.\n\
+    Example: ferroce raw-server --listen tcp://10.0.0.5:4421 --core 2, and on the probe's machine\n  \
+    ferroce probe tcp://10.0.0.5:4420 --baseline=tcp://10.0.0.5:4421"
+)]
+pub struct RawServerArgs {
+    /// Where the probe connects
+    #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:4421")]
+    pub listen: Url,
+    /// Its memory: as much as the node's drive has, for caches to be of equal use
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub size: Size,
+    /// The CPU to run on: the one the node has [default: not pinned]
+    #[arg(long, value_name = "CPU")]
+    pub core: Option<usize>,
+    /// How long it polls before it sleeps, or `always` [default: 50us, as a node]
+    #[arg(long, value_name = "TIME")]
+    pub spin: Option<Spin>,
+    /// End when stdin does
+    #[arg(long, hide = true)]
+    pub until_eof: bool,
 }
 
 /// Where commands go.
@@ -251,6 +356,54 @@ pub enum Pattern {
     Random,
     /// One after the other
     Sequential,
+    /// Eight to sixteen one after the other, then elsewhere: objects of so many commands
+    Objects,
+}
+
+/// What an application does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Workload {
+    /// Rows of large tables: random reads of 4 KiB, 32 at a time
+    Embedding,
+    /// Caches of attention keys and values: objects of 1 to 2 MiB in reads of 128 KiB, 32 MiB under way
+    KvCache,
+    /// Weights: all of it once, in order, in the largest reads up to 4 MiB, 32 MiB under way; ends with the last byte
+    ModelLoad,
+}
+
+/// A load beside the measured one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    /// Its queues.
+    pub queues: u16,
+    /// Commands under way on each.
+    pub depth: u16,
+    /// Bytes of each command.
+    pub block_size: Size,
+}
+
+impl FromStr for Neighbour {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Neighbour, String> {
+        let wrong = || format!("`{text}` is no load: write queues, depth and size as 8x16x1MiB");
+        let mut parts = text.splitn(3, 'x');
+        let mut next = || parts.next().ok_or_else(wrong);
+        let (queues, depth, block_size) = (next()?, next()?, next()?);
+        let number = |text: &str, most: u16| {
+            let number = text.parse().map_err(|_| wrong())?;
+            if (1..=most).contains(&number) {
+                Ok(number)
+            } else {
+                Err(wrong())
+            }
+        };
+        Ok(Neighbour {
+            queues: number(queues, 128)?,
+            depth: number(depth, 1023)?,
+            block_size: block_size.parse()?,
+        })
+    }
 }
 
 /// `ferroce demo`.
@@ -323,6 +476,14 @@ mod tests {
             "ferroce ctl unlisten tcp://127.0.0.1:4421",
             "ferroce probe tcp://127.0.0.1:4420 --time 2s",
             "ferroce probe tcp://127.0.0.1:4420/nqn.2024-01.a:b --verify --destroy-data --force --json --cores 1",
+            "ferroce probe tcp://127.0.0.1:4420 --rate 10,10k --arrival fixed --slo p99<500us,errors=0",
+            "ferroce probe tcp://127.0.0.1:4420 --baseline --baseline-core 0 --target-pid 1 --rounds 5",
+            "ferroce probe tcp://127.0.0.1:4420 --baseline=tcp://127.0.0.1:4421",
+            "ferroce probe tcp://127.0.0.1:4420 --against tcp://127.0.0.1:4430 --reconnect",
+            "ferroce probe tcp://127.0.0.1:4420 --neighbour 8x16x1MiB --depth 1",
+            "ferroce probe tcp://127.0.0.1:4420 --workload kv-cache --queues 2",
+            "ferroce probe --ceiling",
+            "ferroce raw-server --listen tcp://127.0.0.1:4421 --size 512MiB --core 1 --spin always",
             "ferroce demo",
             "ferroce devices",
             "ferroce devices bind 0000:3b:00.0",
@@ -340,6 +501,14 @@ mod tests {
             "ferroce probe tcp://127.0.0.1 --depth 0",
             "ferroce probe tcp://127.0.0.1 --write 101",
             "ferroce probe tcp://127.0.0.1 --force",
+            "ferroce probe tcp://127.0.0.1 --rate 0",
+            "ferroce probe tcp://127.0.0.1 --arrival fixed",
+            "ferroce probe tcp://127.0.0.1 --baseline --against tcp://127.0.0.1:1",
+            "ferroce probe tcp://127.0.0.1 --baseline-core 0",
+            "ferroce probe tcp://127.0.0.1 --slo p99",
+            "ferroce probe tcp://127.0.0.1 --neighbour 8x16",
+            "ferroce probe tcp://127.0.0.1 --neighbour 0x16x1MiB",
+            "ferroce probe tcp://127.0.0.1 --workload embedding --depth 3",
             "ferroce ctl resize 3 big",
             "ferroce devices bind 3b",
         ] {

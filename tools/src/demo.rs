@@ -7,8 +7,8 @@ use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::print;
 use crate::fail::{Fail, Result, fail};
 use crate::node::Node;
-use crate::probe::report::Totals;
-use crate::probe::{Target, judge, measure};
+use crate::probe::report::Sliced;
+use crate::probe::{judge, measure};
 use crate::signals::Signals;
 use crate::units::{Size, about, gib_per_s, thousands, us};
 use crate::url::Url;
@@ -77,12 +77,12 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
 
     let interrupted = || signals.came();
     let verify = probe(&url, args.time, &LOADS[1], true);
-    let outcome = measure(&verify, Target::connect(&verify)?, false, &interrupted)?;
+    let outcome = measure(&verify, false, &interrupted)?;
     judge(&outcome)?;
     print(&format!(
         "First, does it keep what it is given? {} blocks of random places were read while others\n\
          were written, and each was the last one acknowledged.\n\n",
-        thousands(outcome.totals.blocks_verified)
+        thousands(outcome.whole().totals.blocks_verified)
     ))?;
 
     print(&format!(
@@ -91,9 +91,9 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
     ))?;
     for load in &LOADS {
         let probe = probe(&url, args.time, load, false);
-        let outcome = measure(&probe, Target::connect(&probe)?, false, &interrupted)?;
+        let outcome = measure(&probe, false, &interrupted)?;
         judge(&outcome)?;
-        print(&row(load, &outcome.totals, outcome.time))?;
+        print(&row(load, &outcome.whole()))?;
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     print(&format!(
@@ -106,19 +106,18 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
     ))
 }
 
-fn row(load: &Load, totals: &Totals, time: Duration) -> String {
+fn row(load: &Load, slice: &Sliced) -> String {
     let flow = if load.write > 0 {
-        &totals.writes
+        &slice.totals.writes
     } else {
-        &totals.reads
+        &slice.totals.reads
     };
-    let seconds = time.as_secs_f64();
-    let at = |quantile| us(flow.latency.value_at_quantile(quantile));
+    let at = |share| us(flow.quantile(share));
     format!(
         "  {:<28}{:>12}{:>9.2}{:>12}{:>12}{:>12}\n",
         load.name,
-        thousands((flow.latency.len() as f64 / seconds) as u64),
-        gib_per_s(flow.bytes, seconds),
+        thousands(slice.iops(flow) as u64),
+        gib_per_s(flow.bytes, slice.time.as_secs_f64()),
         at(0.5),
         at(0.99),
         at(0.999)
@@ -145,27 +144,19 @@ fn config(args: &DemoArgs) -> Result<Config> {
 }
 
 fn probe(url: &Url, time: Duration, load: &Load, verify: bool) -> ProbeArgs {
+    let url = Url {
+        nqn: Some(NQN.into()),
+        ..url.clone()
+    };
     ProbeArgs {
-        url: Url {
-            nqn: Some(NQN.into()),
-            ..url.clone()
-        },
-        time,
+        time: Some(time),
         block_size: Size(load.block),
         depth: load.depth,
-        queues: 1,
         write: (!verify).then_some(load.write),
         pattern: load.pattern,
         verify,
         destroy_data: true,
         force: true,
-        nsid: None,
-        size: None,
-        cores: None,
-        seed: None,
-        hostnqn: None,
-        header_digest: false,
-        data_digest: false,
-        json: false,
+        ..ProbeArgs::of(&url)
     }
 }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(why) => {
             // The terminal may be gone; there is nobody else to tell.
             let _ = writeln!(std::io::stderr(), "ferroce: {why}");
@@ -39,11 +39,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Ctl(args) => ctl::run(args),
-        Command::Probe(args) => probe::run(args),
+        // Its status says more than well or not.
+        Command::Probe(args) => return probe::run(*args),
+        Command::RawServer(args) => probe::raw::server::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Devices(args) => devices::run(&args),
         Command::Completions { shell } => {
@@ -52,6 +54,7 @@ fn run(cli: Cli) -> Result<()> {
             ctl::print(&String::from_utf8_lossy(&script))
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Warnings and above, unless RUST_LOG says otherwise. Cores do not log between two I/Os: only set-up

@@ -514,15 +514,17 @@ fn completions_for_each_shell() {
 fn the_readme_names_every_flag_and_order() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))
         .expect("reads");
-    for command in ["serve", "ctl", "probe", "demo"] {
+    for command in ["serve", "ctl", "probe", "raw-server", "demo"] {
         let help = stdout(&run(&[command, "--help"]));
         for word in help
             .split_whitespace()
             .filter(|word| word.starts_with("--"))
         {
             let flag = word.trim_end_matches([',', ';', '.', ':']);
-            let known =
-                readme.contains(&format!("{flag}`")) || readme.contains(&format!("{flag} "));
+            let flag = flag.split(['[', '=']).next().unwrap_or(flag);
+            let known = ["`", " ", "[", "="]
+                .iter()
+                .any(|end| readme.contains(&format!("{flag}{end}")));
             assert!(
                 known || ["--help", "--version"].contains(&flag),
                 "{command} {flag} is not in the README"

@@ -179,6 +179,231 @@ fn it_verifies_at_every_shape() {
     }
 }
 
+/// Every key of a value and below it, but not of `errors`, whose keys are what targets say.
+fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                found.insert(key.clone());
+                if key != "errors" {
+                    keys(value, found);
+                }
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+        _ => (),
+    }
+}
+
+#[test]
+fn the_json_is_described() {
+    let node = Node::one();
+    let pid = node.child.id().to_string();
+    let mut found = std::collections::BTreeSet::new();
+    for arguments in [
+        &["--baseline", "--rounds", "5", "--target-pid", &pid][..],
+        &["--rate", "100,200", "--slo", "errors=0", "--ceiling"],
+        &["--verify", "--destroy-data"],
+        &["--neighbour", "2x2x64KiB", "--pattern", "objects"],
+    ] {
+        let value = node.measured(arguments);
+        assert_eq!(value["schema"], "ferroce-probe/1");
+        keys(&value, &mut found);
+    }
+    let described = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/probe-json.md"))
+        .expect("reads");
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|key| !described.contains(&format!("`{key}`")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not in tools/probe-json.md: {missing:?}"
+    );
+    for key in ["read", "write", "object", "low", "p99.9", "neighbour"] {
+        assert!(found.contains(key), "{key} is never there");
+    }
+}
+
+#[test]
+fn an_open_loop_sends_what_the_schedule_says() {
+    let node = Node::one();
+    // On a machine that is busy with other things, the last ones may be late.
+    let due = |result: &serde_json::Value| {
+        result["read"]["ios"].as_u64().expect("reads") + result["unsent"].as_u64().expect("a count")
+    };
+    let value = node.measured(&["--rate", "500", "--arrival", "fixed", "--queues", "2"]);
+    assert_eq!(due(&value), 100, "{value}");
+    let value = node.measured(&["--rate", "100,500", "--arrival", "fixed"]);
+    let stages = value["stages"].as_array().expect("stages");
+    let due: Vec<u64> = stages.iter().map(due).collect();
+    assert_eq!(due, [20, 100], "{value}");
+}
+
+#[test]
+fn a_baseline_and_another_target_take_turns_with_it() {
+    let (node, other) = (Node::one(), Node::one());
+    for against in [
+        "--baseline".to_owned(),
+        format!("--against={}", other.url()),
+    ] {
+        let value = node.measured(&[&against, "--rounds", "6", "--depth", "4"]);
+        let name = if against == "--baseline" {
+            "baseline"
+        } else {
+            "against"
+        };
+        for side in [&value, &value[name]] {
+            assert!(
+                side["read"]["ios"].as_u64().is_some_and(|ios| ios > 20),
+                "{value}"
+            );
+        }
+        let ratio = &value["comparison"][0]["read"]["p50"]["ratio"];
+        let at = |name: &str| ratio[name].as_f64().expect("a number");
+        assert!(at("low") <= at("high") && at("value") > 0.0, "{value}");
+    }
+    // A raw server that runs already, and one that is no raw server.
+    let mut raw = ferroce()
+        .args([
+            "raw-server",
+            "--listen",
+            "tcp://127.0.0.1:0",
+            "--size",
+            "16MiB",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    BufReader::new(raw.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("reads");
+    let at = line.trim().rsplit_once(" at ").expect("it says where").1;
+    let value = node.measured(&[
+        &format!("--baseline={at}"),
+        "--write",
+        "50",
+        "--destroy-data",
+    ]);
+    assert!(
+        value["baseline"]["write"]["ios"].as_u64() > Some(0),
+        "{value}"
+    );
+    raw.kill().expect("kills");
+    raw.wait().expect("waits");
+    node.refused(&[&format!("--baseline={}", other.url())], "raw server");
+}
+
+#[test]
+fn an_objective_is_judged_by_the_status() {
+    let node = Node::one();
+    node.measured(&["--slo", "p99<60s,errors=0,iops>1"]);
+    let output = node.probe(&["--time", "200ms", "--slo", "p50<1us,errors=0"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("p50 of reads is"), "{said}");
+    assert!(!said.contains("errors"), "{said}");
+}
+
+#[test]
+fn workloads_do_what_they_say() {
+    let node = Node::one();
+    let embedding = node.measured(&["--workload", "embedding"]);
+    assert_eq!(embedding["run"]["block_size"], 4096);
+    let kv = node.measured(&["--workload", "kv-cache"]);
+    assert!(kv["object"]["ios"].as_u64() > Some(0), "{kv}");
+    let output = node.probe(&["--json", "--workload", "model-load", "--queues", "2"]);
+    let load: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(load["read"]["bytes"], 16 << 20, "{load}");
+}
+
+#[test]
+fn contradictions_are_refused_with_the_reason() {
+    let node = Node::one();
+    for (arguments, why) in [
+        (&["--verify"][..], "add --destroy-data"),
+        (
+            &["--verify", "--destroy-data", "--rate", "10"],
+            "--rate contradict",
+        ),
+        (
+            &["--verify", "--destroy-data", "--baseline"],
+            "--baseline contradict",
+        ),
+        (&["--workload", "model-load"], "--time contradict"),
+        (&["--rounds", "5"], "add --baseline or --against"),
+        (
+            &["--baseline=tcp://127.0.0.1:1", "--baseline-core", "0"],
+            "raw-server --core",
+        ),
+        (&["--target-pid", "4000000000"], "no such process"),
+        (&["--neighbour", "1x1x1000"], "choose a multiple"),
+    ] {
+        node.refused(arguments, why);
+    }
+    for (url, why) in [
+        ("tcp://127.0.0.1:1", "nothing listens there"),
+        (
+            &format!("{}/nqn.2024-01.org.example:other", node.url()),
+            "no subsystem of that name",
+        ),
+    ] {
+        let output = ferroce().args(["probe", url]).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(why),
+            "{url}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_run_goes_on_after_the_connections_were_lost() {
+    let node = Node::one();
+    for shape in [
+        &["--depth", "8"][..],
+        &["--rate", "1k", "--queues", "2"],
+        &["--verify", "--destroy-data"],
+    ] {
+        let probe = ferroce()
+            .args([
+                "probe",
+                &node.url(),
+                "--time",
+                "2s",
+                "--reconnect",
+                "--json",
+            ])
+            .args(["--hostnqn", "nqn.2024-01.org.example:h"])
+            .args(shape)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        std::thread::sleep(Duration::from_millis(700));
+        let cut = node.ctl(&["disconnect", "nqn.2024-01.org.example:h"]);
+        assert!(cut.status.success());
+        let output = probe.wait_with_output().expect("ends");
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(value["reconnects"], 1, "{value}");
+        assert_eq!(value["cut_short"], serde_json::Value::Null, "{value}");
+        assert_eq!(value["blocks_wrong"], 0, "{value}");
+        assert!(value["longest_gap_ms"].as_f64() > Some(0.0), "{value}");
+        // What was under way is lost, and said to be; nothing else failed.
+        let errors = value["errors"].as_object().expect("errors");
+        assert!(
+            errors.keys().all(|kind| kind == "connection lost"),
+            "{value}"
+        );
+        let commands = errors
+            .values()
+            .filter_map(|count| count.as_u64())
+            .sum::<u64>();
+        assert_eq!(output.status.success(), commands == 0);
+    }
+}
+
 #[test]
 fn somebodys_data_is_not_overwritten_without_force() {
     let node = Node::one();
@@ -459,6 +684,8 @@ fn a_drive_comes_and_goes_under_load() {
                 "{}",
                 String::from_utf8_lossy(&removed.stderr)
             );
+            // It is to meet the refusal before it is told to end.
+            std::thread::sleep(Duration::from_millis(300));
             let sent = Command::new("sh")
                 .args(["-c", &format!("kill -s INT {}", probe.id())])
                 .status();

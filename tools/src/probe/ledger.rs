@@ -7,7 +7,7 @@ use fastrand::Rng;
 use crate::cli::Pattern;
 
 /// A command to send.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Turn {
     /// Which place.
     pub place: u64,
@@ -15,7 +15,14 @@ pub struct Turn {
     pub write: bool,
     /// The number of this write, or of the last one acknowledged; 0 is none.
     pub number: u32,
+    /// Of which object it is a part, counted from 1, and of how many parts; 0 of none.
+    pub object: u64,
+    /// See `object`.
+    pub parts: u8,
 }
+
+/// Commands of an object.
+const PARTS: std::ops::RangeInclusive<u8> = 8..=16;
 
 /// One queue's places: every `stride`th from `first` on.
 #[derive(Debug)]
@@ -27,6 +34,13 @@ pub struct Ledger {
     write_percent: u8,
     rng: Rng,
     next: u64,
+    /// The object whose parts are being handed out, how many it has, and how many are to come.
+    object: u64,
+    parts: u8,
+    parts_left: u8,
+    /// Each place once, and commands to come.
+    once: bool,
+    left: u64,
     verify: Option<Verify>,
 }
 
@@ -48,17 +62,50 @@ impl Ledger {
         write_percent: u8,
         seed: u64,
     ) -> Ledger {
-        let (first, stride) = (u64::from(queue), u64::from(queues));
+        let (queue, queues) = (u64::from(queue), u64::from(queues));
+        let (first, stride, count) = match pattern {
+            // The parts of an object lie side by side.
+            Pattern::Objects => (places / queues * queue, 1, places / queues),
+            Pattern::Random | Pattern::Sequential => {
+                (queue, queues, places.saturating_sub(queue).div_ceil(queues))
+            }
+        };
         Ledger {
             first,
             stride,
-            count: places.saturating_sub(first).div_ceil(stride),
+            count,
             pattern,
             write_percent,
-            rng: Rng::with_seed(seed ^ first.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            object: 0,
+            parts: 0,
+            parts_left: 0,
+            rng: Rng::with_seed(seed ^ queue.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             next: 0,
+            once: false,
+            left: u64::MAX,
             verify: None,
         }
+    }
+
+    /// Only as many commands as there are places.
+    pub fn once(mut self) -> Ledger {
+        self.once = true;
+        self.begin_again();
+        self
+    }
+
+    /// From the first place on, once more.
+    pub fn begin_again(&mut self) {
+        if self.once {
+            self.left = self.count;
+            self.next = 0;
+        }
+    }
+
+    /// No command will come any more.
+    #[inline]
+    pub fn is_exhausted(&self) -> bool {
+        self.left == 0
     }
 
     /// Keeps track of what was written, too.
@@ -72,18 +119,23 @@ impl Ledger {
         self
     }
 
-    /// The next command; `None` while every place has one under way.
+    /// The next command; `None` while every place has one under way, and once there were all.
     #[inline]
     pub fn next(&mut self) -> Option<Turn> {
+        if self.left == 0 {
+            return None;
+        }
         let wants_write = self.write_percent > 0 && self.rng.u8(0..100) < self.write_percent;
         let mut index = match self.pattern {
             Pattern::Random => self.rng.u64(0..self.count),
             Pattern::Sequential => self.next,
+            Pattern::Objects => self.next_of_object(),
         };
         let mut turn = Turn {
-            place: 0,
             write: wants_write,
-            number: 0,
+            object: self.object,
+            parts: self.parts,
+            ..Turn::default()
         };
         if let Some(verify) = &mut self.verify {
             // The first free place from there on. With at least twice as many places as commands
@@ -98,8 +150,21 @@ impl Ledger {
             turn.number = verify.written[at] + u32::from(turn.write);
         }
         self.next = (index + 1) % self.count;
+        self.left -= 1;
         turn.place = self.first + index * self.stride;
         Some(turn)
+    }
+
+    /// The place behind the last one, or another object's first.
+    fn next_of_object(&mut self) -> u64 {
+        if self.parts_left == 0 {
+            self.object += 1;
+            self.parts = self.rng.u8(PARTS);
+            self.parts_left = self.parts;
+            self.next = self.rng.u64(0..self.count);
+        }
+        self.parts_left -= 1;
+        self.next
     }
 
     /// A command of [`Ledger::written`] is sent.
@@ -132,8 +197,8 @@ impl Ledger {
             let number = verify.written[index as usize];
             (number > 0 && !verify.doubtful[index as usize]).then_some(Turn {
                 place: self.first + index * self.stride,
-                write: false,
                 number,
+                ..Turn::default()
             })
         })
     }
@@ -154,6 +219,35 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..100).collect());
+    }
+
+    #[test]
+    fn all_once_is_every_place_once() {
+        let mut ledger = Ledger::new(100, (1, 3), Pattern::Sequential, 0, 1).once();
+        let places: Vec<u64> = std::iter::from_fn(|| ledger.next())
+            .map(|turn| turn.place)
+            .collect();
+        assert_eq!(places, (1..100).step_by(3).collect::<Vec<u64>>());
+        assert!(ledger.is_exhausted());
+    }
+
+    #[test]
+    fn parts_of_an_object_lie_side_by_side() {
+        let mut ledger = Ledger::new(1000, (1, 2), Pattern::Objects, 0, 1);
+        let turns: Vec<Turn> = (0..10_000).filter_map(|_| ledger.next()).collect();
+        let mut objects = 0;
+        for object in turns.chunk_by(|a, b| a.object == b.object) {
+            objects += 1;
+            assert_eq!(object[0].object, objects);
+            assert!(PARTS.contains(&object[0].parts));
+            if objects < turns.last().expect("there are some").object {
+                assert_eq!(object.len(), usize::from(object[0].parts));
+            }
+            for two in object.windows(2) {
+                assert_eq!((two[0].place - 500 + 1) % 500, two[1].place - 500);
+            }
+        }
+        assert!(turns.iter().all(|turn| (500..1000).contains(&turn.place)));
     }
 
     #[test]

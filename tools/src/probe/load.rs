@@ -1,19 +1,21 @@
-//! One queue under load: commands in, completions out, as fast as the target answers, with as many
-//! commands under way as the depth says.
+//! One link under load: commands in, completions out. A closed loop keeps as many commands under way as the depth says;
+//! an open loop sends each when its schedule says, whatever the target does.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ferroce_engine::host as nvme;
-use ferroce_transport::host::{Completion, Data, Queue};
+use ferroce_transport::host::{Completion, Data};
 
 use super::ledger::{Ledger, Turn};
+use super::link::{Io, Link};
 use super::pattern::Stamp;
 use super::report::Totals;
+use super::schedule::Schedule;
 
-/// What all queues have in common.
-#[derive(Debug)]
-pub struct Shared {
+/// What all loads of a target have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
     /// Namespace.
     pub nsid: u32,
     /// Bytes of its blocks.
@@ -22,183 +24,383 @@ pub struct Shared {
     pub blocks: u32,
     /// Of the data, in a run that verifies.
     pub verify: Option<u64>,
-    /// How long.
-    pub time: Duration,
+    /// Some commands write.
+    pub writes: bool,
+}
+
+impl Work {
+    /// Bytes that each command needs: none for reads that nobody looks at.
+    fn memory_len(&self) -> usize {
+        if self.writes || self.verify.is_some() {
+            (self.blocks * self.block_len) as usize
+        } else {
+            0
+        }
+    }
+}
+
+/// A stretch of time in which a target is measured.
+#[derive(Debug)]
+pub struct Slice {
+    /// From when.
+    pub start: Instant,
+    /// No command starts from then on.
+    pub end: Instant,
+    /// What was meant to start before that is counted apart.
+    pub early_until: Option<Instant>,
     /// Someone wants it to end.
     pub stop: AtomicBool,
     /// Commands answered so far, for the progress bar.
     pub answered: AtomicU64,
 }
 
-/// With nothing to do the thread polls so long before it sleeps.
+impl Slice {
+    /// From now on.
+    pub fn new(time: Duration, early: Option<Duration>) -> Slice {
+        let start = Instant::now();
+        Slice {
+            start,
+            end: start + time,
+            early_until: early.map(|early| start + early),
+            stop: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.end || self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// A closed loop with nothing to do polls so long before it sleeps. An open loop never sleeps: it would measure its own
+/// waking up.
 const SPIN: Duration = Duration::from_micros(100);
 /// Silence that ends the run.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The kind of error of commands whose connection died: whether they were carried out is not known.
+const LOST: &str = "connection lost";
 /// How long the last commands may take.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// A queue with what it measures.
+/// A link with what it measures.
 #[derive(Debug)]
-pub struct Load<'a> {
-    shared: &'a Shared,
-    queue: Queue,
+pub struct Load {
+    work: Work,
+    link: Link,
     ledger: Ledger,
+    schedule: Option<Schedule>,
     slots: Vec<Slot>,
+    /// Objects with parts under way or to come; the first is number `objects_from`.
+    objects: VecDeque<Object>,
+    objects_from: u64,
     /// Slots without a command.
     idle: Vec<usize>,
+    phase: Phase,
     totals: Totals,
-    answered: u64,
-    /// How long the load lasted, once it is over: reading back afterwards is not measured.
-    lasted: Option<Duration>,
+    early: Totals,
+    /// When something last came.
+    heard: Instant,
+    /// Since when commands wait without any being carried out.
+    unserved_since: Option<Instant>,
+    lasted: Duration,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Commands are sent as they are due.
+    Running,
+    /// The last ones are awaited.
+    Draining,
+    /// What was written is read once more; not measured.
+    ReadingBack(Vec<Turn>),
+    /// All is done.
+    Over,
+    /// It cannot go on.
+    Dead(String),
+}
+
+/// An object that is not complete.
+#[derive(Debug)]
+struct Object {
+    /// Of its first part.
+    start: Instant,
+    /// Parts without an answer.
+    left: u8,
+    /// A part of it failed.
+    failed: bool,
 }
 
 /// A place for one command, with its memory while it is not under way.
 #[derive(Debug)]
 struct Slot {
     turn: Turn,
-    sent: Instant,
+    /// When it was meant to be sent.
+    start: Instant,
     memory: Vec<u8>,
 }
 
-impl<'a> Load<'a> {
-    /// Of a connected queue, `depth` commands at a time.
-    pub fn new(shared: &'a Shared, queue: Queue, ledger: Ledger, depth: u16) -> Load<'a> {
-        let depth = usize::from(depth).min(queue.depth());
-        let len = (shared.blocks * shared.block_len) as usize;
+impl Load {
+    /// On a link, `depth` commands at a time.
+    pub fn new(work: Work, link: Link, ledger: Ledger, depth: u16) -> Load {
+        let depth = usize::from(depth).min(link.depth());
+        let len = work.memory_len();
+        let now = Instant::now();
         let slot = |_| Slot {
-            turn: Turn {
-                place: 0,
-                write: false,
-                number: 0,
-            },
-            sent: Instant::now(),
+            turn: Turn::default(),
+            start: now,
             // Random, so that a drive or a wire that compresses is not flattered.
             memory: (0..len).map(|_| fastrand::u8(..)).collect(),
         };
         Load {
-            shared,
-            queue,
+            work,
+            link,
             ledger,
+            schedule: None,
             slots: (0..depth).map(slot).collect(),
+            objects: VecDeque::new(),
+            objects_from: 1,
             idle: (0..depth).rev().collect(),
+            phase: Phase::Over,
             totals: Totals::new(),
-            answered: 0,
-            lasted: None,
+            early: Totals::new(),
+            heard: now,
+            unserved_since: None,
+            lasted: Duration::ZERO,
         }
     }
 
-    /// Runs until the time is over, or someone wants an end, or it cannot go on. What was measured, for
-    /// how long, and why it ended if not by time.
-    pub fn run(mut self) -> (Totals, Duration, Option<String>) {
-        let start = Instant::now();
-        let why = self.try_run(start).err();
-        if why.is_some() {
-            self.shared.stop.store(true, Ordering::Relaxed);
-        }
-        let lasted = self.lasted.unwrap_or_else(|| start.elapsed());
-        (self.totals, lasted, why)
+    /// A slice begins. Without a schedule it is a closed loop.
+    pub fn begin(&mut self, slice: &Slice, schedule: Option<Schedule>) {
+        self.phase = Phase::Running;
+        self.schedule = schedule;
+        self.ledger.begin_again();
+        (self.totals, self.early) = (Totals::new(), Totals::new());
+        (self.heard, self.unserved_since) = (slice.start, None);
+        self.lasted = Duration::ZERO;
     }
 
-    fn try_run(&mut self, start: Instant) -> Result<(), String> {
-        let end = start + self.shared.time;
-        self.keep(end, &mut |ledger: &mut Ledger| ledger.next())?;
-        self.drain()?;
-        self.lasted = Some(start.elapsed());
-        if self.shared.verify.is_some() && !self.shared.stop.load(Ordering::Relaxed) {
-            self.read_back()?;
-        }
-        Ok(())
+    /// Goes on within the slice, on a new link.
+    pub fn resume(&mut self, link: Link) {
+        self.link = link;
+        self.phase = Phase::Running;
+        self.heard = Instant::now();
     }
 
-    /// Every block that was written is read once more.
-    fn read_back(&mut self) -> Result<(), String> {
-        let mut written: Vec<Turn> = self.ledger.written().collect();
-        let forever = Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        self.keep(forever, &mut |ledger: &mut Ledger| {
-            let turn = written.pop()?;
-            ledger.begin(turn);
-            Some(turn)
-        })?;
-        self.drain()
-    }
-
-    /// Keeps commands under way until `end`, a wish to stop, or no turn is left.
-    fn keep(
-        &mut self,
-        end: Instant,
-        next: &mut dyn FnMut(&mut Ledger) -> Option<Turn>,
-    ) -> Result<(), String> {
-        let mut last = Instant::now();
-        self.fill(last, next)?;
-        while self.queue.outstanding() > 0 {
-            let Some(completion) = self.queue.poll() else {
-                last = self.pause(last, SILENCE)?;
-                let now = Instant::now();
-                if now >= end || self.shared.stop.load(Ordering::Relaxed) {
-                    return Ok(());
+    /// Closes the link: there is to be another. Commands without an answer are lost.
+    pub fn hang_up(&mut self) {
+        let why = self.dead().unwrap_or("hung up").to_owned();
+        self.link = Link::Gone(why);
+        for at in 0..self.slots.len() {
+            if !self.idle.contains(&at) {
+                let turn = self.slots[at].turn;
+                self.slots[at].memory = vec![0; self.work.memory_len()];
+                self.ledger.done(turn, false);
+                if turn.object > 0 {
+                    self.part_done(turn, false, Instant::now());
                 }
-                continue;
-            };
-            let now = Instant::now();
-            last = now;
-            self.complete(completion, now)?;
-            if now >= end || self.shared.stop.load(Ordering::Relaxed) {
-                return Ok(());
+                self.idle.push(at);
+                *self.totals.errors.entry(LOST.into()).or_default() += 1;
             }
-            self.fill(now, next)?;
         }
-        Ok(())
     }
 
-    /// Sends as many commands as there are places for.
-    #[inline]
-    fn fill(
-        &mut self,
-        now: Instant,
-        next: &mut dyn FnMut(&mut Ledger) -> Option<Turn>,
-    ) -> Result<(), String> {
-        while let Some(&at) = self.idle.last() {
-            let Some(turn) = next(&mut self.ledger) else {
-                return Ok(());
-            };
-            self.idle.pop();
-            self.send(at, turn, now)?;
+    /// Why it cannot go on.
+    pub fn dead(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Dead(why) => Some(why),
+            _ => None,
         }
-        Ok(())
+    }
+
+    /// Nothing more will happen.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over | Phase::Dead(_))
+    }
+
+    /// What was measured since `begin`: all but the early part, that part, and how long it took.
+    pub fn finish(&mut self, slice: &Slice) -> (Totals, Totals, Duration) {
+        if let Some(schedule) = &mut self.schedule
+            && !slice.stop.load(Ordering::Relaxed)
+        {
+            self.totals.unsent += schedule.left(slice.end);
+        }
+        if self.lasted.is_zero() {
+            self.lasted = slice.start.elapsed();
+        }
+        let empty = Totals::new();
+        let totals = std::mem::replace(&mut self.totals, empty);
+        (totals, std::mem::take(&mut self.early), self.lasted)
+    }
+
+    /// Sends what is due, and takes what came. False if there was nothing to do.
+    pub fn step(&mut self, slice: &Slice) -> bool {
+        let mut now = Instant::now();
+        let sent = self.fill(now, slice);
+        self.link.exchange();
+        let mut count = 0;
+        while let Some(completion) = self.link.next_done() {
+            if count == 0 {
+                now = Instant::now();
+            }
+            count += 1;
+            self.complete(completion, now, slice);
+        }
+        if count > 0 {
+            slice.answered.fetch_add(count, Ordering::Relaxed);
+            self.heard = now;
+            self.fill(now, slice);
+            self.link.flush();
+        }
+        self.advance(now, slice);
+        sent || count > 0
+    }
+
+    /// Nothing was to do for a while: sleeps if that does no harm.
+    pub fn rest(&mut self) {
+        if self.schedule.is_none() && self.heard.elapsed() > SPIN && !self.is_over() {
+            self.link.wait(Duration::from_millis(10));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
+    /// From one phase to the next.
+    #[inline]
+    fn advance(&mut self, now: Instant, slice: &Slice) {
+        let outstanding = self.link.outstanding();
+        if self.link.is_dead() {
+            let why = self.link.error().unwrap_or_default();
+            self.phase = Phase::Dead(why);
+            return;
+        }
+        let patience = match self.phase {
+            Phase::Running => SILENCE,
+            _ => DRAIN,
+        };
+        if outstanding > 0 && now.duration_since(self.heard) > patience {
+            self.phase = Phase::Dead(format!(
+                "no answer for {} s, with {outstanding} commands outstanding",
+                patience.as_secs()
+            ));
+            return;
+        }
+        match &self.phase {
+            Phase::Running => {
+                if slice.is_over(now) || (outstanding == 0 && self.ledger.is_exhausted()) {
+                    self.phase = Phase::Draining;
+                    self.heard = now;
+                }
+            }
+            Phase::Draining if outstanding == 0 => {
+                self.lasted = now.duration_since(slice.start);
+                let read_back = self.work.verify.is_some() && !slice.stop.load(Ordering::Relaxed);
+                self.phase = if read_back {
+                    Phase::ReadingBack(self.ledger.written().collect())
+                } else {
+                    Phase::Over
+                };
+            }
+            Phase::ReadingBack(left)
+                if outstanding == 0 && (left.is_empty() || slice.stop.load(Ordering::Relaxed)) =>
+            {
+                self.phase = Phase::Over;
+            }
+            Phase::Draining | Phase::ReadingBack(_) | Phase::Over | Phase::Dead(_) => (),
+        }
+    }
+
+    /// Sends as many commands as are due and there are places for; true if there were any.
+    #[inline]
+    fn fill(&mut self, now: Instant, slice: &Slice) -> bool {
+        let mut any = false;
+        while let Some(&at) = self.idle.last()
+            && let Some((turn, start)) = self.next(now, slice)
+            && self.send(at, turn, start)
+        {
+            any = true;
+        }
+        any
+    }
+
+    /// The next command, and when it was meant to start.
+    #[inline]
+    fn next(&mut self, now: Instant, slice: &Slice) -> Option<(Turn, Instant)> {
+        match &mut self.phase {
+            Phase::Running => match &mut self.schedule {
+                None if slice.is_over(now) => None,
+                None => Some((self.ledger.next()?, now)),
+                // What was due before the end is sent, even if we look a little later.
+                Some(schedule) => {
+                    let start = schedule.due(now, slice.end)?;
+                    Some((self.ledger.next()?, start))
+                }
+            },
+            Phase::ReadingBack(_) if slice.stop.load(Ordering::Relaxed) => None,
+            Phase::ReadingBack(left) => {
+                let turn = left.pop()?;
+                self.ledger.begin(turn);
+                Some((turn, now))
+            }
+            Phase::Draining | Phase::Over | Phase::Dead(_) => None,
+        }
     }
 
     #[inline]
-    fn send(&mut self, at: usize, turn: Turn, now: Instant) -> Result<(), String> {
-        let Shared { nsid, blocks, .. } = *self.shared;
-        let lba = turn.place * u64::from(blocks);
+    fn send(&mut self, at: usize, turn: Turn, start: Instant) -> bool {
+        let Work {
+            nsid,
+            block_len,
+            blocks,
+            ..
+        } = self.work;
+        let io = Io {
+            nsid,
+            lba: turn.place * u64::from(blocks),
+            blocks,
+            write: turn.write,
+        };
         let slot = &mut self.slots[at];
         slot.turn = turn;
-        slot.sent = now;
-        let mut memory = std::mem::take(&mut slot.memory);
-        let sqe = if turn.write {
-            nvme::write(nsid, lba, blocks, false)
+        slot.start = start;
+        let data = if slot.memory.is_empty() {
+            Data::Discard(blocks * block_len)
         } else {
-            nvme::read(nsid, lba, blocks)
-        };
-        if turn.write {
-            for (stamp, block) in self
-                .stamps(turn)
-                .zip(memory.chunks_exact_mut(self.shared.block_len as usize))
-            {
-                stamp.fill(block);
+            let mut memory = std::mem::take(&mut slot.memory);
+            if turn.write {
+                let blocks = memory.chunks_exact_mut(block_len as usize);
+                for (stamp, block) in self.stamps(turn).zip(blocks) {
+                    stamp.fill(block);
+                }
             }
-        }
-        match self.queue.submit(sqe, Data::Vec(memory), at as u64) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.why_dead()),
+            Data::Vec(memory)
+        };
+        match self.link.submit(&io, data, at as u64) {
+            Ok(()) => {
+                self.idle.pop();
+                if turn.object >= self.objects_from + self.objects.len() as u64 {
+                    self.objects.push_back(Object {
+                        start,
+                        left: turn.parts,
+                        failed: false,
+                    });
+                }
+                self.unserved_since.get_or_insert(start);
+                true
+            }
+            // It is dead, which `advance` will find.
+            Err(data) => {
+                self.slots[at].memory = data.into_vec();
+                self.ledger.done(turn, false);
+                false
+            }
         }
     }
 
     /// What the blocks of a place hold after that write; nothing in runs that do not verify.
     fn stamps(&self, turn: Turn) -> impl Iterator<Item = Stamp> + use<> {
-        let first = turn.place * u64::from(self.shared.blocks);
-        let blocks = u64::from(self.shared.blocks);
-        let seed = self.shared.verify;
+        let first = turn.place * u64::from(self.work.blocks);
+        let blocks = u64::from(self.work.blocks);
+        let seed = self.work.verify;
         (0..blocks).filter_map(move |i| {
             Some(Stamp {
                 seed: seed?,
@@ -209,95 +411,78 @@ impl<'a> Load<'a> {
     }
 
     #[inline]
-    fn complete(&mut self, completion: Completion, now: Instant) -> Result<(), String> {
-        if let Some(error) = self.queue.error() {
-            return Err(error.to_string());
-        }
+    fn complete(&mut self, completion: Completion, now: Instant, slice: &Slice) {
         let at = completion.user_data as usize;
-        let slot = &mut self.slots[at];
-        let turn = slot.turn;
-        let ns = now.duration_since(slot.sent).as_nanos() as u64;
         let success = completion.is_success();
         let status = completion.status();
+        let slot = &mut self.slots[at];
+        let (turn, start) = (slot.turn, slot.start);
         slot.memory = completion.data.into_vec();
         self.idle.push(at);
         self.ledger.done(turn, success);
-        self.answered += 1;
-        if self.answered.is_multiple_of(64) {
-            self.shared.answered.fetch_add(64, Ordering::Relaxed);
+        if turn.object > 0 {
+            self.part_done(turn, success, now);
         }
+        let early = slice.early_until.is_some_and(|until| start < until);
+        let totals = if early {
+            &mut self.early
+        } else {
+            &mut self.totals
+        };
         if !success {
-            *self.totals.errors.entry(status.to_string()).or_default() += 1;
-            return Ok(());
-        }
-        if self.lasted.is_none() {
-            let flow = if turn.write {
-                &mut self.totals.writes
+            let kind = if self.link.is_dead() {
+                LOST.to_owned()
             } else {
-                &mut self.totals.reads
+                status.to_string()
             };
-            flow.record(ns, self.slots[at].memory.len() as u64);
+            *totals.errors.entry(kind).or_default() += 1;
+            return;
         }
-        if !turn.write && self.shared.verify.is_some() {
+        if !matches!(self.phase, Phase::ReadingBack(_)) {
+            let flow = if turn.write {
+                &mut totals.writes
+            } else {
+                &mut totals.reads
+            };
+            let ns = now.saturating_duration_since(start).as_nanos() as u64;
+            let bytes = self.work.blocks * self.work.block_len;
+            flow.record(ns, u64::from(bytes));
+            if let Some(since) = self.unserved_since {
+                totals.gap = totals.gap.max(now.saturating_duration_since(since));
+                self.unserved_since = (self.link.outstanding() > 0).then_some(now);
+            }
+        }
+        if !turn.write && self.work.verify.is_some() {
             self.check(at);
         }
-        Ok(())
+    }
+
+    /// A part of an object was answered.
+    fn part_done(&mut self, turn: Turn, success: bool, now: Instant) {
+        let at = (turn.object - self.objects_from) as usize;
+        let object = &mut self.objects[at];
+        object.left -= 1;
+        object.failed |= !success;
+        if object.left == 0 && !object.failed {
+            let ns = now.saturating_duration_since(object.start).as_nanos() as u64;
+            let bytes = u64::from(turn.parts) * u64::from(self.work.blocks * self.work.block_len);
+            self.totals.objects.record(ns, bytes);
+        }
+        while self.objects.front().is_some_and(|object| object.left == 0) {
+            self.objects.pop_front();
+            self.objects_from += 1;
+        }
     }
 
     fn check(&mut self, at: usize) {
         let memory = std::mem::take(&mut self.slots[at].memory);
-        for (stamp, block) in self
-            .stamps(self.slots[at].turn)
-            .zip(memory.chunks_exact(self.shared.block_len as usize))
-        {
+        let blocks = memory.chunks_exact(self.work.block_len as usize);
+        for (stamp, block) in self.stamps(self.slots[at].turn).zip(blocks) {
             self.totals.blocks_verified += 1;
             if let Err(wrong) = stamp.check(block) {
                 self.totals.add_wrong(wrong.to_string());
             }
         }
         self.slots[at].memory = memory;
-    }
-
-    /// Waits for what is under way.
-    fn drain(&mut self) -> Result<(), String> {
-        let mut last = Instant::now();
-        while self.queue.outstanding() > 0 {
-            match self.queue.poll() {
-                Some(completion) => {
-                    last = Instant::now();
-                    self.complete(completion, last)?;
-                }
-                None => last = self.pause(last, DRAIN)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing came: polls on for a while, then sleeps until something does.
-    fn pause(&mut self, last: Instant, patience: Duration) -> Result<Instant, String> {
-        if let Some(error) = self.queue.error() {
-            return Err(error.to_string());
-        }
-        let silent = last.elapsed();
-        if silent > patience {
-            return Err(format!(
-                "no answer for {} s, with {} commands outstanding",
-                patience.as_secs(),
-                self.queue.outstanding()
-            ));
-        }
-        if silent < SPIN {
-            std::thread::yield_now();
-        } else {
-            self.queue.wait(Duration::from_millis(10));
-        }
-        Ok(last)
-    }
-
-    fn why_dead(&self) -> String {
-        self.queue.error().map_or_else(
-            || "the queue takes no more commands".into(),
-            |error| error.to_string(),
-        )
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{
-    Controller, Data, HostError, HostIdentity, Namespace, Options, Queue, discover,
+    Backoff, Controller, Data, HostError, HostIdentity, Namespace, Options, Queue, discover,
 };
 use ferroce_wire::fabrics::Nqn;
 
@@ -15,12 +17,19 @@ use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
 use crate::units::{Size, about};
+use crate::url::Url;
+
+/// How a lost target is looked for: soon and often, for the gap is what is measured.
+const RECONNECT: Backoff = Backoff {
+    first: Duration::from_millis(10),
+    max: Duration::from_millis(250),
+    give_up_after: None,
+};
 
 /// A namespace of a controller we are connected to.
 #[derive(Debug)]
 pub struct Target {
-    /// The subsystem.
-    pub nqn: Nqn,
+    nqn: Nqn,
     /// The namespace.
     pub namespace: Namespace,
     controller: Controller,
@@ -28,12 +37,12 @@ pub struct Target {
 
 impl Target {
     /// Finds and connects it.
-    pub fn connect(args: &ProbeArgs) -> Result<Target> {
+    pub fn connect(url: &Url, args: &ProbeArgs) -> Result<Target> {
         let options = options(args)?;
-        let addresses = args.url.resolve()?;
+        let addresses = url.resolve()?;
         let mut last = Fail(String::new());
         for address in addresses {
-            match Target::connect_at(address, args, &options) {
+            match Target::connect_at(address, url, args, &options) {
                 Ok(target) => return Ok(target),
                 Err(why) => last = why,
             }
@@ -41,23 +50,36 @@ impl Target {
         Err(last)
     }
 
-    fn connect_at(address: SocketAddr, args: &ProbeArgs, options: &Options) -> Result<Target> {
-        let (nqn, address) = match &args.url.nqn {
+    fn connect_at(
+        address: SocketAddr,
+        url: &Url,
+        args: &ProbeArgs,
+        options: &Options,
+    ) -> Result<Target> {
+        let (nqn, address) = match &url.nqn {
             Some(nqn) => (Nqn::new(nqn).context(|| nqn.clone())?, address),
             None => only_subsystem(address, options)?,
         };
         let controller = Controller::connect(address, &nqn, options).map_err(plain)?;
         let namespace = choose(&controller, args.nsid)?;
-        let target = Target {
+        Ok(Target {
             nqn,
             namespace,
             controller,
-        };
-        target.check(args)?;
-        Ok(target)
+        })
     }
 
-    fn check(&self, args: &ProbeArgs) -> Result<()> {
+    /// The most bytes one command may move.
+    pub fn transfer_max(&self) -> u64 {
+        // The number of blocks of a command has 16 bits.
+        self.controller
+            .transfer_max()
+            .unwrap_or(u64::MAX)
+            .min(65_536 * u64::from(self.namespace.block_len))
+    }
+
+    /// Refuses what the arguments ask for and the namespace does not have.
+    pub fn check(&self, args: &ProbeArgs) -> Result<()> {
         let block = u64::from(self.namespace.block_len);
         let Size(size) = args.block_size;
         if size == 0 || !size.is_multiple_of(block) {
@@ -66,12 +88,7 @@ impl Target {
                 args.block_size
             );
         }
-        // The number of blocks of a command has 16 bits.
-        let most = self
-            .controller
-            .transfer_max()
-            .unwrap_or(u64::MAX)
-            .min(65_536 * block);
+        let most = self.transfer_max();
         if size > most {
             fail!(
                 "--block-size {}: the target takes at most {} in one command",
@@ -86,6 +103,21 @@ impl Target {
             );
         }
         Ok(())
+    }
+
+    /// It in words.
+    pub fn about(&self) -> String {
+        let Namespace {
+            nsid,
+            blocks,
+            block_len,
+            ..
+        } = self.namespace;
+        format!(
+            "{}\nnamespace {nsid}, {}, blocks of {block_len}",
+            self.nqn,
+            about(blocks * u64::from(block_len))
+        )
     }
 
     /// How many commands side by side fill what is to be used of the namespace.
@@ -109,6 +141,11 @@ impl Target {
             );
         }
         Ok(places)
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.controller.address()
     }
 
     /// Connects the queues.
@@ -137,6 +174,16 @@ impl Target {
         Ok(queues)
     }
 
+    /// Tries until `give_up_after` to connect again, after the connections were lost and dropped; as many queues as
+    /// before. `stop` ends the attempt.
+    pub fn reconnect(&mut self, give_up_after: Duration, stop: &AtomicBool) -> Result<Vec<Queue>> {
+        let backoff = Backoff {
+            give_up_after: Some(give_up_after),
+            ..RECONNECT
+        };
+        self.controller.reconnect(&backoff, stop).map_err(plain)
+    }
+
     /// Looks whether somebody's data is there, before any of it is overwritten.
     pub fn refuse_if_in_use(&self, queue: &mut Queue, force: bool) -> Result<()> {
         let Namespace {
@@ -157,11 +204,7 @@ impl Target {
     }
 
     fn read(&self, queue: &mut Queue, lba: u64, blocks: u64) -> Result<Vec<u8>> {
-        let most = self
-            .controller
-            .transfer_max()
-            .unwrap_or(u64::MAX)
-            .min(128 * 1024);
+        let most = self.transfer_max().min(128 * 1024);
         let step = most / u64::from(self.namespace.block_len);
         let mut bytes = Vec::new();
         let mut at = lba;

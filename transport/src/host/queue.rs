@@ -88,7 +88,7 @@ impl Queue {
         let address = self.address;
         let deadline = Instant::now() + self.timeout;
         while !self.conn.is_open() {
-            self.turn();
+            self.exchange();
             if let Some(error) = self.error.take() {
                 let what = match error {
                     HostError::Closed { .. } => "it closed the connection".into(),
@@ -166,12 +166,14 @@ impl Queue {
         if let Some(completion) = self.next_done() {
             return Some(completion);
         }
-        self.turn();
+        self.exchange();
         self.next_done()
     }
 
+    /// The next completion of those that came with an earlier [`Queue::exchange`]: without a system
+    /// call, so that one look at the clock serves for all that came together.
     #[inline]
-    fn next_done(&mut self) -> Option<Completion> {
+    pub fn next_done(&mut self) -> Option<Completion> {
         if !self.stash.is_empty() {
             return self.stash.pop_front();
         }
@@ -187,8 +189,8 @@ impl Queue {
         }
     }
 
-    /// Sends and receives once, without waiting.
-    fn turn(&mut self) {
+    /// Sends and receives once, without waiting; [`Queue::next_done`] has what came.
+    pub fn exchange(&mut self) {
         self.flush();
         if self.error.is_none() {
             self.receive();
@@ -354,7 +356,7 @@ impl Queue {
                 }
                 self.stash.push_back(completion);
             }
-            self.turn();
+            self.exchange();
             if self.error.is_none() && !self.conn.has_done() {
                 self.wait_for_bytes(deadline, what);
             }

@@ -1,0 +1,95 @@
+//! What contradicts itself in the arguments, beyond what the command line's own rules say.
+
+use crate::cli::{Pattern, ProbeArgs, Workload};
+use crate::fail::{Result, fail};
+
+/// With `--verify`, and no word about writes: half and half.
+const VERIFY_WRITES: u8 = 50;
+
+/// Percentage of writes.
+pub fn writes(args: &ProbeArgs) -> u8 {
+    args.write
+        .unwrap_or(if args.verify { VERIFY_WRITES } else { 0 })
+}
+
+/// Refuses flags that contradict each other, with the reason.
+pub fn check(args: &ProbeArgs) -> Result<()> {
+    let wish = match (args.verify, args.write) {
+        (true, _) => Some("--verify".to_owned()),
+        (false, Some(percent)) if percent > 0 => Some(format!("--write {percent}")),
+        _ => None,
+    };
+    match (&wish, args.destroy_data) {
+        (Some(wish), false) => {
+            fail!("{wish} overwrites the namespace: add --destroy-data if nothing on it is needed")
+        }
+        (None, true) => {
+            fail!("--destroy-data, but nothing writes: add --write PERCENT or --verify")
+        }
+        _ => (),
+    }
+    if args.verify && args.write == Some(0) {
+        fail!(
+            "--verify and --write 0 contradict each other: only what was written can be verified"
+        );
+    }
+    if args.verify && args.pattern == Pattern::Objects {
+        fail!(
+            "--pattern objects and --verify contradict each other: parts of two objects may be one place"
+        );
+    }
+    if args.verify {
+        for (there, flag, why) in [
+            (args.rate.is_some(), "--rate", "keeps all slots busy"),
+            (args.baseline.is_some(), "--baseline", "looks at one target"),
+            (args.against.is_some(), "--against", "looks at one target"),
+        ] {
+            if there {
+                fail!("--verify and {flag} contradict each other: a run that verifies {why}");
+            }
+        }
+    }
+    if args.time.is_some_and(|time| time.is_zero()) {
+        fail!("--time 0: there would be nothing to measure");
+    }
+    if args.workload == Some(Workload::ModelLoad) {
+        for (there, flag) in [
+            (args.time.is_some(), "--time"),
+            (args.rate.is_some(), "--rate"),
+            (args.verify, "--verify"),
+        ] {
+            if there {
+                fail!(
+                    "--workload model-load and {flag} contradict each other: it ends with the last byte"
+                );
+            }
+        }
+    }
+    if args.verify && args.workload == Some(Workload::KvCache) {
+        fail!(
+            "--workload kv-cache and --verify contradict each other: parts of two objects may be one place"
+        );
+    }
+    if args.rounds.is_some() && args.baseline.is_none() && args.against.is_none() {
+        fail!("--rounds, but there are no two targets to take turns: add --baseline or --against");
+    }
+    if args.baseline_core.is_some() && matches!(args.baseline, Some(Some(_))) {
+        fail!(
+            "--baseline-core is for a raw server that is started here; the one at that URL was given its core by \
+             `ferroce raw-server --core`"
+        );
+    }
+    if let Some(pid) = args.target_pid
+        && super::cpu::of_process(pid).is_none()
+    {
+        fail!(
+            "--target-pid {pid}: there is no such process here, or the kernel does not tell its CPU time"
+        );
+    }
+    if args.ceiling && args.url.is_none() && (args.baseline.is_some() || args.against.is_some()) {
+        fail!(
+            "--ceiling without a URL measures the probe alone: leave --baseline and --against out"
+        );
+    }
+    Ok(())
+}
