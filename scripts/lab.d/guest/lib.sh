@@ -190,3 +190,36 @@ filesystem() {
     umount /mnt
     expect 'I/O errors' "$(dmesg | grep -c 'I/O error' || true)" = 0
 }
+
+# measure NAME DISK OPTIONS...: one fio job, and what each of its I/Os kept the machine busy for: host, target and fio
+# together. With counted instructions (scripts/lab --count) this repeats to a percent or two.
+measure() {
+    local name=$1 disk=$2 from to
+    shift 2
+    # The first second warms up caches, pools and the estimates of the kernel's schedulers.
+    fio --name=warm --filename="$disk" --direct=1 --thread --ioengine=io_uring --time_based --runtime=1 "$@" >/dev/null
+    from=$(</proc/uptime)
+    fio --name="$name" --filename="$disk" --direct=1 --thread --ioengine=io_uring --time_based --runtime=3 \
+        --minimal --terse-version=3 "$@" >/tmp/measured
+    to=$(</proc/uptime)
+    awk -F';' -v name="$name" -v from="$from" -v to="$to" 'NF > 40 {
+        split(from, a, " "); split(to, b, " ")
+        # Fields of --terse-version=3: 8 and 49 are reads and writes a second, 9 and 50 the milliseconds they went on.
+        ios = ($8 * $9 + $49 * $50) / 1000
+        printf "@@figure %s-iops %d\n@@figure %s-busy-us %.1f\n", name, $8 + $49, name, (b[1] - a[1] - b[2] + a[2]) * 1e6 / ios
+        if ($5) exit 1
+    }' /tmp/measured
+}
+
+# measure_all DISK: the jobs of `scripts/bench lab`.
+measure_all() {
+    dd if=/dev/urandom of="$1" bs=1M count=64 oflag=direct status=none
+    measure read-4k-qd1 "$1" --rw=randread --bs=4k --iodepth=1
+    measure read-4k-qd8 "$1" --rw=randread --bs=4k --iodepth=8
+    measure read-4k-qd32 "$1" --rw=randread --bs=4k --iodepth=32
+    measure write-4k-qd1 "$1" --rw=randwrite --bs=4k --iodepth=1
+    measure write-4k-qd32 "$1" --rw=randwrite --bs=4k --iodepth=32
+    measure mixed-4k-qd32 "$1" --rw=randrw --rwmixread=70 --bs=4k --iodepth=32
+    measure read-128k-qd8 "$1" --rw=randread --bs=128k --iodepth=8
+    measure write-128k-qd8 "$1" --rw=randwrite --bs=128k --iodepth=8
+}

@@ -14,7 +14,7 @@ sleep 2
 ip link set near down
 until_true 30 not_live "$CTRL"
 say 'the host noticed'
-until_true 30 eval '! ctl hosts | grep -q "$HOST"'
+until_true 30 eval '! ctl hosts | grep "$HOST"'
 say 'the node noticed'
 ip link set near up
 until_true 40 live "$CTRL"

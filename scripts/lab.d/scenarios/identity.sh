@@ -6,7 +6,7 @@ old=$(cat "/sys/block/$(basename "$(disk 1)")/uuid")
 crash
 restart
 until_true 20 live "$CTRL"
-until_true 10 eval 'dmesg | grep -q "identifiers changed for nsid 1"'
+until_true 10 eval 'dmesg | grep "identifiers changed for nsid 1"'
 disconnect
 connect
 expect 'the new UUID' "$(cat "/sys/block/$(basename "$(disk 1)")/uuid")" != "$old"
