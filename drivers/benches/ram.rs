@@ -28,6 +28,7 @@ fn ram(c: &mut Criterion) {
         read_only: false,
         uuid: None,
         cores: 1,
+        spare: None,
         want: Want {
             huge: true,
             locked: false,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
-use ferroce_buf::{Buf, BufList};
+use ferroce_buf::{Buf, BufList, Home};
 use ferroce_engine::port::{Backend, Done, DriveInfo, Io, Op, Tag, Tick};
 use ferroce_wire::status::Status;
 
@@ -186,11 +186,15 @@ impl<B: Backend> Fault<B> {
         }
         lists.extend(self.finished.drain(..).map(|(_, done)| done.bufs));
         if self.inner.brings_memory() {
-            for mut bufs in lists.drain(..) {
-                while let Some(buf) = bufs.pop() {
+            for bufs in &mut lists {
+                // Its own, or what it was to copy into.
+                while bufs.iter().any(|buf| buf.home() != Home::CORE)
+                    && let Some(buf) = bufs.pop()
+                {
                     self.inner.put(buf);
                 }
             }
+            lists.retain(|bufs| !bufs.is_empty());
         }
         (self.inner, lists)
     }
@@ -307,6 +311,10 @@ impl<B: Backend> Backend for Fault<B> {
     fn space(&mut self, lba: u64, len: usize, into: &mut BufList) -> bool {
         let full = locked(&self.control.0.faults).full_per_mille;
         self.rng.u32(0..1000) >= full && self.inner.space(lba, len, into)
+    }
+
+    fn lends(&self) -> u32 {
+        self.inner.lends()
     }
 
     fn put(&mut self, buf: Buf) {

@@ -7,6 +7,10 @@
 //! page that is written in part is completed with what the index has, and swapped in only if the
 //! index still has that: copies, which [`RamDrive::copied`] counts.
 //!
+//! A page that hosts are slow to fill, or slow to take, is lost to others meanwhile: with a drive that
+//! is full, those are the pages to spare. So each core lends a bounded number of them
+//! ([`Backend::lends`]), and what goes beyond is copied from and to buffers of the core.
+//!
 //! The cost of a 4 KiB read: one index entry, one counter up, one counter down when the Buf comes
 //! home. No list that cores share is touched: freed pages stay in the core's own store until that is
 //! full.
@@ -37,6 +41,8 @@ const STORE_MOVE: usize = 32;
 /// Pages of the store that writes do not get, so that Write Zeroes at two page edges never waits for
 /// writes that wait for their hosts.
 const RESERVE: usize = 2;
+/// Pages of a core beside those that are lent: its store, its page of zeros, and one request's.
+const PER_CORE: usize = STORE_MAX + 1 + MAX_TRANSFER as usize / PAGE + 1;
 /// Pages of one index chunk, a power of two: 1 GiB of drive.
 const CHUNK_PAGES: usize = 1 << 18;
 /// Index chunks: 4 TiB of drive.
@@ -46,6 +52,9 @@ const SEGMENTS: usize = 15;
 /// Pages of one mapping: 1 TiB.
 const SEGMENT_PAGES: usize = 1 << 28;
 
+// With everything that may be lent away for ever, and the stores of all other cores full, a core still
+// finds the pages of one request: see `spare`.
+const _: () = assert!(MAX_TRANSFER as usize / PAGE + 1 + RESERVE < PER_CORE);
 const _: () = assert!(MAX_TRANSFER as usize / PAGE + 1 + RESERVE <= STORE_MAX);
 const _: () = assert!((SEGMENTS as u64) << 28 < u32::MAX as u64);
 
@@ -66,6 +75,9 @@ pub struct RamConfig {
     pub uuid: Option<[u8; 16]>,
     /// How many cores will open it at once.
     pub cores: usize,
+    /// Pages beyond the capacity for data on its way; `None` is an eighth of the capacity, within
+    /// bounds. The more there are, the more data moves without a copy.
+    pub spare: Option<usize>,
     /// What memory it is to be in.
     pub want: Want,
 }
@@ -99,6 +111,7 @@ pub struct RamDrive {
     uuid: [u8; 16],
     nguid: [u8; 16],
     cores: usize,
+    spare: Option<usize>,
     want: Want,
     blocks: AtomicU64,
     copied: AtomicU64,
@@ -122,6 +135,7 @@ impl RamDrive {
             read_only,
             uuid,
             cores,
+            spare,
             want,
         } = config;
         if block_len != 512 && block_len != 4096 {
@@ -147,6 +161,7 @@ impl RamDrive {
             uuid,
             nguid,
             cores,
+            spare,
             want,
             blocks: AtomicU64::new(0),
             copied: AtomicU64::new(0),
@@ -229,6 +244,7 @@ impl RamDrive {
             zero: Entry::UNWRITTEN,
             done: VecDeque::with_capacity(DEPTH),
             waiting: VecDeque::with_capacity(DEPTH),
+            lends: (self.lendable(self.capacity_pages()) / self.cores.max(1)) as u32,
         };
         queue.restock(1 + RESERVE);
         let Some(mut zero) = queue.store.pop() else {
@@ -277,13 +293,20 @@ impl RamDrive {
         self.segments.iter().map_while(OnceLock::get)
     }
 
-    /// Sees to it that there are pages for so many pages of capacity, and to spare.
+    fn capacity_pages(&self) -> usize {
+        (self.blocks.load(Ordering::Acquire) * u64::from(self.block_len)) as usize / PAGE
+    }
+
+    /// Pages that may be with hosts while there are so many pages of capacity: being filled by some,
+    /// or replaced and still being sent to others.
+    fn lendable(&self, pages: usize) -> usize {
+        self.spare.unwrap_or((pages / 8).clamp(2048, 65536))
+    }
+
+    /// Sees to it that there are pages for so many pages of capacity, and to spare. A page is in the
+    /// index, or a core's, or lent, or on its way through the drive, which waits for nobody.
     fn map_for(&self, pages: usize) -> Result<(), DriveError> {
-        // To spare: pages on their way in from hosts, and old ones on their way out; enough that
-        // with the drive full every core can have a write in flight, and more by the drive's size.
-        let in_flight = (pages / 8).clamp(2048, 65536);
-        let per_core = STORE_MAX + 1 + MAX_TRANSFER as usize / PAGE + 1;
-        let wanted = pages + in_flight + self.cores * per_core;
+        let wanted = pages + self.lendable(pages) + self.cores * PER_CORE;
         let mapped: usize = self
             .segments()
             .map(|pages| pages.region().len() / PAGE)
@@ -376,6 +399,8 @@ pub struct RamQueue {
     done: VecDeque<Done>,
     /// Write Zeroes that found no page for their edges.
     waiting: VecDeque<Io>,
+    /// See [`Backend::lends`].
+    lends: u32,
 }
 
 impl RamQueue {
@@ -424,8 +449,11 @@ impl RamQueue {
 
     #[inline]
     fn read(&mut self, lba: u64, blocks: u32, bufs: &mut BufList) {
-        assert!(bufs.is_empty(), "a RAM drive reads into no foreign Bufs");
         let (mut at, end) = self.span(lba, blocks);
+        if !bufs.is_empty() {
+            self.read_into(at, end, bufs);
+            return;
+        }
         while at < end {
             let mut buf = self.share(at / PAGE as u64);
             let offset = (at % PAGE as u64) as usize;
@@ -436,6 +464,20 @@ impl RamQueue {
             }
             at += len as u64;
             bufs.push(buf);
+        }
+    }
+
+    /// Copies the bytes from `start` to `end`, page by page as each is now.
+    fn read_into(&mut self, start: u64, end: u64, bufs: &mut BufList) {
+        assert!(bufs.len() as u64 == end - start, "the Bufs are the blocks");
+        let mut at = start;
+        while at < end {
+            let page = self.share(at / PAGE as u64);
+            let offset = (at % PAGE as u64) as usize;
+            let len = (PAGE - offset).min((end - at) as usize);
+            bufs.copy_in((at - start) as usize, &page.bytes()[offset..offset + len]);
+            self.put(page);
+            at += len as u64;
         }
     }
 
@@ -698,6 +740,10 @@ impl Backend for RamQueue {
             offset = 0;
         }
         true
+    }
+
+    fn lends(&self) -> u32 {
+        self.lends
     }
 
     #[inline]

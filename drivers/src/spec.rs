@@ -82,6 +82,7 @@ impl DriveSpec {
             read_only: self.read_only,
             uuid: self.uuid,
             cores,
+            spare: None,
             want,
         })
     }

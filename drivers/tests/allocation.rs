@@ -57,6 +57,7 @@ fn the_ram_drive_does_not_allocate() {
             read_only: false,
             uuid: None,
             cores: 1,
+            spare: None,
             want: Want::default(),
         })
         .unwrap();

@@ -261,6 +261,7 @@ fn a_ram_drive_can_have_a_bad_day_too() {
         read_only: false,
         uuid: None,
         cores: 1,
+        spare: None,
         want: Want::default(),
     })
     .unwrap();

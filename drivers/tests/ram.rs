@@ -16,6 +16,7 @@ fn config(bytes: u64, block_len: u32) -> RamConfig {
         read_only: false,
         uuid: None,
         cores: 2,
+        spare: None,
         want: Want::default(),
     }
 }

@@ -6,9 +6,13 @@ use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use crate::limits::CHUNKS_PER_COMMAND;
+use crate::memory::Span;
 use crate::phases::{NO_SERIES, Stamps};
 use crate::plant::{self, Bug};
 use crate::port::{DriveId, Tag, Tick};
+
+/// Not counted under any table.
+pub(crate) const NO_PARITY: u8 = 2;
 
 /// No slot.
 pub const NONE: u32 = u32::MAX;
@@ -120,6 +124,9 @@ pub struct Part {
     pub offset: u32,
     /// Its length in bytes.
     pub len: u32,
+    /// Of a read at a drive that brings memory: Bufs promised to the host, see
+    /// [`crate::port::Backend::lends`].
+    pub lent: u32,
     /// Of a Compare: where the drive is to read to, unless it brings memory. Both sides are taken at
     /// once, since commands that have one and wait for the other could wait for each other.
     pub spare: BufList,
@@ -187,6 +194,26 @@ pub struct Command {
 }
 
 impl Command {
+    /// It is not counted among those that began under a table any more.
+    #[inline]
+    pub(crate) fn leave_table(&mut self, in_flight: &mut [u32; 2]) {
+        if self.parity != NO_PARITY {
+            in_flight[usize::from(self.parity)] -= 1;
+            self.parity = NO_PARITY;
+        }
+    }
+
+    /// The place of some of its data.
+    #[inline]
+    pub(crate) fn span(&self, offset: u32, len: u32) -> Span {
+        Span {
+            drive: self.drive,
+            lba: self.lba + u64::from(offset >> self.block_shift),
+            len,
+            shift: self.block_shift,
+        }
+    }
+
     /// Index of the oldest part.
     pub fn first_part(&self) -> Option<usize> {
         (self.count > 0).then_some(self.head as usize)
@@ -203,6 +230,7 @@ impl Command {
             chunk: Chunk::Free,
             offset,
             len,
+            lent: 0,
             spare: BufList::new(),
         };
         Some(at)
@@ -382,7 +410,7 @@ fn blank() -> Command {
         kind: Kind::Admin,
         drive: DriveId(0),
         block_shift: 12,
-        parity: 2,
+        parity: NO_PARITY,
         in_line: false,
         in_landed: false,
         to_send: false,

@@ -5,6 +5,7 @@
 
 use ferroce_buf::{Buf, BufList};
 
+use crate::plant::{self, Bug};
 use crate::port::{Backend, Done, DriveId, Io};
 
 /// The drives as one core sees them, by [`DriveId`].
@@ -19,6 +20,9 @@ struct Slot<D> {
     brings_memory: bool,
     /// Bufs of the drive's own that are out.
     out: u32,
+    /// Of these, how many are with peers, or promised to some; and how many may be.
+    lent: u32,
+    lends: u32,
     /// To be dropped when the last Buf is home.
     leaving: bool,
 }
@@ -51,6 +55,36 @@ impl<D: Backend> Drives<D> {
         ok
     }
 
+    /// The drive deals the memory for its data; see [`Backend::brings_memory`].
+    #[inline]
+    pub fn brings_memory(&self, id: DriveId) -> bool {
+        let slot = self.slots.get(usize::from(id.0)).and_then(Option::as_ref);
+        slot.is_some_and(|slot| slot.brings_memory)
+    }
+
+    /// How many more Bufs of its own a drive may lend.
+    #[inline]
+    pub(crate) fn lendable(&self, id: DriveId) -> u32 {
+        let slot = self.slots.get(usize::from(id.0)).and_then(Option::as_ref);
+        slot.map_or(0, |slot| slot.lends - slot.lent)
+    }
+
+    /// So many are promised to a peer.
+    #[inline]
+    pub(crate) fn lend(&mut self, id: DriveId, count: u32) {
+        let slot = self.slots[usize::from(id.0)].as_mut();
+        let slot = slot.expect("it was asked what it can lend");
+        slot.lent += count;
+        assert!(slot.lent <= slot.lends, "a drive keeps what others need");
+    }
+
+    /// So many are not with a peer any more.
+    #[inline]
+    pub(crate) fn returned(&mut self, id: DriveId, count: u32) {
+        let slot = self.slots[usize::from(id.0)].as_mut();
+        slot.expect("a drive stays until its Bufs are home").lent -= count;
+    }
+
     /// Bufs of the drive's own come home.
     pub fn put(&mut self, buf: Buf) {
         let id = usize::from(buf.home().0 - 1);
@@ -59,6 +93,7 @@ impl<D: Backend> Drives<D> {
             .as_mut()
             .expect("a drive stays until its Bufs are home");
         slot.out -= 1;
+        slot.lent -= u32::from(buf.dealt_to() != 0);
         slot.drive.put(buf);
         if slot.leaving && slot.out == 0 {
             *place = None;
@@ -71,11 +106,7 @@ impl<D: Backend> Drives<D> {
         let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
             return Err(io);
         };
-        let given = if slot.brings_memory {
-            io.bufs.count() as u32
-        } else {
-            0
-        };
+        let given = own(&io.bufs, id);
         slot.drive.submit(io)?;
         slot.out -= given;
         Ok(())
@@ -86,9 +117,7 @@ impl<D: Backend> Drives<D> {
     pub(crate) fn poll(&mut self, id: DriveId) -> Option<Done> {
         let slot = self.slots.get_mut(usize::from(id.0))?.as_mut()?;
         let done = slot.drive.poll()?;
-        if slot.brings_memory {
-            slot.out += done.bufs.count() as u32;
-        }
+        slot.out += own(&done.bufs, id);
         Some(done)
     }
 
@@ -98,11 +127,16 @@ impl<D: Backend> Drives<D> {
             self.slots.resize_with(at + 1, || None);
         }
         assert!(self.slots[at].is_none(), "a drive's number is used once");
-        let brings_memory = drive.brings_memory();
         self.slots[at] = Some(Slot {
+            brings_memory: drive.brings_memory(),
+            lends: if plant::on(Bug::LendsAll) {
+                1 << 30
+            } else {
+                drive.lends()
+            },
             drive,
-            brings_memory,
             out: 0,
+            lent: 0,
             leaving: false,
         });
     }
@@ -146,4 +180,14 @@ impl<D: Backend> Drives<D> {
             .map(|slot| slot.out as usize)
             .sum()
     }
+}
+
+/// How many of these the drive dealt: all or none.
+#[inline]
+fn own(bufs: &BufList, id: DriveId) -> u32 {
+    let mine = bufs
+        .iter()
+        .next()
+        .is_some_and(|buf| buf.home() == id.home());
+    if mine { bufs.count() as u32 } else { 0 }
 }

@@ -198,39 +198,6 @@ impl Queues {
         Ok(())
     }
 
-    /// In-capsule data moves out of the fabric's hands at once: to the drive's own memory, or to
-    /// buffers that wait for nobody but the drive.
-    fn land<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
-        let len = data.len() as u32;
-        let command = &self.slab[slot];
-        let (drive, lba, shift) = (command.drive, command.lba, command.block_shift);
-        let is_write = matches!(command.kind, Kind::Write { .. });
-        let compares = command.kind == Kind::Compare;
-        let mut bufs = self.list(len, shift);
-        if !(is_write && drives.space(drive, lba, data.len(), &mut bufs)) {
-            bufs.push(self.landing_buf(len));
-        }
-        let mut spare = BufList::new();
-        if compares {
-            match drives.get(drive).is_some_and(|drive| drive.brings_memory()) {
-                true => spare = self.list(len, shift),
-                false => spare.push(self.landing_buf(len)),
-            }
-        }
-        bufs.copy_in(0, data);
-        self.config.counters.copied_bytes.add(u64::from(len));
-        let command = &mut self.slab[slot];
-        let part = command.push_part(0, len).expect("it is the first");
-        command.parts[part].chunk = Chunk::Landed { bufs };
-        command.parts[part].spare = spare;
-        command.started = command.len;
-    }
-
-    fn landing_buf(&mut self, len: u32) -> ferroce_buf::Buf {
-        let buf = self.config.landing.take(len as usize);
-        buf.expect("room was asked for before the capsule was polled")
-    }
-
     /// Does for a command what can be done now, about `budget` bytes of it at most; in the lane of
     /// those whose data is here, nothing that needs more memory.
     pub(crate) fn advance<D: Backend>(
@@ -284,48 +251,31 @@ impl Queues {
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
-        let (id, shift) = (command.drive, command.block_shift);
-        let lba = command.lba + u64::from(offset >> shift);
+        let span = command.span(offset, len);
+        let Some((bufs, lent)) = self.read_bufs(slot, span, drives) else {
+            self.slab[slot].count -= 1;
+            return Served::Blocked;
+        };
         let op = Op::Read {
-            lba,
-            blocks: len >> shift,
+            lba: span.lba,
+            blocks: len >> span.shift,
         };
-        let submitted = match self.read_bufs(id, len, shift, drives) {
-            Some(bufs) => self.submit(slot, part, id, op, bufs, drives).map_err(Some),
-            None => Err(None),
-        };
+        let submitted = self.submit(slot, part, span.drive, op, bufs, drives);
         let command = &mut self.slab[slot];
         match submitted {
             Ok(()) => {
                 command.parts[part].chunk = Chunk::Executing;
+                command.parts[part].lent = lent;
                 command.started += len;
                 Served::Took(len)
             }
             Err(bufs) => {
                 command.count -= 1;
-                if let Some(bufs) = bufs {
-                    self.home(bufs, drives);
-                }
+                self.home(bufs, drives);
+                self.take_back(slot, span.drive, lent, drives);
                 Served::Blocked
             }
         }
-    }
-
-    /// What a drive needs to read `len` bytes: Bufs, or a list for its own.
-    fn read_bufs<D: Backend>(
-        &mut self,
-        id: DriveId,
-        len: u32,
-        shift: u8,
-        drives: &mut Drives<D>,
-    ) -> Option<BufList> {
-        if drives.get(id)?.brings_memory() {
-            return Some(self.list(len, shift));
-        }
-        let buf = self.config.pool.take(len as usize)?;
-        let mut bufs = BufList::new();
-        bufs.push(buf);
-        Some(bufs)
     }
 
     fn submit<D: Backend>(
@@ -372,16 +322,15 @@ impl Queues {
             return Served::Leaves;
         }
         let compare = command.kind == Kind::Compare;
-        let (id, shift) = (command.drive, command.block_shift);
-        let lba = command.lba + u64::from(offset >> shift);
+        let span = command.span(offset, len);
         command.pop_free_parts();
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
         let bufs = if compare {
-            self.both_sides(id, len, shift, drives)
+            self.both_sides(slot, span, drives)
         } else {
-            let bufs = self.write_bufs(id, lba, len, shift, drives);
+            let bufs = self.write_bufs(slot, span, drives);
             bufs.map(|bufs| (bufs, BufList::new()))
         };
         let tag = self.slab.tag(slot, part);
@@ -407,50 +356,6 @@ impl Queues {
         Served::Took(len)
     }
 
-    /// Where the host's side of a Compare lands, and where the drive reads to.
-    fn both_sides<D: Backend>(
-        &mut self,
-        id: DriveId,
-        len: u32,
-        shift: u8,
-        drives: &mut Drives<D>,
-    ) -> Option<(BufList, BufList)> {
-        let theirs = self.pool_bufs(len)?;
-        match self.read_bufs(id, len, shift, drives) {
-            Some(ours) => Some((theirs, ours)),
-            None => {
-                self.home(theirs, drives);
-                None
-            }
-        }
-    }
-
-    fn pool_bufs(&mut self, len: u32) -> Option<BufList> {
-        let mut bufs = BufList::new();
-        bufs.push(self.config.pool.take(len as usize)?);
-        Some(bufs)
-    }
-
-    /// Where the data of a write is to land: memory of the drive's own, if it has some.
-    fn write_bufs<D: Backend>(
-        &mut self,
-        id: DriveId,
-        lba: u64,
-        len: u32,
-        shift: u8,
-        drives: &mut Drives<D>,
-    ) -> Option<BufList> {
-        if !drives.get(id)?.brings_memory() {
-            return self.pool_bufs(len);
-        }
-        let mut bufs = self.list(len, shift);
-        if drives.space(id, lba, len as usize, &mut bufs) {
-            return Some(bufs);
-        }
-        self.home(bufs, drives);
-        None
-    }
-
     fn write_landed<D: Backend>(
         &mut self,
         slot: u32,
@@ -459,35 +364,28 @@ impl Queues {
         drives: &mut Drives<D>,
     ) -> Served {
         let command = &self.slab[slot];
-        let (id, shift) = (command.drive, command.block_shift);
         let Kind::Write { fua } = command.kind else {
             unreachable!("a write has landed")
         };
         let at = &command.parts[part];
         let len = at.len;
-        let lba = command.lba + u64::from(at.offset >> shift);
-        // The drive had no memory to spare when this came: perhaps now.
-        let strange = bufs.iter().any(|buf| buf.home() != id.home());
-        if strange && drives.get(id).is_some_and(|drive| drive.brings_memory()) {
-            let Some(mut own) = self.write_bufs(id, lba, len, shift, drives) else {
-                self.slab[slot].parts[part].chunk = Chunk::Landed { bufs };
-                return Served::Blocked;
-            };
-            let mut offset = 0;
-            for buf in bufs.iter() {
-                own.copy_in(offset, buf.bytes());
-                offset += buf.len();
+        let span = command.span(at.offset, len);
+        let strange = bufs.iter().any(|buf| buf.home() != span.drive.home());
+        if strange && drives.brings_memory(span.drive) {
+            match self.move_in(span, bufs, drives) {
+                Ok(own) => bufs = own,
+                Err(bufs) => {
+                    self.slab[slot].parts[part].chunk = Chunk::Landed { bufs };
+                    return Served::Blocked;
+                }
             }
-            self.config.counters.copied_bytes.add(u64::from(len));
-            self.home(bufs, drives);
-            bufs = own;
         }
         let op = Op::Write {
-            lba,
-            blocks: len >> shift,
+            lba: span.lba,
+            blocks: len >> span.shift,
             fua: fua && !plant::on(Bug::FuaDropped),
         };
-        let submitted = self.submit(slot, part, id, op, bufs, drives);
+        let submitted = self.submit(slot, part, span.drive, op, bufs, drives);
         let chunk = &mut self.slab[slot].parts[part].chunk;
         match submitted {
             Ok(()) => {
@@ -509,16 +407,15 @@ impl Queues {
         drives: &mut Drives<D>,
     ) -> Served {
         let command = &self.slab[slot];
-        let (id, shift) = (command.drive, command.block_shift);
         let at = &command.parts[part];
         let len = at.len;
-        let lba = command.lba + u64::from(at.offset >> shift);
+        let span = command.span(at.offset, len);
         let op = Op::Read {
-            lba,
-            blocks: len >> shift,
+            lba: span.lba,
+            blocks: len >> span.shift,
         };
         let into = std::mem::take(&mut self.slab[slot].parts[part].spare);
-        let submitted = self.submit(slot, part, id, op, into, drives);
+        let submitted = self.submit(slot, part, span.drive, op, into, drives);
         let part = &mut self.slab[slot].parts[part];
         match submitted {
             Ok(()) => {
@@ -624,7 +521,7 @@ impl Queues {
 
     /// Fetches a small structure whole.
     fn fetch_structure(&mut self, slot: u32, len: u32) -> Served {
-        let Some(bufs) = self.pool_bufs(len) else {
+        let Some(bufs) = self.pool_buf(slot, len) else {
             return Served::Blocked;
         };
         let command = &mut self.slab[slot];
@@ -666,15 +563,12 @@ impl Queues {
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
-        let Some(mut buf) = self.config.pool.take(len as usize) else {
+        let Some(mut bufs) = self.pool_buf(slot, len) else {
             self.slab[slot].count -= 1;
             return Served::Blocked;
         };
         let command = &mut self.slab[slot];
-        buf.bytes_mut()
-            .copy_from_slice(&command.staged[offset as usize..(offset + len) as usize]);
-        let mut bufs = BufList::new();
-        bufs.push(buf);
+        bufs.copy_in(0, &command.staged[offset as usize..(offset + len) as usize]);
         command.parts[part].chunk = Chunk::Ordered { bufs };
         command.started += len;
         self.send_later(slot);
@@ -685,7 +579,7 @@ impl Queues {
     pub(crate) fn on_fetched<D: Backend>(
         &mut self,
         tag: Tag,
-        bufs: BufList,
+        mut bufs: BufList,
         status: Status,
         drives: &mut Drives<D>,
     ) {
@@ -708,7 +602,9 @@ impl Queues {
             return;
         }
         if command.kind != Kind::Admin {
-            command.parts[part].chunk = Chunk::Landed { bufs };
+            let drive = command.drive;
+            self.landed(slot, drive, &mut bufs, drives);
+            self.slab[slot].parts[part].chunk = Chunk::Landed { bufs };
             self.go_on(slot, drives);
             return;
         }
@@ -729,7 +625,11 @@ impl Queues {
         done: Done,
         drives: &mut Drives<D>,
     ) {
-        let Done { tag, status, bufs } = done;
+        let Done {
+            tag,
+            status,
+            mut bufs,
+        } = done;
         let Some((slot, part)) = self.slab.find(tag).filter(|&(slot, part)| {
             let chunk = &self.slab[slot].parts[part].chunk;
             matches!(chunk, Chunk::Executing | Chunk::Comparing { .. })
@@ -741,6 +641,14 @@ impl Queues {
         let command = &mut self.slab[slot];
         command.stamps.done = self.stage;
         let was = std::mem::take(&mut command.parts[part].chunk);
+        let lent = std::mem::take(&mut command.parts[part].lent);
+        if lent > 0 {
+            self.deal(slot, drive, &mut bufs, lent, drives);
+        } else if command.kind == Kind::Read && drives.brings_memory(drive) {
+            let len = u64::from(command.parts[part].len);
+            self.config.counters.copied_bytes.add(len);
+        }
+        let command = &mut self.slab[slot];
         let mut status = status;
         if plant::on(Bug::ErrorSwallowed) {
             status = Status::SUCCESS;
@@ -787,7 +695,7 @@ impl Queues {
 
     /// Something went wrong, or nobody is left to answer: when nothing of the command is anywhere any
     /// more, it ends.
-    fn end_in_error(&mut self, slot: u32) {
+    pub(crate) fn end_in_error(&mut self, slot: u32) {
         let command = &self.slab[slot];
         if command.at_drive() || command.at_fabric() || command.answer.is_some() {
             return;

@@ -43,6 +43,9 @@ pub const SLOWEST: usize = 64;
 pub const SERIES_IDLE_MS: u64 = 600_000;
 /// The time a host has between a transport's handshake and Connect, in ms.
 pub const CONNECT_MS: u64 = 10_000;
+/// How long commands that wait for their hosts may hold up a change of the table, in ms. Then they end
+/// with Command Interrupted.
+pub const DRAIN_MS: u64 = 2_000;
 /// How long a new queue of a host waits for commands of its dead associations, in ms.
 pub const STALE_WAIT_MS: u64 = 20_000;
 

@@ -37,11 +37,17 @@ pub enum Bug {
     ResetEarly,
     /// The Keep Alive Timer runs while nothing is read.
     TimerBlind,
+    /// One host may hold all buffers.
+    HoldsAll,
+    /// A RAM drive lends all pages it has.
+    LendsAll,
+    /// A change waits for commands that wait for their hosts.
+    DrainsForEver,
 }
 
 impl Bug {
     /// All there are, by the name they are asked for.
-    pub const ALL: [(&'static str, Bug); 16] = [
+    pub const ALL: [(&'static str, Bug); 19] = [
         ("generation-kept", Bug::GenerationKept),
         ("head-too-far", Bug::HeadTooFar),
         ("bufs-lost", Bug::BufsLost),
@@ -58,6 +64,9 @@ impl Bug {
         ("answered-fetching", Bug::AnsweredFetching),
         ("reset-early", Bug::ResetEarly),
         ("timer-blind", Bug::TimerBlind),
+        ("holds-all", Bug::HoldsAll),
+        ("lends-all", Bug::LendsAll),
+        ("drains-for-ever", Bug::DrainsForEver),
     ];
 }
 

@@ -263,7 +263,7 @@ pub struct Io {
     /// What to do.
     pub op: Op,
     /// The data of a write, the place for a read. For a read of a drive that brings its own memory:
-    /// an empty list with capacity.
+    /// an empty list with capacity, to get Bufs onto the blocks, or Bufs that they are copied into.
     pub bufs: BufList,
 }
 
@@ -309,6 +309,13 @@ pub trait Backend {
     fn space(&mut self, lba: u64, len: usize, into: &mut BufList) -> bool {
         let _ = (lba, len, into);
         false
+    }
+
+    /// Of a drive that brings memory: how many of its Bufs may be with peers at once, being sent or
+    /// being filled. So many can be away for ever, and all requests that wait for no peer still find
+    /// memory.
+    fn lends(&self) -> u32 {
+        0
     }
 
     /// A Buf of the drive comes home.

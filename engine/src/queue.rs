@@ -75,7 +75,7 @@ pub struct Queue {
     pub commands: u32,
     /// How many commands it has.
     pub in_flight: u32,
-    /// Index of its host in the order of waiting.
+    /// Index of its host on this core; 0 until Connect is admitted.
     pub host: u32,
     /// It must be connected by then.
     pub deadline: Tick,

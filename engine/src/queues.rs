@@ -5,12 +5,13 @@
 //! [`Queues::end_queue`] (`queues/ends.rs`).
 
 mod ends;
+mod tables;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ferroce_buf::{BufList, Home, Pool};
+use ferroce_buf::{BufList, Pool};
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
@@ -28,6 +29,7 @@ use crate::plant::{self, Bug};
 use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
 use crate::queue::{Queue, QueueRef, State};
 use crate::refusal::Refusal;
+use crate::shares::Shares;
 use crate::table::{Table, Transport};
 
 /// How often controllers and queues are looked at for what time has ended, in ms.
@@ -73,11 +75,11 @@ pub struct Queues {
     mail: VecDeque<ToControl>,
     /// Commands begun under tables of even and odd epoch.
     in_flight: [u32; 2],
-    /// The control thread was not yet told that commands of the earlier table are gone.
-    draining: bool,
+    /// The control thread was not yet told that commands of the earlier table are gone; since when.
+    draining: Option<Tick>,
     /// Emptied lists with room for many Bufs, to be used again.
-    lists: Vec<BufList>,
-    hosts: Vec<HostShare>,
+    pub(crate) lists: Vec<BufList>,
+    pub(crate) shares: Shares,
     /// Slots promised to connected queues, as their depths say.
     promised: usize,
     /// When the turn began.
@@ -90,14 +92,6 @@ pub struct Queues {
     /// When commands that may have come were last left unread.
     blind: Tick,
     stopping: bool,
-}
-
-/// A host, for fairness between hosts.
-#[derive(Debug)]
-struct HostShare {
-    hostid: [u8; 16],
-    hostnqn: String,
-    queues: u32,
 }
 
 /// What waits for its fabric.
@@ -128,9 +122,9 @@ impl Queues {
             outboxes: (0..fabrics).map(|_| VecDeque::new()).collect(),
             mail: VecDeque::new(),
             in_flight: [0, 0],
-            draining: false,
+            draining: None,
             lists: Vec::new(),
-            hosts: Vec::new(),
+            shares: Shares::new(&config.pool),
             promised: 0,
             now: Tick(0),
             stage: Tick(0),
@@ -159,6 +153,7 @@ impl Queues {
             self.queues.len() as u32 - 1
         });
         self.clerk.queue_opened(slot);
+        self.shares.open(slot);
         let queue = &mut self.queues[slot as usize];
         let life = queue.life;
         *queue = Queue {
@@ -411,9 +406,8 @@ impl Queues {
     /// The command is over: answered, or abandoned. Nothing of it is anywhere.
     pub(crate) fn finish(&mut self, slot: u32) {
         let command = &mut self.slab[slot];
-        if command.parity != NO_PARITY && !plant::on(Bug::ParityKept) {
-            self.in_flight[usize::from(command.parity)] -= 1;
-            command.parity = NO_PARITY;
+        if !plant::on(Bug::ParityKept) {
+            command.leave_table(&mut self.in_flight);
         }
         let at = command.queue;
         command.queue = NONE;
@@ -508,33 +502,6 @@ impl Queues {
         );
         self.line = line;
         busy
-    }
-
-    /// A list with room for the Bufs of `len` bytes in blocks of `1 << shift` bytes. One block is one
-    /// Buf; more may lie across pages of the drive's own.
-    #[inline]
-    pub(crate) fn list(&mut self, len: u32, shift: u8) -> BufList {
-        if len <= 1 << shift {
-            return BufList::new();
-        }
-        self.lists.pop().unwrap_or_else(|| {
-            BufList::with_capacity(limits::CHUNK_LEN as usize / ferroce_buf::PAGE + 1)
-        })
-    }
-
-    /// Bufs come home, each to its own.
-    #[inline]
-    pub(crate) fn home<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
-        while let Some(buf) = bufs.pop() {
-            match buf.home() {
-                Home::CORE => self.config.pool.put(buf),
-                LANDING => self.config.landing.put(buf),
-                _ => drives.put(buf),
-            }
-        }
-        if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {
-            self.lists.push(bufs);
-        }
     }
 
     // To the fabrics.
@@ -670,28 +637,6 @@ impl Queues {
         busy
     }
 
-    // Tables.
-
-    pub(crate) fn on_table(&mut self, table: Arc<Table>) {
-        let old = std::mem::replace(&mut self.table, table);
-        self.draining = true;
-        for queue in &mut self.queues {
-            if let Some(subsystem) = &queue.subsystem {
-                // A subsystem that was removed stays with its queues until they end.
-                if let Some(new) = self.table.subsystems.get(&subsystem.nqn) {
-                    queue.subsystem = Some(new.clone());
-                }
-            }
-        }
-        for at in 0..self.controllers.len() {
-            if let Some(controller) = &mut self.controllers[at] {
-                admin::on_table(controller, &old, &self.table);
-                let queue = controller.queue;
-                self.pump_events(queue);
-            }
-        }
-    }
-
     // Time.
 
     pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
@@ -701,17 +646,13 @@ impl Queues {
         }
         self.now = now;
         self.wall_ms = wall_ms;
-        let early = plant::on(Bug::DrainedEarly);
-        if self.draining && (early || self.in_flight[((self.table.epoch + 1) % 2) as usize] == 0) {
-            self.draining = false;
-            let (core, epoch) = (self.config.index, self.table.epoch);
-            self.mail.push_back(ToControl::Drained { core, epoch });
-        }
+        self.tell_drained();
         if now < self.next_check {
             return;
         }
         self.next_check = now.plus_ms(CHECK_MS);
         self.clerk.hand_over_late(&self.config.counters.phases);
+        self.hurry_old(drives);
         for at in 0..self.queues.len() as u32 {
             let queue = &self.queues[at as usize];
             let late = now > queue.deadline.max(self.blind.plus_ms(CHECK_MS));
@@ -792,7 +733,7 @@ impl Queues {
                 .queues
                 .iter()
                 .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
-        watches.then_some(self.next_check)
+        (watches || self.draining.is_some()).then_some(self.next_check)
     }
 
     // Mail.
@@ -821,31 +762,9 @@ impl Queues {
             return false;
         }
         self.promised += depth;
-        let who = self.queues[at as usize]
-            .who
-            .clone()
-            .expect("it is admitted");
-        let host = self
-            .hosts
-            .iter()
-            .position(|host| host.hostid == who.hostid && host.hostnqn == who.hostnqn)
-            .or_else(|| {
-                let free = self.hosts.iter().position(|host| host.queues == 0)?;
-                self.hosts[free].hostid = who.hostid;
-                self.hosts[free].hostnqn.clone_from(&who.hostnqn);
-                Some(free)
-            });
-        let host = host.unwrap_or_else(|| {
-            let (hostid, hostnqn) = (who.hostid, who.hostnqn.clone());
-            self.hosts.push(HostShare {
-                hostid,
-                hostnqn,
-                queues: 0,
-            });
-            self.hosts.len() - 1
-        });
-        self.hosts[host].queues += 1;
-        self.queues[at as usize].host = host as u32;
+        let queue = &mut self.queues[at as usize];
+        let who = queue.who.as_ref().expect("it is admitted");
+        queue.host = self.shares.join(at, who);
         true
     }
 
@@ -912,9 +831,6 @@ impl Queues {
         }
     }
 }
-
-/// Not counted under any table.
-pub(crate) const NO_PARITY: u8 = 2;
 
 fn is_fabrics(sqe: &Sqe) -> bool {
     sqe.opc == ferroce_wire::opcode::AdminOpcode::FABRICS.0

@@ -221,6 +221,10 @@ impl Backend for AnyDrive {
         each_drive!(self, drive => drive.space(start, len, into))
     }
 
+    fn lends(&self) -> u32 {
+        each_drive!(ref self, drive => drive.lends())
+    }
+
     #[inline]
     fn put(&mut self, buf: Buf) {
         each_drive!(self, drive => drive.put(buf));

@@ -7,11 +7,13 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use ferroce_engine::host as nvme;
+use ferroce_transport::host::{Controller, Data, HostIdentity, Options, Queue};
 use ferroce_wire::Wire;
+use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::sqe::Sgl;
 use ferroce_wire::tcp::IcReq;
-use node::Node;
 use node::raw::Raw;
+use node::{NQN, Node};
 
 /// A host that reads a block to see whether the node still serves.
 struct Witness {
@@ -141,21 +143,83 @@ fn hosts_that_die_with_everything_in_flight_leave_nothing() {
 fn a_host_that_does_not_read_takes_no_memory_from_others() {
     let node = Node::start(&[4096]);
     let mut witness = Witness::new(&node);
-    let (_admin, cntlid) = Raw::admin(node.address);
-    let mut deaf: Vec<Raw> = (1..=4)
-        .map(|qid| Raw::io(node.address, cntlid, qid))
-        .collect();
-    for raw in &mut deaf {
-        for lba in 0..31 {
-            raw.send(
-                nvme::read(1, lba, 256).with_sgl(Sgl::transport(1 << 20)),
-                &[],
-            );
-        }
-    }
+    let _deaf = Bad::new(&node, 1, |lba| nvme::read(1, lba, 256));
     for _ in 0..100 {
         witness.look();
         let write = nvme::write(1, 4000, 1, false).with_sgl(Sgl::in_capsule(0, 4096));
         assert!(witness.io.ask(write, &[3; 4096]).cqe.status().is_success());
     }
+}
+
+/// One that takes no part in what it asked for, and keeps its connections.
+struct Bad {
+    _admin: Raw,
+    _io: Vec<Raw>,
+}
+
+impl Bad {
+    /// Everything that four full queues may ask for, of every block there is.
+    fn new(node: &Node, host: u8, sqe: impl Fn(u64) -> ferroce_wire::sqe::Sqe) -> Bad {
+        let (admin, cntlid) = Raw::admin_of(host, node.address);
+        let queue = |qid| {
+            let mut raw = Raw::io_of(host, node.address, cntlid, qid);
+            for command in 0..31 {
+                let lba = (u64::from(qid) * 31 + command) % 16 * 256;
+                raw.send(sqe(lba).with_sgl(Sgl::transport(1 << 20)), &[]);
+            }
+            raw
+        };
+        Bad {
+            _io: (1..=4).map(queue).collect(),
+            _admin: admin,
+        }
+    }
+}
+
+/// Writes and reads of one length, up and down the namespace.
+fn write_and_read(queue: &mut Queue, blocks: u32, pattern: u8) {
+    for lba in (0..=4096 - u64::from(blocks)).step_by(blocks.max(64) as usize) {
+        for write in [true, false] {
+            let mut data = Data::zeroed(blocks as usize * 4096);
+            let sqe = match write {
+                true => nvme::write(1, lba, blocks, false),
+                false => nvme::read(1, lba, blocks),
+            };
+            if write {
+                data.bytes_mut().fill(pattern);
+            }
+            queue.submit(sqe, data, 0).expect("there is room");
+            let done = loop {
+                match queue.poll() {
+                    Some(done) => break done,
+                    None => assert!(queue.error().is_none(), "{:?}", queue.error()),
+                }
+            };
+            assert!(done.is_success(), "{}", done.status());
+            assert!(write || done.data.bytes().iter().all(|byte| *byte == pattern));
+        }
+    }
+}
+
+#[test]
+fn hosts_that_neither_read_nor_send_leave_memory_to_others() {
+    let node = Node::start(&[4096]);
+    let nqn = Nqn::new(NQN).expect("it is one");
+    let options = Options {
+        identity: HostIdentity::random(),
+        ..Options::default()
+    };
+    let controller = Controller::connect(node.address, &nqn, &options).expect("a host connects");
+    let mut queue = controller.queues(1, 32).expect("a queue").remove(0);
+    // With every block written, only the pages to spare are left.
+    write_and_read(&mut queue, 256, 1);
+    let _deaf = Bad::new(&node, 1, |lba| nvme::read(1, lba, 256));
+    let _mute = Bad::new(&node, 2, |lba| nvme::write(1, lba, 256, false));
+    // What fits the capsule, what does not, and the most there can be: all pages that the deaf one has
+    // not taken are replaced.
+    for (round, blocks) in [1, 2, 3, 32, 256, 1].into_iter().enumerate() {
+        write_and_read(&mut queue, blocks, round as u8 + 2);
+    }
+    drop(queue);
+    controller.shutdown().expect("it ends in order");
 }

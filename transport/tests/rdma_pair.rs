@@ -109,6 +109,7 @@ impl Node {
                 read_only: false,
                 uuid: None,
                 cores: 1,
+                spare: None,
                 want: Want::default(),
             })
             .expect("memory");

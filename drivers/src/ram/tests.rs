@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use ferroce_buf::{Class, Home, Pool};
+
 use super::*;
 
 fn run(queue: &mut RamQueue, op: Op, bufs: BufList) -> BufList {
@@ -75,6 +77,7 @@ fn two_cores(block_len: u32, shared_blocks: bool) {
         read_only: false,
         uuid: None,
         cores: 2,
+        spare: None,
         want: Want::default(),
     })
     .unwrap();
@@ -140,4 +143,105 @@ fn no_block_is_torn_with_512() {
 #[test]
 fn neighbours_within_a_page_are_not_lost() {
     two_cores(512, false);
+}
+
+/// Whatever hosts do not send, and do not take, each core can write as much as one request carries.
+#[test]
+fn what_is_lent_away_for_ever_is_not_missed() {
+    let pages = 64u64;
+    for spare in [0, 100] {
+        let drive = RamDrive::new(RamConfig {
+            id: DriveId(3),
+            label: "ram:test".to_owned(),
+            bytes: pages * 4096,
+            block_len: 512,
+            read_only: false,
+            uuid: None,
+            cores: 2,
+            spare: Some(spare),
+            want: Want::default(),
+        })
+        .unwrap();
+        let mut queues: Vec<RamQueue> = (0..2).map(|core| drive.open(core).unwrap()).collect();
+        let whole = vec![1; 4096];
+        for page in 0..pages {
+            write(&mut queues[0], page * 8, 512, &whole);
+        }
+        let mut away = Vec::new();
+        for queue in &mut queues {
+            assert_eq!(queue.lends() as usize, spare / 2);
+            // Half of them never come; the other half are replaced, and never taken.
+            for page in 0..u64::from(queue.lends()) {
+                if page % 2 == 0 {
+                    let mut bufs = BufList::new();
+                    assert!(queue.space(0, 4096, &mut bufs));
+                    away.push(bufs);
+                } else {
+                    let op = Op::Read {
+                        lba: page,
+                        blocks: 1,
+                    };
+                    away.push(run(queue, op, BufList::new()));
+                    write(queue, page / 8 * 8, 512, &whole);
+                }
+            }
+        }
+        // The other core's store is full.
+        for round in 0..4 {
+            let queue = &mut queues[round % 2];
+            let mut bufs = BufList::new();
+            assert!(
+                queue.space(1, MAX_TRANSFER as usize, &mut bufs),
+                "core {round}"
+            );
+            while let Some(buf) = bufs.pop() {
+                queue.put(buf);
+            }
+        }
+        for mut bufs in away {
+            while let Some(buf) = bufs.pop() {
+                queues[0].put(buf);
+            }
+        }
+        drop(queues);
+        assert_eq!(drive.held_pages(), drive.written_pages());
+    }
+}
+
+/// A read with a place to go to copies, and keeps no page.
+#[test]
+fn a_read_into_foreign_bufs_copies() {
+    let region = Arc::new(Region::map(8192, Want::default()).unwrap());
+    let class = [Class {
+        size: 8192,
+        count: 1,
+    }];
+    let mut pool = Pool::new(region, 0, Home::CORE, &class);
+    let drive = RamDrive::new(RamConfig {
+        id: DriveId(3),
+        label: "ram:test".to_owned(),
+        bytes: 1 << 20,
+        block_len: 512,
+        read_only: false,
+        uuid: None,
+        cores: 1,
+        spare: None,
+        want: Want::default(),
+    })
+    .unwrap();
+    let mut queue = drive.open(0).unwrap();
+    let data: Vec<u8> = (0..512 * 9).map(|at| (at / 512) as u8 + 1).collect();
+    write(&mut queue, 3, 512, &data);
+    let held = drive.held_pages();
+    let mut bufs = BufList::new();
+    bufs.push(pool.take(512 * 11).unwrap());
+    let mut bufs = run(&mut queue, Op::Read { lba: 2, blocks: 11 }, bufs);
+    let mut got = vec![0xA5; 512 * 11];
+    bufs.copy_out(0, &mut got);
+    // What was never written is zeros.
+    assert_eq!(got[..512], [0; 512]);
+    assert_eq!(got[512..512 * 10], data);
+    assert_eq!(got[512 * 10..], [0; 512]);
+    assert_eq!(drive.held_pages(), held);
+    pool.put(bufs.pop().unwrap());
 }

@@ -219,6 +219,7 @@ fn plan(control: &mut Control<u32, RamQueue>) {
         read_only: false,
         uuid: None,
         cores: 1,
+        spare: None,
         want: Want::default(),
     })
     .expect("memory");

@@ -54,9 +54,13 @@ pub struct Buf {
     index: u32,
     region: RegionId,
     home: Home,
+    dealt_to: u16,
     shared: bool,
     class: u8,
 }
+
+// They are moved a lot.
+const _: () = assert!(size_of::<Buf>() == 24 && size_of::<Option<Buf>>() == 24);
 
 // SAFETY: a Buf is the sole owner of its bytes, or a reader of bytes nobody writes while it lives.
 unsafe impl Send for Buf {}
@@ -131,6 +135,24 @@ impl Buf {
     #[inline]
     pub fn home(&self) -> Home {
         self.home
+    }
+
+    /// Whom its dealer gave it to: a number that means something to the dealer alone, 0 at first.
+    #[inline]
+    pub fn dealt_to(&self) -> u16 {
+        self.dealt_to
+    }
+
+    /// See [`Buf::dealt_to`].
+    #[inline]
+    pub fn deal_to(&mut self, whom: u16) {
+        self.dealt_to = whom;
+    }
+
+    /// Which of its pool's sizes it is, from 0.
+    #[inline]
+    pub fn class(&self) -> usize {
+        usize::from(self.class)
     }
 
     /// True if others may read the same bytes.

@@ -194,6 +194,7 @@ impl Pages {
             index: page,
             region: region.id(),
             home: self.home,
+            dealt_to: 0,
             shared,
             class: 0,
         }

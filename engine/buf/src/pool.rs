@@ -78,9 +78,17 @@ impl Pool {
     /// none, or if `len` is larger than the largest size.
     #[inline]
     pub fn take(&mut self, len: usize) -> Option<Buf> {
+        self.take_where(len, |_, _| true)
+    }
+
+    /// As [`Pool::take`], but only of a size that `may` agrees to, told its index and how many are
+    /// free of it.
+    #[inline]
+    pub fn take_where(&mut self, len: usize, may: impl Fn(usize, usize) -> bool) -> Option<Buf> {
         let region = self.region.as_ref().expect("present until drop");
         for (class, shelf) in self.shelves.iter_mut().enumerate() {
             if shelf.size >= len
+                && may(class, shelf.free.len())
                 && let Some(index) = shelf.free.pop()
             {
                 self.out += 1;
@@ -90,6 +98,7 @@ impl Pool {
                     index,
                     region: region.id(),
                     home: self.home,
+                    dealt_to: 0,
                     shared: false,
                     class: class as u8,
                 });
@@ -148,6 +157,11 @@ impl Pool {
             .filter(|shelf| shelf.size >= len)
             .map(|shelf| shelf.free.len())
             .sum()
+    }
+
+    /// How many sizes there are.
+    pub fn classes(&self) -> usize {
+        self.shelves.len()
     }
 
     /// The largest buffer there is, in bytes.

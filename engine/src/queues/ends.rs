@@ -66,18 +66,24 @@ impl Queues {
         }
     }
 
-    /// A dead queue whose connection is closed and whose commands are gone makes room.
-    pub(super) fn release_if_over(&mut self, at: u32) {
-        let queue = &mut self.queues[at as usize];
-        if queue.state != State::Dead || !queue.closed || queue.in_flight > 0 {
-            return;
+    /// A dead queue whose connection is closed, and whose commands and Bufs are home, makes room.
+    #[inline]
+    pub(crate) fn release_if_over(&mut self, at: u32) {
+        let queue = &self.queues[at as usize];
+        let over = queue.state == State::Dead && queue.closed && queue.in_flight == 0;
+        if over && self.shares.is_empty(at) {
+            self.release(at);
         }
+    }
+
+    fn release(&mut self, at: u32) {
+        let queue = &mut self.queues[at as usize];
         let life = queue.life.wrapping_add(1);
         let queue = std::mem::replace(queue, Queue::unused(life));
         self.unused.push(at);
         if queue.admitted {
             self.promised -= usize::from(queue.depth);
-            self.hosts[queue.host as usize].queues -= 1;
+            self.shares.leave(at);
             self.config.counters.queues.sub(1);
             let who = queue.who.expect("an admitted queue is somebody's");
             self.mail.push_back(ToControl::QueueEnded {

@@ -146,6 +146,7 @@ fn plan(
             read_only: false,
             uuid: None,
             cores: 1,
+            spare: None,
             want: Want::default(),
         })
         .expect("memory");

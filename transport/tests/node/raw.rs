@@ -34,7 +34,13 @@ pub fn nqn(name: &str) -> Nqn {
 
 /// What an ordinary host says in Connect.
 pub fn connect_data(cntlid: u16) -> ConnectData {
-    ConnectData::new([7; 16], cntlid, &nqn(NQN), &nqn("nqn.2026-01.test:raw"))
+    connect_data_of(7, cntlid)
+}
+
+/// The same of one of several hosts.
+pub fn connect_data_of(host: u8, cntlid: u16) -> ConnectData {
+    let name = nqn(&format!("nqn.2026-01.test:raw{host}"));
+    ConnectData::new([host; 16], cntlid, &nqn(NQN), &name)
 }
 
 /// Connect for a queue of 32 entries, its data in the capsule.
@@ -72,8 +78,13 @@ impl Raw {
 
     /// An admin queue of an enabled controller, and its CNTLID.
     pub fn admin(address: SocketAddr) -> (Raw, u16) {
+        Raw::admin_of(7, address)
+    }
+
+    /// The same of one of several hosts.
+    pub fn admin_of(host: u8, address: SocketAddr) -> (Raw, u16) {
         let mut raw = Raw::greet(address);
-        let answer = raw.connect(connect_command(0), connect_data(0xFFFF));
+        let answer = raw.connect(connect_command(0), connect_data_of(host, 0xFFFF));
         assert!(answer.cqe.status().is_success(), "{}", answer.cqe.status());
         let cntlid = answer.cqe.dw0.get() as u16;
         let cc = Cc::default().with_en(true).with_iosqes(6).with_iocqes(4);
@@ -89,8 +100,13 @@ impl Raw {
 
     /// An I/O queue of that controller.
     pub fn io(address: SocketAddr, cntlid: u16, qid: u16) -> Raw {
+        Raw::io_of(7, address, cntlid, qid)
+    }
+
+    /// The same of one of several hosts.
+    pub fn io_of(host: u8, address: SocketAddr, cntlid: u16, qid: u16) -> Raw {
         let mut raw = Raw::greet(address);
-        let answer = raw.connect(connect_command(qid), connect_data(cntlid));
+        let answer = raw.connect(connect_command(qid), connect_data_of(host, cntlid));
         assert!(answer.cqe.status().is_success(), "{}", answer.cqe.status());
         raw
     }

@@ -462,6 +462,14 @@ impl Backend for SimDrive {
         }
     }
 
+    fn lends(&self) -> u32 {
+        match self {
+            SimDrive::Disk(_) => 0,
+            SimDrive::Ram(queue) => queue.lends(),
+            SimDrive::SlowRam(queue) => queue.inner.lends(),
+        }
+    }
+
     fn put(&mut self, buf: Buf) {
         match self {
             SimDrive::Disk(_) => panic!("a disk has no memory of its own"),

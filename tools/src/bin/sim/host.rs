@@ -16,7 +16,7 @@ use ferroce_wire::sqe::{Sgl, Sqe};
 use crate::ground::{Ground, Stage};
 use crate::io;
 use crate::net::{LinkId, ToTarget};
-use crate::plan::{ADMIN_DEPTH, PathPlan};
+use crate::plan::{ADMIN_DEPTH, Manner, PathPlan};
 use crate::queue::{Queue, What};
 use crate::shared::{Chance, Event, MS, S, US};
 use crate::wrong;
@@ -199,6 +199,10 @@ impl Path {
         let waits = !matches!(self.phase, Phase::Down | Phase::Live | Phase::Over);
         if waits && now > self.since + 60 * S {
             wrong!("path {} is {:?} for a minute", self.index, self.phase);
+        }
+        if self.plan.is_bad() {
+            // It stands in its own way.
+            return;
         }
         for queue in self.admin.iter().chain(&self.io) {
             let cmds = queue.cids.cids().filter_map(|cid| queue.cids.get(cid));
@@ -405,7 +409,9 @@ impl Path {
             return;
         }
         self.read_lists(ground);
-        if calm {
+        if self.plan.is_bad() {
+            self.be_bad(ground);
+        } else if calm {
             self.verify(ground);
         } else {
             for _ in 0..self.plan.burst {
@@ -421,6 +427,23 @@ impl Path {
                 .skewed(self.plan.pause / 4 + 1, self.plan.pause * 2);
             self.wake(ground, now + pause);
         }
+    }
+
+    /// Asks for as much as there is, or promises as much, and takes no further part in it.
+    fn be_bad(&mut self, ground: &mut Ground) {
+        let deaf = self.plan.manner == Manner::Deaf;
+        for at in 0..self.io.len() {
+            ground.net.borrow_mut().link(self.io[at].link).deaf = deaf;
+            while self.io[at].connected
+                && self.io[at].has_room()
+                && let Some((sqe, len)) = io::make_bad(ground, &self.plan)
+            {
+                let len = if deaf { len } else { 0 };
+                self.io[at].send(ground, sqe, What::Any, len);
+            }
+        }
+        let again = ground.common.now() + 5 * MS;
+        self.wake(ground, again);
     }
 
     fn send_io(&mut self, ground: &mut Ground) -> bool {
@@ -539,7 +562,7 @@ impl Path {
     pub fn finish(&mut self, ground: &mut Ground) {
         self.returns = false;
         match self.phase {
-            Phase::Live => self.drain(ground),
+            Phase::Live if !self.plan.is_bad() => self.drain(ground),
             Phase::Down => self.enter(ground, Phase::Over),
             Phase::Draining | Phase::Disconnecting | Phase::ShuttingDown | Phase::Over => (),
             _ => self.tear_down(ground),

@@ -11,7 +11,7 @@ use ferroce_wire::status::Status;
 use crate::content::{self, Content, Found};
 use crate::ground::{Ground, Stage};
 use crate::model::{Ended, MediumId};
-use crate::plan::PathPlan;
+use crate::plan::{Manner, PathPlan, Plan};
 use crate::shared::Chance;
 use crate::wrong;
 
@@ -109,6 +109,29 @@ pub fn make(ground: &mut Ground, plan: &PathPlan) -> Option<Made> {
         }
         _ => read(ground, at, lba, blocks),
     })
+}
+
+/// A command of a host that asks for data it will not read, or promises data it will not send; its length.
+pub fn make_bad(ground: &mut Ground, plan: &PathPlan) -> Option<(Sqe, u32)> {
+    let fits = |at: &usize| {
+        let space = &ground.spaces[*at];
+        space.subsystem == plan.subsystem && space.stage == Stage::Here
+    };
+    let here: Vec<usize> = (0..ground.spaces.len()).filter(fits).collect();
+    if here.is_empty() {
+        return None;
+    }
+    let at = *ground.rng.pick(&here);
+    let (lba, blocks) = place(ground, at, plan.len_max);
+    let space = &ground.spaces[at];
+    let len = blocks as u32 * space.block_len;
+    let (nsid, blocks) = (space.nsid, blocks as u32);
+    let sqe = match plan.manner {
+        Manner::Deaf => host::read(nsid, lba, blocks),
+        _ if ground.rng.once_in(4) => host::compare(nsid, lba, blocks),
+        _ => host::write(nsid, lba, blocks, false),
+    };
+    Some((sqe.with_sgl(Sgl::transport(len)), len))
 }
 
 /// Where a command goes: mostly to few places, so that commands meet.
@@ -416,9 +439,14 @@ pub fn check(ground: &mut Ground, io: &Io, start: u64, got: &[u8], status: Statu
                     got.len()
                 );
             }
+            // With what is wrong put right meanwhile, it may fail like any other.
             let expected = io.refused.contains(&status.code())
-                || (unsure && came_of_change(status))
-                || status.code() == Status::TRANSIENT_TRANSPORT_ERROR;
+                || (unsure && (came_of_change(status) || drive_failed(&ground.plan, status)))
+                || [
+                    Status::TRANSIENT_TRANSPORT_ERROR,
+                    Status::COMMAND_INTERRUPTED,
+                ]
+                .contains(&status.code());
             if !expected {
                 wrong!("refused with {status}, expected {:?}: {io:?}", io.refused);
             }
@@ -452,6 +480,15 @@ pub fn writes(io: &Io) -> Vec<u64> {
 
 fn came_of_change(status: Status) -> bool {
     [Status::INVALID_NAMESPACE, Status::LBA_OUT_OF_RANGE].contains(&status.code())
+}
+
+fn drive_failed(plan: &Plan, status: Status) -> bool {
+    let codes = [
+        Status::UNRECOVERED_ERROR,
+        Status::INTERNAL_ERROR,
+        Status::DATA_TRANSFER_ERROR,
+    ];
+    codes.contains(&status.code()) && plan.spaces.iter().any(|(_, space)| space.manners.fail > 0)
 }
 
 fn succeeded(ground: &mut Ground, io: &Io, start: u64, got: &[u8]) {
@@ -509,9 +546,8 @@ fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool
     let plan = ground.plan.clone();
     let code = status.code();
     let fine = match code {
-        Status::UNRECOVERED_ERROR | Status::INTERNAL_ERROR | Status::DATA_TRANSFER_ERROR => {
-            plan.spaces.iter().any(|(_, space)| space.manners.fail > 0)
-        }
+        _ if drive_failed(&plan, status) => true,
+        Status::COMMAND_INTERRUPTED => plan.operator > 0,
         Status::TRANSIENT_TRANSPORT_ERROR => plan.weather.spoil > 0,
         Status::INVALID_NAMESPACE | Status::LBA_OUT_OF_RANGE => unsure,
         Status::COMPARE_FAILURE => {

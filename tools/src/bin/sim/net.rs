@@ -92,6 +92,8 @@ pub struct Link {
     shut_host: bool,
     /// The host has vanished: nothing moves, and nobody says so.
     pub silent: bool,
+    /// The host does not read what it is sent.
+    pub deaf: bool,
     /// Somebody had a reason to end it.
     pub excused: bool,
     /// The core has heard of its end, or never will hear of the link.
@@ -130,6 +132,7 @@ impl Net {
             shut_target: false,
             shut_host: false,
             silent: false,
+            deaf: false,
             excused: false,
             target_closed: false,
         });
@@ -426,7 +429,7 @@ impl SimFabric {
             return false;
         };
         let mut net = self.net.borrow_mut();
-        if net.link(link).silent {
+        if net.link(link).silent || net.link(link).deaf {
             return false;
         }
         if conn.send_at > now {

@@ -15,6 +15,17 @@ pub enum DriveKind {
     SlowRam,
 }
 
+/// How a host treats the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// As it should.
+    Honest,
+    /// Asks for data, keeps alive, and never reads from its I/O queues.
+    Deaf,
+    /// Promises data, keeps alive, and never sends any.
+    Mute,
+}
+
 /// A namespace to begin with, or one to be added.
 #[derive(Clone, Debug)]
 pub struct SpacePlan {
@@ -25,6 +36,8 @@ pub struct SpacePlan {
     pub read_only: bool,
     pub manners: Manners,
     pub max_transfer: u32,
+    /// Of a RAM drive: pages beyond its capacity that may be with hosts.
+    pub spare: usize,
 }
 
 /// One of a host's associations.
@@ -46,6 +59,7 @@ pub struct PathPlan {
     pub wrong: u32,
     /// One tick in so many resets or disconnects.
     pub restless: u32,
+    pub manner: Manner,
 }
 
 /// Everything a seed decides before anything happens.
@@ -53,7 +67,10 @@ pub struct PathPlan {
 pub struct Plan {
     pub cores: usize,
     pub fabrics: usize,
+    /// Hosts that behave.
     pub hosts: usize,
+    /// Hosts that do not.
+    pub bad: usize,
     pub subsystems: usize,
     pub commands_per_core: usize,
     pub classes: Vec<Class>,
@@ -97,6 +114,11 @@ impl Plan {
                 paths.push(PathPlan::of(rng, host, subsystems, gentle));
             }
         }
+        // At the end of `paths`, with hosts of their own.
+        let bad = if rng.once_in(3) { rng.usize(1..=2) } else { 0 };
+        for host in hosts..hosts + bad {
+            paths.push(PathPlan::bad(rng, host, subsystems));
+        }
         let promised: usize = paths
             .iter()
             .map(|path| ADMIN_DEPTH as usize + (path.io_queues * path.depth) as usize)
@@ -128,7 +150,8 @@ impl Plan {
             },
             Class {
                 size: limits::CHUNK_LEN as usize,
-                count: count(rng, 2, 8),
+                // Each that takes all it can get leaves half of what is left, and a Compare needs two.
+                count: count(rng, 2, 8).max(2 << bad),
             },
         ];
         let quiet = paths.iter().all(|path| path.len_max <= 64 * 1024);
@@ -136,6 +159,7 @@ impl Plan {
             cores,
             fabrics: if rng.once_in(4) { 2 } else { 1 },
             hosts,
+            bad,
             subsystems,
             commands_per_core,
             classes,
@@ -212,6 +236,7 @@ impl SpacePlan {
                 },
             },
             max_transfer: *rng.pick(&[16 * 1024, 64 * 1024, 128 * 1024, 128 * 1024]),
+            spare: *rng.pick(&[0, 20, 100, 2048]),
         }
     }
 }
@@ -234,6 +259,23 @@ impl PathPlan {
             } else {
                 rng.u32(20..=200)
             },
+            manner: Manner::Honest,
         }
+    }
+
+    /// Of a host that is up to no good. It takes all it can get, and stays.
+    fn bad(rng: &mut fastrand::Rng, host: usize, subsystems: usize) -> PathPlan {
+        PathPlan {
+            io_queues: 2,
+            depth: rng.u16(8..=32),
+            wrong: 0,
+            restless: 0,
+            manner: *rng.pick(&[Manner::Deaf, Manner::Mute]),
+            ..PathPlan::of(rng, host, subsystems, true)
+        }
+    }
+
+    pub fn is_bad(&self) -> bool {
+        self.manner != Manner::Honest
     }
 }

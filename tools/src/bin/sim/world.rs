@@ -599,6 +599,10 @@ impl World {
 
     fn allow_or_forbid(&mut self) {
         let plan = self.ground.plan.clone();
+        let pending = |asked: &Asked| matches!(asked.what, Errand::Forbid | Errand::Allow(_));
+        if self.asked.iter().any(pending) {
+            return;
+        }
         // One subsystem and one host at a time is enough.
         if let Some(&(subsystem, host)) = self.ground.forbidden.first() {
             let change = Change::Allow {
@@ -613,7 +617,8 @@ impl World {
             self.rng.usize(0..plan.hosts),
         );
         self.ground.forbidden.push((subsystem, host));
-        let others = (0..plan.hosts).filter(|other| *other != host).map(nqn);
+        let all = 0..plan.hosts + plan.bad;
+        let others = all.filter(|other| *other != host).map(nqn);
         let change = Change::Allow {
             nqn: subsystem_nqn(subsystem),
             hosts: Some(others.collect()),
@@ -685,10 +690,11 @@ impl World {
             }
             Act::Calm => self.calm_down(),
             Act::Verify => {
+                let done = |path: &Path| path.to_verify.is_empty() && path.in_flight() == 0;
                 if self
                     .paths
                     .iter()
-                    .all(|path| path.to_verify.is_empty() && path.in_flight() == 0)
+                    .all(|path| path.plan.is_bad() || done(path))
                 {
                     self.enter(Act::Farewell);
                     for path in &mut self.paths {
@@ -745,6 +751,7 @@ impl World {
             return;
         }
         let settled = |path: &Path| match path.phase {
+            Phase::Live if path.plan.is_bad() => true,
             Phase::Live => path.is_idle() && path.knows_all(&self.ground),
             Phase::Down | Phase::Over => true,
             _ => false,
@@ -763,7 +770,8 @@ impl World {
             let mut theirs = self
                 .paths
                 .iter()
-                .filter(|path| path.plan.subsystem == subsystem && path.phase != Phase::Over);
+                .filter(|path| path.plan.subsystem == subsystem && path.phase != Phase::Over)
+                .filter(|path| !path.plan.is_bad());
             let wanted = theirs.clone().next().is_some();
             if wanted && !theirs.any(|path| path.phase == Phase::Live) {
                 self.make_room();
@@ -774,7 +782,8 @@ impl World {
         for subsystem in 0..self.ground.plan.subsystems {
             let live =
                 |path: &&mut Path| path.phase == Phase::Live && path.plan.subsystem == subsystem;
-            let Some(path) = self.paths.iter_mut().find(live) else {
+            let mut honest = self.paths.iter_mut().filter(|path| !path.plan.is_bad());
+            let Some(path) = honest.find(live) else {
                 continue;
             };
             for (at, space) in self.ground.spaces.iter().enumerate() {
@@ -808,6 +817,7 @@ fn new_ram(space: &Space, kind: &SpacePlan, id: DriveId, cores: usize) -> Arc<Ra
         read_only: false,
         uuid: Some([space.nsid as u8; 16]),
         cores,
+        spare: Some(kind.spare),
         want: Want::default(),
     });
     drive.expect("there is memory")

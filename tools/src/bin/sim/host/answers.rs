@@ -12,6 +12,7 @@ use super::{Path, Phase};
 use crate::ground::Ground;
 use crate::io;
 use crate::net::{LinkId, ToHost, ToTarget};
+use crate::plan::Manner;
 use crate::queue::{Answered, Queue, What};
 use crate::shared::MS;
 use crate::wrong;
@@ -44,7 +45,10 @@ impl Path {
                 fetch,
                 offset,
                 len,
-            } => self.queue(at).on_ask(ground, cid, fetch, offset, len),
+            } if self.plan.manner != Manner::Mute || at.is_none() => {
+                self.queue(at).on_ask(ground, cid, fetch, offset, len);
+            }
+            ToHost::Ask { .. } => (),
             ToHost::Closed => self.on_closed(ground, at, link),
         }
     }

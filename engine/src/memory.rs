@@ -1,0 +1,271 @@
+//! Where a command's data is put: the core's buffers, or memory of the drive's own; and the way home.
+//!
+//! What may wait for a peer, being sent or being filled, is dealt by [`crate::shares`], and of a drive's
+//! own memory only so much as the drive lends. Beyond that data is copied. So whatever hosts hold, data
+//! that waits for no host finds a place.
+
+use ferroce_buf::{Buf, BufList, Home, PAGE};
+
+use crate::command::{Chunk, Kind};
+use crate::drives::Drives;
+use crate::limits;
+use crate::port::{Backend, DriveId};
+use crate::queues::{LANDING, Queues};
+
+/// A place in a namespace: where, how much, and log2 of the block length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub drive: DriveId,
+    pub lba: u64,
+    pub len: u32,
+    pub shift: u8,
+}
+
+impl Span {
+    /// Pages of a drive's own memory that the blocks lie in.
+    #[inline]
+    fn pages(&self) -> u32 {
+        let start = (self.lba << self.shift) as u32 % PAGE as u32;
+        (start + self.len).div_ceil(PAGE as u32)
+    }
+}
+
+impl Queues {
+    /// In-capsule data moves out of the fabric's hands at once: to the drive's own memory, or to
+    /// buffers that wait for nobody but the drive.
+    pub(crate) fn land<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
+        let len = data.len() as u32;
+        let command = &self.slab[slot];
+        let (drive, lba, shift) = (command.drive, command.lba, command.block_shift);
+        let is_write = matches!(command.kind, Kind::Write { .. });
+        let compares = command.kind == Kind::Compare;
+        let mut bufs = self.list(len, shift);
+        if !(is_write && drives.space(drive, lba, data.len(), &mut bufs)) {
+            bufs.push(self.landing_buf(len));
+        }
+        let mut spare = BufList::new();
+        if compares {
+            match drives.brings_memory(drive) {
+                true => spare = self.list(len, shift),
+                false => spare.push(self.landing_buf(len)),
+            }
+        }
+        bufs.copy_in(0, data);
+        self.config.counters.copied_bytes.add(u64::from(len));
+        let command = &mut self.slab[slot];
+        let part = command.push_part(0, len).expect("it is the first");
+        command.parts[part].chunk = Chunk::Landed { bufs };
+        command.parts[part].spare = spare;
+        command.started = command.len;
+    }
+
+    fn landing_buf(&mut self, len: u32) -> Buf {
+        let buf = self.config.landing.take(len as usize);
+        buf.expect("room was asked for before the capsule was polled")
+    }
+
+    /// A buffer of the core's for something that may wait for this command's host.
+    #[inline]
+    pub(crate) fn pool_buf(&mut self, slot: u32, len: u32) -> Option<BufList> {
+        let queue = self.slab[slot].queue;
+        let buf = self
+            .shares
+            .take(queue, &mut self.config.pool, len as usize)?;
+        let mut bufs = BufList::new();
+        bufs.push(buf);
+        Some(bufs)
+    }
+
+    /// What a drive needs to read for a host: Bufs, or a list for its own and how many those will be.
+    #[inline]
+    pub(crate) fn read_bufs<D: Backend>(
+        &mut self,
+        slot: u32,
+        span: Span,
+        drives: &mut Drives<D>,
+    ) -> Option<(BufList, u32)> {
+        if let Some(lent) = self.lend(slot, span, drives) {
+            return Some((self.list(span.len, span.shift), lent));
+        }
+        Some((self.pool_buf(slot, span.len)?, 0))
+    }
+
+    /// Where the data of a write is to land.
+    #[inline]
+    pub(crate) fn write_bufs<D: Backend>(
+        &mut self,
+        slot: u32,
+        span: Span,
+        drives: &mut Drives<D>,
+    ) -> Option<BufList> {
+        if let Some(lent) = self.lend(slot, span, drives) {
+            let mut bufs = self.list(span.len, span.shift);
+            if drives.space(span.drive, span.lba, span.len as usize, &mut bufs) {
+                self.deal(slot, span.drive, &mut bufs, lent, drives);
+                return Some(bufs);
+            }
+            self.home(bufs, drives);
+            self.take_back(slot, span.drive, lent, drives);
+        }
+        self.pool_buf(slot, span.len)
+    }
+
+    /// Where the host's side of a Compare lands, and where the drive reads to, which waits for no
+    /// host. Both at once, since commands that have one and wait for the other could wait for each
+    /// other.
+    pub(crate) fn both_sides<D: Backend>(
+        &mut self,
+        slot: u32,
+        span: Span,
+        drives: &mut Drives<D>,
+    ) -> Option<(BufList, BufList)> {
+        let theirs = self.pool_buf(slot, span.len)?;
+        if drives.brings_memory(span.drive) {
+            return Some((theirs, self.list(span.len, span.shift)));
+        }
+        let queue = self.slab[slot].queue;
+        let pool = &mut self.config.pool;
+        match self.shares.take_second(queue, pool, span.len as usize) {
+            Some(buf) => {
+                let mut ours = BufList::new();
+                ours.push(buf);
+                Some((theirs, ours))
+            }
+            None => {
+                self.home(theirs, drives);
+                None
+            }
+        }
+    }
+
+    /// Data that landed in buffers of the core's moves to memory of the drive's own; the buffers are
+    /// given back if there is none now.
+    pub(crate) fn move_in<D: Backend>(
+        &mut self,
+        span: Span,
+        bufs: BufList,
+        drives: &mut Drives<D>,
+    ) -> Result<BufList, BufList> {
+        let mut own = self.list(span.len, span.shift);
+        if !drives.space(span.drive, span.lba, span.len as usize, &mut own) {
+            self.home(own, drives);
+            return Err(bufs);
+        }
+        let mut offset = 0;
+        for buf in bufs.iter() {
+            own.copy_in(offset, buf.bytes());
+            offset += buf.len();
+        }
+        self.config.counters.copied_bytes.add(u64::from(span.len));
+        self.home(bufs, drives);
+        Ok(own)
+    }
+
+    /// Promises the command's host Bufs of the drive's own; how many, or `None` if it has no memory
+    /// or the host has enough.
+    #[inline]
+    fn lend<D: Backend>(&mut self, slot: u32, span: Span, drives: &mut Drives<D>) -> Option<u32> {
+        if !drives.brings_memory(span.drive) {
+            return None;
+        }
+        let queue = self.slab[slot].queue;
+        let (pages, free) = (span.pages(), drives.lendable(span.drive));
+        let may = pages <= free && self.shares.may_borrow(queue, free);
+        may.then(|| {
+            drives.lend(span.drive, pages);
+            self.shares.lend(queue, pages);
+            pages
+        })
+    }
+
+    /// Bufs that were promised are here. Where there are fewer, the rest of the promise is void.
+    #[inline]
+    pub(crate) fn deal<D: Backend>(
+        &mut self,
+        slot: u32,
+        drive: DriveId,
+        bufs: &mut BufList,
+        lent: u32,
+        drives: &mut Drives<D>,
+    ) {
+        let queue = self.slab[slot].queue;
+        // 0 says that a Buf of a drive's own is with nobody.
+        let whom = queue as u16 + 1;
+        bufs.iter_mut().for_each(|buf| buf.deal_to(whom));
+        let void = lent - bufs.count() as u32;
+        if void > 0 {
+            self.take_back(slot, drive, void, drives);
+        }
+    }
+
+    /// So many of the drive's own are promised to the host no more.
+    pub(crate) fn take_back<D: Backend>(
+        &mut self,
+        slot: u32,
+        drive: DriveId,
+        count: u32,
+        drives: &mut Drives<D>,
+    ) {
+        let queue = self.slab[slot].queue;
+        self.shares.returned(queue, count);
+        drives.returned(drive, count);
+    }
+
+    /// Data is here: the Bufs wait for no host any more. The core's own are its host's until they are
+    /// home; there is no drive that could wait for ever.
+    #[inline]
+    pub(crate) fn landed<D: Backend>(
+        &mut self,
+        slot: u32,
+        drive: DriveId,
+        bufs: &mut BufList,
+        drives: &mut Drives<D>,
+    ) {
+        if bufs
+            .iter()
+            .next()
+            .is_some_and(|buf| buf.home() == drive.home())
+        {
+            bufs.iter_mut().for_each(|buf| buf.deal_to(0));
+            self.take_back(slot, drive, bufs.count() as u32, drives);
+        }
+    }
+
+    /// A list with room for the Bufs of `len` bytes in blocks of `1 << shift` bytes. One block is one
+    /// Buf; more may lie across pages of the drive's own.
+    #[inline]
+    pub(crate) fn list(&mut self, len: u32, shift: u8) -> BufList {
+        if len <= 1 << shift {
+            return BufList::new();
+        }
+        self.lists
+            .pop()
+            .unwrap_or_else(|| BufList::with_capacity(limits::CHUNK_LEN as usize / PAGE + 1))
+    }
+
+    /// Bufs come home, each to its own.
+    #[inline]
+    pub(crate) fn home<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
+        let mut whose = None;
+        while let Some(buf) = bufs.pop() {
+            match buf.home() {
+                Home::CORE => whose = Some(self.shares.put(&mut self.config.pool, buf)),
+                LANDING => self.config.landing.put(buf),
+                _ => {
+                    if let Some(queue) = buf.dealt_to().checked_sub(1) {
+                        self.shares.returned(queue.into(), 1);
+                        whose = Some(queue.into());
+                    }
+                    drives.put(buf);
+                }
+            }
+        }
+        if let Some(queue) = whose {
+            // It may be the last thing that was left of a dead one.
+            self.release_if_over(queue);
+        }
+        if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {
+            self.lists.push(bufs);
+        }
+    }
+}
