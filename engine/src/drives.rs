@@ -62,20 +62,19 @@ impl<D: Backend> Drives<D> {
         slot.is_some_and(|slot| slot.brings_memory)
     }
 
-    /// How many more Bufs of its own a drive may lend.
+    /// Promises Bufs of the drive's own to a peer, if it lends any and `may` agrees, told how many more
+    /// it could lend.
     #[inline]
-    pub(crate) fn lendable(&self, id: DriveId) -> u32 {
-        let slot = self.slots.get(usize::from(id.0)).and_then(Option::as_ref);
-        slot.map_or(0, |slot| slot.lends - slot.lent)
-    }
-
-    /// So many are promised to a peer.
-    #[inline]
-    pub(crate) fn lend(&mut self, id: DriveId, count: u32) {
-        let slot = self.slots[usize::from(id.0)].as_mut();
-        let slot = slot.expect("it was asked what it can lend");
-        slot.lent += count;
-        assert!(slot.lent <= slot.lends, "a drive keeps what others need");
+    pub(crate) fn lend(&mut self, id: DriveId, count: u32, may: impl FnOnce(u32) -> bool) -> bool {
+        let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
+            return false;
+        };
+        let free = slot.lends - slot.lent;
+        let lends = count <= free && may(free);
+        if lends {
+            slot.lent += count;
+        }
+        lends
     }
 
     /// So many are not with a peer any more.

@@ -10,6 +10,7 @@ use crate::command::{Chunk, Kind};
 use crate::drives::Drives;
 use crate::limits;
 use crate::port::{Backend, DriveId};
+use crate::queue::State;
 use crate::queues::{LANDING, Queues};
 
 /// A place in a namespace: where, how much, and log2 of the block length.
@@ -163,16 +164,13 @@ impl Queues {
 
     /// Promises the command's host Bufs of the drive's own; how many, or `None` if it has no memory
     /// or the host has enough.
-    #[inline]
+    #[inline(always)]
     fn lend<D: Backend>(&mut self, slot: u32, span: Span, drives: &mut Drives<D>) -> Option<u32> {
-        if !drives.brings_memory(span.drive) {
-            return None;
-        }
         let queue = self.slab[slot].queue;
-        let (pages, free) = (span.pages(), drives.lendable(span.drive));
-        let may = pages <= free && self.shares.may_borrow(queue, free);
-        may.then(|| {
-            drives.lend(span.drive, pages);
+        let pages = span.pages();
+        let may = |free| self.shares.may_borrow(queue, free);
+        let lent = drives.lend(span.drive, pages, may);
+        lent.then(|| {
             self.shares.lend(queue, pages);
             pages
         })
@@ -260,8 +258,10 @@ impl Queues {
                 }
             }
         }
-        if let Some(queue) = whose {
-            // It may be the last thing that was left of a dead one.
+        if let Some(queue) = whose
+            && self.queues[queue as usize].state == State::Dead
+        {
+            // This may be the last that was left of it.
             self.release_if_over(queue);
         }
         if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {

@@ -67,7 +67,6 @@ impl Queues {
     }
 
     /// A dead queue whose connection is closed, and whose commands and Bufs are home, makes room.
-    #[inline]
     pub(crate) fn release_if_over(&mut self, at: u32) {
         let queue = &self.queues[at as usize];
         let over = queue.state == State::Dead && queue.closed && queue.in_flight == 0;
