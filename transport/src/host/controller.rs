@@ -462,8 +462,8 @@ impl Connector {
         // A queue is never full by its SQSIZE: one entry more than commands.
         let entries = (u32::from(depth_max) + 1).min(self.entries_max).max(2);
         let mut queue = Queue::open(self.address, qid, (entries - 1) as u16, &self.options)?;
+        queue.set_in_capsule(self.in_capsule);
         self.fabrics_connect(&mut queue, entries)?;
-        queue.conn_mut().set_in_capsule(self.in_capsule);
         Ok(queue)
     }
 
@@ -507,7 +507,7 @@ impl Connector {
             });
         }
         let sq_flow_control = answer.cqe.sqhd.get() != Cqe::SQHD_NO_FLOW_CONTROL;
-        queue.conn_mut().set_sq_flow_control(sq_flow_control);
+        queue.set_sq_flow_control(sq_flow_control);
         Ok(response)
     }
 }

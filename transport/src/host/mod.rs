@@ -33,6 +33,7 @@ mod error;
 mod options;
 mod queue;
 mod reconnect;
+mod tcp;
 
 pub use controller::{Connector, Controller, Namespace};
 pub use data::{Completion, Data, Refused, RefusedWhy};
