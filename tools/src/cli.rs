@@ -260,6 +260,24 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "PID", help_heading = "Compare")]
     pub target_pid: Option<u32>,
 
+    /// Connect so many queues, 64 a host, and send nothing for --time: tells what they cost a --target-pid
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=20000), help_heading = "Crowd",
+        conflicts_with_all = ["rate", "baseline", "against", "neighbour", "workload", "slo", "verify", "write", "queues", "ceiling"])]
+    pub crowd: Option<u16>,
+    /// Then lose all connections at once, so many times: tells how long until every queue serves again
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "crowd",
+        help_heading = "Crowd"
+    )]
+    pub storms: u16,
+
+    /// Sleep while no command of --rate is under way, where it would poll: others have its CPUs, and it may be late
+    #[arg(long, requires = "rate", help_heading = "Open loop")]
+    pub doze: bool,
+
     /// What has to hold, as p99<500us,p99.9<2ms,errors=0; the status is 3 if it does not
     #[arg(long, value_name = "CONDITIONS", help_heading = "Judge")]
     pub slo: Option<Slo>,
@@ -482,6 +500,8 @@ mod tests {
             "ferroce probe tcp://127.0.0.1:4420 --against tcp://127.0.0.1:4430 --reconnect",
             "ferroce probe tcp://127.0.0.1:4420 --neighbour 8x16x1MiB --depth 1",
             "ferroce probe tcp://127.0.0.1:4420 --workload kv-cache --queues 2",
+            "ferroce probe tcp://127.0.0.1:4420 --crowd 1000 --storms 5 --target-pid 1",
+            "ferroce probe tcp://127.0.0.1:4420 --rate 100 --doze",
             "ferroce probe --ceiling",
             "ferroce raw-server --listen tcp://127.0.0.1:4421 --size 512MiB --core 1 --spin always",
             "ferroce demo",

@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod cpu;
+mod crowd;
 mod guard;
 mod ledger;
 mod link;
@@ -101,6 +102,17 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
     check::check(&args)?;
     let signals = Signals::take()?;
     let wants_end = || signals.came();
+    if let Some(count) = args.crowd {
+        let found = crowd::run(&args, count, &wants_end)?;
+        let mut value = found.json();
+        value["schema"] = json!(SCHEMA);
+        print(&if args.json {
+            format!("{value:#}\n")
+        } else {
+            found.to_string()
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let ceiling = args
         .ceiling
         .then(|| ceiling(&args, &wants_end))

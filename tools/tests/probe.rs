@@ -205,6 +205,7 @@ fn the_json_is_described() {
         &["--rate", "100,200", "--slo", "errors=0", "--ceiling"],
         &["--verify", "--destroy-data"],
         &["--neighbour", "2x2x64KiB", "--pattern", "objects"],
+        &["--crowd", "70", "--storms", "1", "--target-pid", &pid],
     ] {
         let value = node.measured(arguments);
         assert_eq!(value["schema"], "ferroce-probe/1");
@@ -316,6 +317,26 @@ fn workloads_do_what_they_say() {
     let output = node.probe(&["--json", "--workload", "model-load", "--queues", "2"]);
     let load: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(load["read"]["bytes"], 16 << 20, "{load}");
+}
+
+#[test]
+fn a_crowd_is_connected_and_comes_back() {
+    let node = Node::one();
+    let pid = node.child.id().to_string();
+    let value = node.measured(&["--crowd", "200", "--storms", "2", "--target-pid", &pid]);
+    let crowd = &value["crowd"];
+    assert_eq!(
+        (&crowd["queues"], &crowd["hosts"]),
+        (&200.into(), &4.into())
+    );
+    assert_eq!(
+        crowd["storms_s"].as_array().map(Vec::len),
+        Some(2),
+        "{value}"
+    );
+    assert!(crowd["memory_with"].as_u64() > Some(0), "{value}");
+    node.measured(&[]);
+    node.refused(&["--crowd", "2000"], "ferroce: ");
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub enum Link {
     /// The same bytes without a protocol.
     Raw(raw::Queue),
     /// A target that is nothing but memory in this process.
-    Memory(memory::Queue),
+    Memory(Box<memory::Queue>),
     /// Lost, and not made again yet.
     Gone(String),
 }

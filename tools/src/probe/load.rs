@@ -255,12 +255,16 @@ impl Load {
         sent || count > 0
     }
 
-    /// Nothing was to do for a while: sleeps if that does no harm.
-    pub fn rest(&mut self) {
-        if self.schedule.is_none() && self.heard.elapsed() > SPIN && !self.is_over() {
-            self.link.wait(Duration::from_millis(10));
-        } else {
-            std::thread::yield_now();
+    /// Nothing was to do for a while: sleeps if that does no harm, or if it is to `doze`.
+    pub fn rest(&mut self, doze: bool) {
+        let limit = Duration::from_millis(10);
+        match &self.schedule {
+            None if self.heard.elapsed() > SPIN && !self.is_over() => self.link.wait(limit),
+            // The socket's own timeouts are too coarse to be woken by in time.
+            Some(schedule) if doze && self.link.outstanding() == 0 => {
+                std::thread::sleep(schedule.until_next().min(limit));
+            }
+            _ => std::thread::yield_now(),
         }
     }
 

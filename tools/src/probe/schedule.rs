@@ -86,6 +86,12 @@ impl Schedule {
         Some(next)
     }
 
+    /// How long until the next one.
+    pub fn until_next(&self) -> Duration {
+        let next = self.start + Duration::from_nanos(self.next_ns as u64);
+        next.saturating_duration_since(Instant::now())
+    }
+
     /// How many are left until `end`: due, and never sent.
     pub fn left(&mut self, end: Instant) -> u64 {
         std::iter::from_fn(|| self.due(end, end)).count() as u64

@@ -177,7 +177,7 @@ impl Side {
             },
             seed,
         };
-        let queue = |_| Link::Memory(memory::Queue::new(args.depth, len));
+        let queue = |_| Link::Memory(Box::new(memory::Queue::new(args.depth, len)));
         Side {
             name,
             about: "memory of this process".into(),
@@ -260,6 +260,7 @@ impl Side {
         let mut crews: Vec<Crew<'_>> = (0..count)
             .map(|number| Crew {
                 cpu: cpus.get(number).copied(),
+                doze: self.plan.args.doze,
                 ..Crew::default()
             })
             .collect();
@@ -382,6 +383,7 @@ impl Plan {
 #[derive(Default)]
 struct Crew<'a> {
     cpu: Option<usize>,
+    doze: bool,
     loads: Vec<&'a mut Load>,
     beside: Vec<&'a mut Load>,
 }
@@ -411,7 +413,7 @@ impl Crew<'_> {
                 return;
             }
             match &mut self.loads[..] {
-                [only] if self.beside.is_empty() => only.rest(),
+                [only] if self.beside.is_empty() => only.rest(self.doze),
                 _ if busy_at.elapsed() < QUIET => thread::yield_now(),
                 _ => thread::sleep(Duration::from_micros(50)),
             }

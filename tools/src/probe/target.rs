@@ -29,7 +29,8 @@ const RECONNECT: Backoff = Backoff {
 /// A namespace of a controller we are connected to.
 #[derive(Debug)]
 pub struct Target {
-    nqn: Nqn,
+    /// The subsystem.
+    pub nqn: Nqn,
     /// The namespace.
     pub namespace: Namespace,
     controller: Controller,
@@ -239,7 +240,7 @@ impl Target {
     }
 }
 
-fn options(args: &ProbeArgs) -> Result<Options> {
+pub fn options(args: &ProbeArgs) -> Result<Options> {
     let mut identity = if Path::new("/etc/nvme/hostnqn").exists() {
         HostIdentity::of_machine()
     } else {
@@ -318,6 +319,6 @@ fn choose(controller: &Controller, nsid: Option<u32>) -> Result<Namespace> {
     }
 }
 
-fn plain(why: HostError) -> Fail {
+pub fn plain(why: HostError) -> Fail {
     Fail(why.to_string())
 }

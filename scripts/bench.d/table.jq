@@ -1,0 +1,82 @@
+# From a list of rounds, each {work: what the probe printed}, to two tables of Markdown.
+
+def median: sort | if length == 0 then null
+    elif length % 2 == 1 then .[length / 2 | floor]
+    else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+
+# The median over the rounds of a figure that each of them has.
+def over(figure): [.[] | figure | values] | median;
+
+def digits(n): . * pow(10; n) | round / pow(10; n) | tostring;
+def thousands: round | tostring | [while(length > 0; .[:-3]) | .[-3:]] | reverse | join(",");
+
+def ratio(work; flow; figure): .[work].comparison[0][flow][figure].ratio.value;
+def most(work; what; value; bound; unit):
+    { work: work, what: what, want: "at most \(bound)\(unit)", value: value, unit: unit, ok: (value != null and value <= bound) };
+def least(work; what; value; bound; unit):
+    { work: work, what: what, want: "at least \(bound)\(unit)", value: value, unit: unit, ok: (value != null and value >= bound) };
+
+def targets:
+    . as $rounds
+    | [
+        least("the probe alone, 4 KiB read QD32"; "million per second"; over(.ceiling.ceiling.read.iops / 1e6); 1; ""),
+        most("4 KiB read QD1"; "p50, of raw"; over(ratio("read1"; "read"; "p50")); 1.25; ""),
+        most("4 KiB read QD1"; "p99, of raw"; over(ratio("read1"; "read"; "p99")); 1.25; ""),
+        ( ["read32", "4 KiB read QD32"], ["read128", "4 KiB read QD128"] | . as [$key, $work] | $rounds
+          | least($work; "requests per second, of raw"; over(ratio($key; "read"; "iops")); 0.8; ""),
+            most($work; "p99, of p50"; over(.[$key].read.latency_us | .p99 / .p50); 1.5; ""),
+            most($work; "node CPU per read, of raw"; over(ratio($key; "all"; "target_cpu_us_per_io")); 1.25; "") ),
+        least("4 KiB write QD32"; "per second, of reads"; over(.write32.write.iops / .read32.read.iops); 1; ""),
+        least("4 KiB 70/30 QD32"; "per second, of reads"; over((.mix32.read.iops + .mix32.write.iops) / .read32.read.iops); 1; ""),
+        least("128 KiB read QD32"; "bandwidth, of raw"; over(ratio("large128k"; "read"; "iops")); 0.8; ""),
+        least("1 MiB read QD32"; "bandwidth, of raw"; over(ratio("large1m"; "read"; "iops")); 0.8; ""),
+        ( ["open100", "100 reads/s"], ["open1k", "1,000 reads/s"], ["open10k", "10,000 reads/s"]
+          | . as [$key, $work] | $rounds
+          | most($work; "p50, of raw"; over(ratio($key; "read"; "p50")); 1.25; ""),
+            most($work; "p99, of raw"; over(ratio($key; "read"; "p99")); 1.25; "") ),
+        most("step from 10 to 10,000 reads/s"; "p99 of the first second, of later"; over(.step.stages | .[2].read.latency_us.p99 / .[3].read.latency_us.p99); 2; ""),
+        most("QD1 beside eight queues of 1 MiB QD16"; "p99"; over(.neighbour.read.latency_us.p99); 800; " us"),
+        most("QD1 beside eight queues of 1 MiB QD16"; "longest gap of either"; over([.neighbour.longest_gap_ms, .neighbour.neighbour.longest_gap_ms] | max); 50; " ms"),
+        most("idle, 64 queues"; "of a core"; over(.idle.crowd.idle_cpu_percent); 1; "%"),
+        most("1,000 queues of 128"; "memory beyond regions"; over(.memory.crowd.memory_with / 1048576); 64; " MiB"),
+        most("storm: 1,000 queues lost at once"; "all serving again"; over(.storm.crowd.storms_s | values | max); 5; " s"),
+        most("storm: 1,000 queues lost at once"; "another host's p99, of alone"; over(.alone as $alone | .victim.read.latency_us.p99 | values | . / $alone.read.latency_us.p99); 2; "")
+    ];
+
+def verdict: if .value == null then "not measured" elif .ok then "met" else "**missed**" end;
+
+# Of one side of one run; nothing if it was not measured.
+def side:
+    . as $side
+    | [.read, .write | values]
+    | select(length > 0)
+    | { iops: (map(.iops) | add), gib: (map(.gib_per_s) | add), cpu: $side.target_cpu_us_per_io,
+        p50: (map(.latency_us.p50) | max), p99: (map(.latency_us.p99) | max), p999: (map(.latency_us["p99.9"]) | max) };
+
+def figures:
+    . as $rounds
+    | ( ["read1", "4 KiB read QD1"], ["read32", "4 KiB read QD32"], ["read128", "4 KiB read QD128"],
+        ["write32", "4 KiB write QD32"], ["mix32", "4 KiB 70/30 QD32"],
+        ["large128k", "128 KiB read QD32"], ["large1m", "1 MiB read QD32"],
+        ["open100", "100 reads/s"], ["open1k", "1,000 reads/s"], ["open10k", "10,000 reads/s"],
+        ["neighbour", "QD1 beside eight of 1 MiB QD16"] ) as [$key, $work]
+    | (["node", []], ["raw", ["baseline"]], ["neighbour", ["neighbour"]]) as [$name, $path]
+    | [ $rounds[][$key] | getpath($path) | values | side ]
+    | select(length > 0)
+    | . as $sides
+    | { work: $work, name: $name }
+      + ([ "iops", "gib", "p50", "p99", "p999", "cpu" ] | map(. as $f | { ($f): ([ $sides[][$f] | values ] | median) }) | add);
+
+"## Targets",
+"",
+"| work | figure | wanted | measured | |",
+"|---|---|---|---|---|",
+( targets[] | "| \(.work) | \(.what) | \(.want) | \(if .value == null then "" else (.value | digits(2)) + .unit end) | \(verdict) |" ),
+"",
+"## Figures",
+"",
+"Latencies in us, of the slower direction where there are two; CPU time of the serving process per command in us.",
+"",
+"| work | | per second | GiB/s | p50 | p99 | p99.9 | CPU |",
+"|---|---|---|---|---|---|---|---|",
+( figures | "| \(.work) | \(.name) | \(.iops | thousands) | \(.gib | digits(2)) | \(.p50 | digits(1)) | \(.p99 | digits(1)) | \(.p999 | digits(1)) | \(if .cpu == null then "" else .cpu | digits(2) end) |" )

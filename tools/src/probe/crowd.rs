@@ -1,0 +1,231 @@
+//! Many queues that do nothing, and what they cost the target: CPU time, memory; and how long it takes until all serve
+//! again after all were lost at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferroce_engine::host as nvme;
+use ferroce_transport::host::{
+    Backoff, Controller, Data, HostError, HostIdentity, Namespace, Options, Queue,
+};
+use ferroce_wire::fabrics::Nqn;
+use serde_json::{Value, json};
+
+use super::target::{Target, plain};
+use super::{cpu, workload};
+use crate::cli::ProbeArgs;
+use crate::fail::{Fail, Result, fail};
+
+/// Queues of one host.
+const QUEUES: u16 = 64;
+/// How a host that lost its target looks for it: as the kernel's, at growing distances.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(10),
+    max: Duration::from_millis(500),
+    give_up_after: Some(Duration::from_secs(60)),
+};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    about: String,
+    queues: u16,
+    depth: usize,
+    hosts: usize,
+    /// Until each had read a block.
+    connected: Duration,
+    /// For how long they did nothing, and the CPU time that the target used in it.
+    idle: Duration,
+    idle_cpu_ns: Option<u64>,
+    /// Bytes of the target's memory that are its own, before and with the crowd.
+    memory: Option<(u64, u64)>,
+    /// Of each storm, how long until each queue had read a block again.
+    storms: Vec<Duration>,
+}
+
+/// What every host needs to know.
+struct Plan {
+    address: SocketAddr,
+    nqn: Nqn,
+    options: Options,
+    own_identity: bool,
+    namespace: Namespace,
+    depth: u16,
+}
+
+/// A host that is connected.
+struct Host {
+    // In this order: a queue outlives its association for a moment only.
+    queues: Vec<Queue>,
+    _controller: Controller,
+}
+
+/// Connects `count` queues, waits, and lets them all be lost as often as the arguments say.
+pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result<Found> {
+    let Some(url) = &args.url else {
+        fail!("there is no target")
+    };
+    let own = |pid| cpu::own_memory(pid).ok_or(Fail("cannot read the target's memory".into()));
+    let before = args.target_pid.map(own).transpose()?;
+    let target = Target::connect(url, args)?;
+    let plan = Plan {
+        address: target.address(),
+        nqn: target.nqn,
+        options: super::target::options(args)?,
+        own_identity: args.hostnqn.is_none(),
+        namespace: target.namespace.clone(),
+        depth: args.depth,
+    };
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let mut hosts = gather(count, &|queues| plan.host(queues))?;
+    let mut found = Found {
+        about: target.about(),
+        queues: count,
+        depth: hosts[0].queues[0].depth(),
+        hosts: hosts.len(),
+        connected: start.elapsed(),
+        idle: Duration::ZERO,
+        idle_cpu_ns: None,
+        memory: None,
+        storms: Vec::new(),
+    };
+    let (start, cpu_before) = (Instant::now(), args.target_pid.and_then(cpu::of_process));
+    while start.elapsed() < workload::time(args) && !wants_end() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    found.idle = start.elapsed();
+    if let (Some(pid), Some(before)) = (args.target_pid, cpu_before) {
+        let after = cpu::of_process(pid);
+        found.idle_cpu_ns = after.map(|after| after.saturating_sub(before));
+    }
+    if let (Some(pid), Some(before)) = (args.target_pid, before) {
+        found.memory = Some((before, own(pid)?));
+    }
+    for _ in 0..args.storms {
+        if wants_end() {
+            stop.store(true, Ordering::Relaxed);
+            break;
+        }
+        let start = Instant::now();
+        drop(hosts);
+        hosts = gather(count, &|queues| BACKOFF.retry(&stop, || plan.host(queues)))?;
+        found.storms.push(start.elapsed());
+    }
+    Ok(found)
+}
+
+/// Makes a host with so many queues.
+type Connect<'a> = dyn Fn(u16) -> std::result::Result<Host, HostError> + Sync + 'a;
+
+/// Connects so many queues, each host on a thread of its own, all at the same time.
+fn gather(count: u16, host: &Connect<'_>) -> Result<Vec<Host>> {
+    thread::scope(|scope| {
+        let hosts: Vec<_> = (0..count)
+            .step_by(usize::from(QUEUES))
+            .map(|at| {
+                let queues = (count - at).min(QUEUES);
+                scope.spawn(move || host(queues))
+            })
+            .collect();
+        let joined = hosts.into_iter().map(|host| host.join());
+        joined
+            .map(|host| match host {
+                Ok(Ok(host)) => Ok(host),
+                Ok(Err(why)) => Err(plain(why)),
+                Err(_) => Err(Fail("a host's thread failed".into())),
+            })
+            .collect()
+    })
+}
+
+impl Plan {
+    /// One host, each of whose queues has read a block.
+    fn host(&self, count: u16) -> std::result::Result<Host, HostError> {
+        let mut options = self.options.clone();
+        if self.own_identity {
+            options.identity = HostIdentity::random();
+        }
+        let controller = Controller::connect(self.address, &self.nqn, &options)?;
+        let mut queues = controller.queues(count, self.depth)?;
+        if queues.len() < usize::from(count) {
+            return Err(HostError::Nonsense {
+                what: "the target grants fewer I/O queues than a host of the crowd asks for",
+            });
+        }
+        for queue in &mut queues {
+            let read = nvme::read(self.namespace.nsid, 0, 1);
+            let data = Data::Discard(self.namespace.block_len);
+            let status = queue.exec(read, data, "Read")?.status();
+            if !status.is_success() {
+                let what = "Read";
+                return Err(HostError::Command { what, status });
+            }
+        }
+        Ok(Host {
+            queues,
+            _controller: controller,
+        })
+    }
+}
+
+impl Found {
+    /// Share of one core that the target used while nobody asked for anything, in percent.
+    fn idle_percent(&self) -> Option<f64> {
+        Some(self.idle_cpu_ns? as f64 / self.idle.as_nanos() as f64 * 100.0)
+    }
+
+    /// For a program.
+    pub fn json(&self) -> Value {
+        let seconds: Vec<f64> = self.storms.iter().map(Duration::as_secs_f64).collect();
+        json!({
+            "about": self.about,
+            "crowd": {
+                "queues": self.queues,
+                "depth": self.depth,
+                "hosts": self.hosts,
+                "connect_s": self.connected.as_secs_f64(),
+                "idle_s": self.idle.as_secs_f64(),
+                "idle_cpu_percent": self.idle_percent(),
+                "memory_before": self.memory.map(|memory| memory.0),
+                "memory_with": self.memory.map(|memory| memory.1),
+                "storms_s": seconds,
+            },
+        })
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.about)?;
+        writeln!(
+            f,
+            "{} queues of {} by {} hosts, each of which read a block after {:.3} s",
+            self.queues,
+            self.depth,
+            self.hosts,
+            self.connected.as_secs_f64()
+        )?;
+        if let Some(percent) = self.idle_percent() {
+            let seconds = self.idle.as_secs_f64();
+            writeln!(f, "idle for {seconds:.1} s: {percent:.2}% of a core")?;
+        }
+        if let Some((before, with)) = self.memory {
+            let mib = |bytes| bytes as f64 / f64::from(1 << 20);
+            writeln!(
+                f,
+                "the target's memory, beyond what it shares: {:.1} MiB before, {:.1} MiB with them",
+                mib(before),
+                mib(with)
+            )?;
+        }
+        for storm in &self.storms {
+            let seconds = storm.as_secs_f64();
+            writeln!(f, "all lost, and serving again after {seconds:.3} s")?;
+        }
+        Ok(())
+    }
+}
