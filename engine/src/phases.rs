@@ -39,12 +39,17 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All there are, with their names.
-    pub const ALL: [(Operation, &'static str); 3] = [
-        (Operation::Read, "read"),
-        (Operation::Write, "write"),
-        (Operation::Other, "other"),
-    ];
+    /// All there are.
+    pub const ALL: [Operation; 3] = [Operation::Read, Operation::Write, Operation::Other];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Read => "read",
+            Operation::Write => "write",
+            Operation::Other => "other",
+        }
+    }
 
     fn of(opcode: u8) -> Operation {
         match NvmOpcode(opcode) {
@@ -70,13 +75,18 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All there are, with their names.
-    pub const ALL: [(Phase, &'static str); 4] = [
-        (Phase::Queue, "queue"),
-        (Phase::Drive, "drive"),
-        (Phase::Send, "send"),
-        (Phase::Total, "total"),
-    ];
+    /// All there are.
+    pub const ALL: [Phase; 4] = [Phase::Queue, Phase::Drive, Phase::Send, Phase::Total];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Queue => "queue",
+            Phase::Drive => "drive",
+            Phase::Send => "send",
+            Phase::Total => "total",
+        }
+    }
 }
 
 /// A histogram's resolution at its low end: 128 ns.
@@ -195,6 +205,18 @@ pub struct CountsView {
 }
 
 impl CountsView {
+    /// Adds another core's.
+    pub fn add(&mut self, more: &CountsView) {
+        self.bytes += more.bytes;
+        for (sum, more) in self.sums.iter_mut().zip(&more.sums) {
+            *sum += more;
+        }
+        let more = more.buckets.iter().flatten();
+        for (count, more) in self.buckets.iter_mut().flatten().zip(more) {
+            *count += more;
+        }
+    }
+
     /// Commands that were answered.
     pub fn count(&self) -> u64 {
         self.buckets[Phase::Total as usize].iter().sum()

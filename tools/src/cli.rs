@@ -1,5 +1,6 @@
 //! The command line: what can be said, and what contradicts itself.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -100,6 +101,9 @@ pub struct ServeArgs {
     /// The control socket [default: /run/ferroce/ctl.sock, or under $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     pub ctl: Option<PathBuf>,
+    /// Where to serve metrics for Prometheus (/metrics) and status as JSON (/status) [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// `ferroce ctl`.
@@ -479,6 +483,7 @@ mod tests {
         for line in [
             "ferroce serve --nqn nqn.2024-01.a:b --device ram:64MiB --device file:/path --listen tcp://127.0.0.1:4420",
             "ferroce serve --config FILE",
+            "ferroce serve --device ram:64MiB --metrics 127.0.0.1:9520",
             "ferroce serve --device ram:64MiB --cores 1,2 --spin always --allow nqn.2024-01.a:host",
             "ferroce ctl show",
             "ferroce ctl show --json",
@@ -516,6 +521,7 @@ mod tests {
         for line in [
             "ferroce",
             "ferroce serve --device",
+            "ferroce serve --device ram:64MiB --metrics 9520",
             "ferroce probe",
             "ferroce probe 127.0.0.1",
             "ferroce probe tcp://127.0.0.1 --depth 0",

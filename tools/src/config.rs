@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct Config {
     pub spin: Spin,
     /// The control socket, if not the usual place.
     pub ctl: Option<PathBuf>,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Memory for data on its way.
     pub memory: Memory,
     /// Bounds.
@@ -112,6 +115,7 @@ impl Default for Config {
             cores: Cores::default(),
             spin: Spin::default(),
             ctl: None,
+            metrics: None,
             memory: Memory::default(),
             limits: Limits::default(),
             subsystem: Vec::new(),
@@ -655,6 +659,10 @@ mod tests {
             (
                 "[memory]\nbuffers = \"lots\"\n[[subsystem]]",
                 "f.toml:2: `lots` is not a size",
+            ),
+            (
+                "metrics = \"9520\"\n[[subsystem]]",
+                "f.toml:1: invalid socket address",
             ),
             ("[limits]\nqueues = 1\n[[subsystem]]", "outside 2 to 65536"),
             (

@@ -14,10 +14,13 @@ use crate::cli::{CtlArgs, CtlCommand};
 use crate::config::Device;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::{about, thousands};
-use protocol::{Host, LINE_MAX, Node, Order, Request, Response, SlowIo};
+use protocol::{CoreView, Host, LINE_MAX, Node, Order, Request, Response, SlowIo};
 
 /// A change waits for commands under way, and for a drive to be opened.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `show` looks at the cores for so long.
+const SAMPLE: Duration = Duration::from_millis(200);
 
 /// Runs the command.
 pub fn run(args: CtlArgs) -> Result<()> {
@@ -49,7 +52,14 @@ pub fn run(args: CtlArgs) -> Result<()> {
             print(&(value.expect("plain data serializes") + "\n"))
         }
         Response::Done(line) => print(&(line + "\n")),
-        Response::Node(node) => print(&show(&node)),
+        Response::Node(before) => {
+            // How the cores spend their time now, not since the start.
+            std::thread::sleep(SAMPLE);
+            match ask(args.ctl.as_deref(), &request)? {
+                Response::Node(node) => print(&show(&node, &before)),
+                _ => print(&show(&before, &before)),
+            }
+        }
         Response::Hosts(hosts) => print(&show_hosts(&hosts)),
         Response::Slow(slowest) => print(&show_slow(&slowest)),
     }
@@ -124,7 +134,7 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn show(node: &Node) -> String {
+fn show(node: &Node, before: &Node) -> String {
     let mut out = format!(
         "ferroce {}, process {}, up {}\n",
         node.version,
@@ -143,10 +153,14 @@ fn show(node: &Node) -> String {
         let cpu = core
             .cpu
             .map_or("not pinned".into(), |cpu| format!("CPU {cpu}"));
+        let spent = shares(core, before.cores.get(number).unwrap_or(core));
         let _ = writeln!(
             out,
-            "core {number:<4} {cpu}, {} connections",
-            core.connections
+            "core {number:<4} {cpu}, {} connections, {spent}, {} of {} buffers in use, {} waits so far",
+            core.connections,
+            about(core.buffer_used_bytes),
+            about(core.buffer_bytes),
+            thousands(core.waits)
         );
     }
     for subsystem in &node.subsystems {
@@ -186,6 +200,19 @@ fn show(node: &Node) -> String {
         out.push_str(&columns(&table, "  "));
     }
     out
+}
+
+/// How a core spent its time between two looks.
+fn shares(now: &CoreView, before: &CoreView) -> String {
+    let spent = [
+        (now.busy_ns, before.busy_ns, "busy"),
+        (now.spinning_ns, before.spinning_ns, "polling"),
+        (now.asleep_ns, before.asleep_ns, "asleep"),
+    ]
+    .map(|(now, before, name)| (now.saturating_sub(before), name));
+    let all: u64 = spent.iter().map(|(ns, _)| ns).sum();
+    let share = |(ns, name): &(u64, &str)| format!("{}% {name}", (ns * 100 + all / 2) / all.max(1));
+    spent.iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
 fn show_hosts(hosts: &[Host]) -> String {
@@ -284,7 +311,7 @@ fn uptime(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::protocol::{CoreView, NamespaceView, SubsystemView};
+    use super::protocol::{NamespaceView, SubsystemView};
     use super::*;
 
     #[test]
@@ -298,6 +325,12 @@ mod tests {
             cores: vec![CoreView {
                 cpu: Some(1),
                 connections: 3,
+                busy_ns: 1_000_100,
+                spinning_ns: 50,
+                asleep_ns: 250,
+                buffer_bytes: 64 << 20,
+                buffer_used_bytes: 4096,
+                waits: 1234,
             }],
             subsystems: vec![SubsystemView {
                 nqn: "nqn.2024-01.a:b".into(),
@@ -314,12 +347,17 @@ mod tests {
                 }],
             }],
         };
+        let mut before = node.clone();
+        before.cores[0].busy_ns = 1_000_000;
+        before.cores[0].spinning_ns = 0;
+        before.cores[0].asleep_ns = 0;
         assert_eq!(
-            show(&node),
+            show(&node, &before),
             "ferroce 0.1.0, process 7, up 5 s\n\
              config    none: started from flags\n\
              listens   tcp://127.0.0.1:4420\n\
-             core 0    CPU 1, 3 connections\n\n\
+             core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
+             1,234 waits so far\n\n\
              subsystem nqn.2024-01.a:b\n\
              \x20 serial  S   model  M\n\
              \x20 allows  nqn.2024-01.a:host\n\

@@ -8,6 +8,7 @@ mod demo;
 mod devices;
 mod fail;
 mod identity;
+mod metrics;
 mod node;
 mod persist;
 mod probe;

@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use ferroce_engine::admin::Facts;
 use ferroce_engine::control::Change;
 use ferroce_engine::core::{Core, CoreConfig};
-use ferroce_engine::counters::Counters;
+use ferroce_engine::counters::{Counter, Counters};
 use ferroce_engine::mail::mailbox;
 use ferroce_engine::table::Subsystem;
 use ferroce_transport::tcp::fabric::TcpFabric;
@@ -49,7 +49,7 @@ pub struct Node {
 }
 
 /// What every thread knows of a core.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CoreFacts {
     /// The CPU it is pinned to.
     pub cpu: Option<usize>,
@@ -57,6 +57,12 @@ pub struct CoreFacts {
     pub connections: AtomicUsize,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Time in turns that did something, in ns.
+    pub busy_ns: Counter,
+    /// Time in turns that found nothing to do, in ns.
+    pub spinning_ns: Counter,
+    /// Bytes of data that its transports copied.
+    pub copied_bytes: Counter,
 }
 
 impl Node {
@@ -84,8 +90,8 @@ impl Node {
             let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
             let known = Arc::new(CoreFacts {
                 cpu,
-                connections: AtomicUsize::new(0),
                 counters: Arc::new(Counters::with_series(config.limits.series as usize)),
+                ..CoreFacts::default()
             });
             let (pool, landing) = pools.remove(0);
             let config_of_core = CoreConfig {

@@ -3,7 +3,7 @@
 mod setup;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 
@@ -13,6 +13,7 @@ use crate::ctl::print;
 use crate::ctl::protocol::{Node as View, Order, Request, Response};
 use crate::ctl::socket::Socket;
 use crate::fail::{Fail, Result};
+use crate::metrics::Place;
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::units::about;
@@ -28,9 +29,14 @@ pub fn run(args: ServeArgs) -> Result<()> {
     let signals = Signals::take()?;
     warn_of_open_doors(&config);
     let socket = control_socket(&config)?;
+    let metrics = config.metrics.map(Place::open).transpose()?;
+    let metrics_at = metrics.as_ref().map(|place| place.address);
     let node = Node::start(&config, file)?;
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
+    }
+    if let Some(metrics) = metrics {
+        metrics.answer(node.handle().clone())?;
     }
     let show = Request {
         order: Order::Show,
@@ -38,7 +44,13 @@ pub fn run(args: ServeArgs) -> Result<()> {
         subsystem: None,
     };
     match node.handle().respond(&show) {
-        Response::Node(view) => print(&greeting(&view, &config, node.memory(), socket.as_ref())?)?,
+        Response::Node(view) => print(&greeting(
+            &view,
+            &config,
+            node.memory(),
+            socket.as_ref(),
+            metrics_at,
+        )?)?,
         Response::Failed(why) => return Err(Fail(why)),
         _ => (),
     }
@@ -87,7 +99,13 @@ fn warn_of_open_doors(config: &Config) {
 }
 
 /// What is served, and the lines to paste on a host.
-fn greeting(view: &View, config: &Config, memory: &str, socket: Option<&Socket>) -> Result<String> {
+fn greeting(
+    view: &View,
+    config: &Config,
+    memory: &str,
+    socket: Option<&Socket>,
+    metrics: Option<SocketAddr>,
+) -> Result<String> {
     let mut out = format!("Ferroce {} serves\n", view.version);
     for subsystem in &view.subsystems {
         let _ = writeln!(out, "  {}", subsystem.nqn);
@@ -139,6 +157,9 @@ fn greeting(view: &View, config: &Config, memory: &str, socket: Option<&Socket>)
             "  controlled by `ferroce ctl` through {}",
             socket.path.display()
         );
+    }
+    if let Some(address) = metrics {
+        let _ = writeln!(out, "  measured at http://{address}/metrics");
     }
     out.push_str("\nOn a Linux host, as root:\n  modprobe nvme-tcp\n");
     let places: Vec<Url> = view

@@ -35,6 +35,13 @@ impl AnyFabric {
         each_fabric!(self, fabric => fabric.as_fd())
     }
 
+    /// Bytes of data that were copied here.
+    pub fn copied(&self) -> u64 {
+        match self {
+            AnyFabric::Tcp(fabric) => fabric.copied(),
+        }
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         each_fabric!(self, fabric => fabric.connections())

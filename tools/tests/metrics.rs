@@ -1,8 +1,11 @@
 //! What a node tells of its work: the slowest I/Os, metrics and status.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Controller, Data, HostIdentity, Options, Queue};
@@ -18,6 +21,8 @@ struct Node {
     child: Child,
     dir: tempfile::TempDir,
     address: SocketAddr,
+    /// Where it is measured.
+    metrics: SocketAddr,
 }
 
 impl Node {
@@ -26,6 +31,7 @@ impl Node {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ferroce"))
             .env_remove("RUST_LOG")
             .args(["serve", "--listen", "tcp://127.0.0.1:0", "--nqn", NQN])
+            .args(["--metrics", "127.0.0.1:0"])
             .args(["--device", "ram:16MiB", "--device", "ram:1MiB", "--ctl"])
             .arg(dir.path().join("ctl.sock"))
             .args(arguments)
@@ -33,11 +39,15 @@ impl Node {
             .spawn()
             .expect("the binary runs");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut address = None;
+        let (mut address, mut metrics) = (None, None);
         // To the last line of the greeting.
         for line in lines.map(|line| line.expect("reads")) {
-            let after = |what| line.trim().strip_prefix(what)?.parse().ok();
+            let after = |what| {
+                let rest = line.trim().strip_prefix(what)?;
+                rest.split('/').next()?.parse().ok()
+            };
             address = address.or(after("at tcp://"));
+            metrics = metrics.or(after("measured at http://"));
             if line.contains("nvme disconnect") {
                 break;
             }
@@ -46,6 +56,45 @@ impl Node {
             child,
             dir,
             address: address.expect("the greeting names the address"),
+            metrics: metrics.expect("the greeting names that, too"),
+        }
+    }
+
+    fn client(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.metrics).expect("it listens");
+        let patience = Some(Duration::from_secs(30));
+        stream.set_read_timeout(patience).expect("not zero");
+        stream
+    }
+
+    /// Sends bytes; the status line, and the body.
+    fn http(&self, request: &[u8]) -> (String, String) {
+        let mut stream = self.client();
+        stream.write_all(request).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        let len = format!("Content-Length: {}", body.len());
+        assert!(head.lines().any(|line| line == len), "{head}");
+        let status = head.lines().next().expect("a status line");
+        (status.to_owned(), body.to_owned())
+    }
+
+    fn get(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
+        let (status, body) = self.http(request.as_bytes());
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        body
+    }
+
+    /// The metrics, once they say that nothing is under way: pages are made a few times a second.
+    fn settled(&self) -> Metrics {
+        loop {
+            let metrics = Metrics::parse(&self.get("/metrics"));
+            if metrics.sum("ferroce_io_depth", &[]) == 0.0 {
+                std::thread::sleep(Duration::from_millis(200));
+                return Metrics::parse(&self.get("/metrics"));
+            }
         }
     }
 
@@ -155,4 +204,339 @@ fn the_slowest_are_shown_whole() {
     assert_eq!(node.ctl(&["slow"]), "no I/O yet\n");
     host.load(1, 1);
     assert_eq!(node.ctl_json(&["slow"]).as_array().map(Vec::len), Some(1));
+}
+
+/// Samples by name and sorted labels, of a page that keeps the rules of the text format.
+struct Metrics(BTreeMap<(String, Vec<(String, String)>), f64>);
+
+impl Metrics {
+    /// Reads a page strictly: what is not allowed fails the test (OpenMetrics 1.0, text format).
+    fn parse(page: &str) -> Metrics {
+        let body = page.strip_suffix("# EOF\n").expect("ends with EOF");
+        let mut samples = BTreeMap::new();
+        let (mut family, mut kind) = (String::new(), String::new());
+        let mut families = BTreeSet::new();
+        for line in body.split_inclusive('\n') {
+            let line = line.strip_suffix('\n').expect("lines end");
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').expect("a help text");
+                assert!(
+                    !help.is_empty() && families.insert(name.to_owned()),
+                    "{line}"
+                );
+                name.clone_into(&mut family);
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, of) = rest.split_once(' ').expect("a type");
+                assert_eq!(name, family);
+                of.clone_into(&mut kind);
+            } else {
+                let (name, labels, value) = sample(line);
+                let suffix = name.strip_prefix(&family).expect("a sample of this family");
+                let suffixes: &[&str] = match kind.as_str() {
+                    "counter" => &["_total"],
+                    "gauge" => &[""],
+                    "info" => &["_info"],
+                    "histogram" => &["_bucket", "_count", "_sum"],
+                    other => panic!("a type of {other}"),
+                };
+                assert!(suffixes.contains(&suffix), "{line}");
+                assert!(kind == "gauge" || value >= 0.0, "{line}");
+                let key = (name, labels);
+                assert!(samples.insert(key, value).is_none(), "twice: {line}");
+            }
+        }
+        let metrics = Metrics(samples);
+        metrics.check_histograms();
+        metrics
+    }
+
+    /// Buckets ascend, and the last one is the count.
+    fn check_histograms(&self) {
+        let mut buckets: BTreeMap<(String, Vec<_>), Vec<(f64, f64)>> = BTreeMap::new();
+        for ((name, labels), value) in &self.0 {
+            if let Some(family) = name.strip_suffix("_bucket") {
+                let mut labels = labels.clone();
+                let le = labels.iter().position(|(key, _)| key == "le");
+                let (_, le) = labels.remove(le.expect("a bucket has a bound"));
+                let le = le.replace("+Inf", "inf").parse().expect("a number");
+                let key = (family.to_owned(), labels);
+                buckets.entry(key).or_default().push((le, *value));
+            }
+        }
+        for ((family, labels), mut buckets) in buckets {
+            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+            assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
+            let last = buckets.last().expect("it has some");
+            let count = self.0[&(format!("{family}_count"), labels)];
+            assert_eq!(*last, (f64::INFINITY, count));
+        }
+    }
+
+    /// The sum of the samples of this name that have these labels.
+    fn sum(&self, name: &str, wanted: &[(&str, &str)]) -> f64 {
+        let has = |labels: &[(String, String)]| {
+            let mut wanted = wanted.iter();
+            wanted.all(|(key, value)| labels.iter().any(|(k, v)| k == key && v == value))
+        };
+        let mut found = self
+            .0
+            .iter()
+            .filter(|((known, labels), _)| known == name && has(labels));
+        let first = found.next().map_or(0.0, |(_, value)| *value);
+        first + found.map(|(_, value)| value).sum::<f64>()
+    }
+}
+
+/// Name, sorted labels, value of a line.
+fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+    let is_name = |name: &str| {
+        let mut chars = name.chars();
+        chars
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let end = line.find(['{', ' ']).expect("a name ends");
+    let (name, mut rest) = line.split_at(end);
+    assert!(is_name(name), "{line}");
+    let mut labels = Vec::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        loop {
+            let (key, after) = rest.split_once("=\"").expect("a label has a value");
+            assert!(is_name(key), "{line}");
+            let mut value = String::new();
+            let mut chars = after.char_indices();
+            let end = loop {
+                match chars.next().expect("a value ends") {
+                    (at, '"') => break at,
+                    (_, '\\') => match chars.next().expect("something is escaped").1 {
+                        'n' => value.push('\n'),
+                        c @ ('"' | '\\') => value.push(c),
+                        c => panic!("\\{c} in {line}"),
+                    },
+                    (_, c) => value.push(c),
+                }
+            };
+            labels.push((key.to_owned(), value));
+            rest = &after[end + 1..];
+            match rest.strip_prefix(',') {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        rest = rest.strip_prefix('}').expect("labels end");
+    }
+    let value = rest
+        .strip_prefix(' ')
+        .expect("a value")
+        .parse()
+        .expect("a number");
+    labels.sort();
+    (name.to_owned(), labels, value)
+}
+
+#[test]
+fn counters_add_up_with_what_hosts_sent_while_they_are_read() {
+    let node = Node::serve(&["--cores", "0"]);
+    let loads = [("a", 1, 300), ("b", 1, 200), ("b", 2, 100), ("c", 2, 50)];
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let scrapes = scope.spawn(|| {
+            let mut pages = 0;
+            while !over.load(Ordering::Relaxed) {
+                Metrics::parse(&node.get("/metrics"));
+                pages += 1;
+            }
+            pages
+        });
+        let hosts = loads.map(|(name, nsid, reads)| {
+            let address = node.address;
+            scope.spawn(move || Host::connect(address, name).load(nsid, reads))
+        });
+        hosts
+            .into_iter()
+            .for_each(|host| host.join().expect("served"));
+        over.store(true, Ordering::Relaxed);
+        assert!(scrapes.join().expect("parsed") > 0);
+    });
+    let metrics = node.settled();
+    for (name, nsid, reads) in loads {
+        let host = format!("nqn.2024-01.org.example:{name}");
+        let nsid = nsid.to_string();
+        let (reads, writes) = (reads as f64, (reads / 2) as f64);
+        for (operation, count) in [("read", reads), ("write", writes)] {
+            let whose = [
+                ("host", host.as_str()),
+                ("subsystem", NQN),
+                ("nsid", &nsid),
+                ("operation", operation),
+            ];
+            let is =
+                |name: &str, wanted| assert_eq!(metrics.sum(name, &whose), wanted, "{whose:?}");
+            is("ferroce_io_seconds_count", count);
+            is("ferroce_io_bytes_total", count * 4096.0);
+            // Three phases.
+            is("ferroce_io_phase_seconds_count", 3.0 * count);
+            let time = metrics.sum("ferroce_io_seconds_sum", &whose);
+            let parts = metrics.sum("ferroce_io_phase_seconds_sum", &whose);
+            assert!(time > 0.0 && (time - parts).abs() < 1e-6, "{time} {parts}");
+        }
+    }
+    let total = |name: &str| metrics.sum(name, &[]);
+    assert_eq!(total("ferroce_core_reads_total"), 650.0);
+    assert_eq!(total("ferroce_core_writes_total"), 325.0);
+    assert_eq!(total("ferroce_core_read_bytes_total"), 650.0 * 4096.0);
+    assert_eq!(total("ferroce_core_written_bytes_total"), 325.0 * 4096.0);
+    let copied = metrics.sum("ferroce_copied_bytes_total", &[("why", "in-capsule")]);
+    assert_eq!(
+        copied,
+        325.0 * 4096.0,
+        "writes of a page come in their capsules"
+    );
+    // An admin queue and an I/O queue each.
+    assert_eq!(total("ferroce_core_connects_total"), 8.0);
+    assert_eq!(total("ferroce_core_buffer_used_bytes"), 0.0);
+    assert!(total("ferroce_core_buffer_bytes") > 0.0);
+    let uptime = total("ferroce_uptime_seconds");
+    let spent = |state| metrics.sum("ferroce_core_seconds_total", &[("state", state)]);
+    assert!(spent("busy") > 0.0 && spent("asleep") > 0.0);
+    let all = spent("busy") + spent("spinning") + spent("asleep");
+    assert!((all - uptime).abs() < 0.1 * uptime, "{all} of {uptime} s");
+}
+
+#[test]
+fn errors_disconnects_and_strange_names_are_told() {
+    let node = Node::serve(&["--cores", "0"]);
+    let mut host = Host::connect(node.address, "a\"b\\c");
+    assert!(!host.ask(nvme::read(1, u64::MAX - 8, 1)).is_success());
+    assert!(!host.ask(nvme::read(9, 0, 1)).is_success());
+    host.load(1, 1);
+    let name = host.nqn.clone();
+    let metrics = node.settled();
+    let whose = [("host", name.as_str())];
+    assert_eq!(metrics.sum("ferroce_io_seconds_count", &whose), 2.0);
+    // The namespace that is not there has no series.
+    assert_eq!(
+        metrics.sum("ferroce_io_seconds_count", &[("host", "other")]),
+        1.0
+    );
+    let kinds = ["LBA Out of Range", "Invalid Namespace or Format"];
+    for kind in kinds {
+        let found = metrics.0.iter().any(|((metric, labels), count)| {
+            metric == "ferroce_errors_total" && labels[0].1.starts_with(kind) && *count == 1.0
+        });
+        assert!(found, "{kind}");
+    }
+    assert_eq!(metrics.sum("ferroce_core_disconnects_total", &[]), 0.0);
+
+    let status: Value = serde_json::from_str(&node.get("/status?pretty")).expect("JSON");
+    assert_eq!(status["hosts"][0]["nqn"], name.as_str());
+    assert!(status["node"]["cores"][0]["busy_ns"].as_u64() > Some(0));
+    let io = status["io"].as_array().expect("a list");
+    let mine = io
+        .iter()
+        .find(|io| io["host"] == name.as_str())
+        .expect("listed");
+    assert_eq!(mine["read"]["count"], 2);
+    let us = |quantile: &str| {
+        mine["read"]["total-us"][quantile]
+            .as_f64()
+            .expect("a number")
+    };
+    assert!(us("p50") > 0.0 && us("p50") <= us("p99") && us("p99") <= us("max"));
+
+    drop(host);
+    while node.settled().sum("ferroce_core_disconnects_total", &[]) < 2.0 {}
+    let shown = node.ctl(&["show"]);
+    let core = shown
+        .lines()
+        .find(|line| line.starts_with("core 0"))
+        .expect("shown");
+    for part in ["% busy", "% polling", "% asleep", "buffers in use"] {
+        assert!(core.contains(part), "{core}");
+    }
+}
+
+#[test]
+fn clients_that_mean_no_good_cost_only_themselves() {
+    let node = Node::serve(&[]);
+    let mut host = Host::connect(node.address, "a");
+    let says = |request: &[u8], status: &str| {
+        let said = node.http(request).0;
+        assert!(said.ends_with(status), "{said}");
+    };
+    says(b"GET /nothing HTTP/1.1\r\n\r\n", "404 Not Found");
+    says(b"POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed");
+    says(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "400 Bad Request");
+    says(b"GET /metrics HTTP/7.0\r\n\r\n", "400 Bad Request");
+    let long = format!("GET / HTTP/1.1\r\nLong: {}", "x".repeat(9000));
+    says(long.as_bytes(), "431 Request Header Fields Too Large");
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
+    says(many.as_bytes(), "431 Request Header Fields Too Large");
+    // In pieces, and with more than was asked for after it.
+    let mut pieces = node.client();
+    for piece in [
+        &b"GE"[..],
+        b"T / HTTP/1.1\r",
+        b"\n\r\nGET / HTTP/1.1\r\n\r\n",
+    ] {
+        pieces.write_all(piece).expect("it reads");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut answer = String::new();
+    pieces.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.ends_with("/metrics\n/status\n"), "{answer}");
+
+    // Some say nothing, some half of it, some never read, some send without end; then some more.
+    let mut others = Vec::new();
+    for i in 0..200 {
+        let mut stream = node.client();
+        let said = match i % 4 {
+            0 => Ok(()),
+            1 => stream.write_all(b"GET /metrics HT"),
+            2 => stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n"),
+            _ => {
+                stream.set_nonblocking(true).expect("it can be");
+                let _ = stream.write(b"GET /status HTTP/1.1\r\n\r\n");
+                while stream.write(&[b'x'; 4096]).is_ok() {}
+                Ok(())
+            }
+        };
+        // Those that are in the way are cut off.
+        let _ = said;
+        others.push(stream);
+        if i % 10 == 0 {
+            Metrics::parse(&node.get("/metrics"));
+            host.load(1, 10);
+        }
+    }
+    Metrics::parse(&node.get("/metrics"));
+    // The oldest made room for those that came later.
+    let mut rest = Vec::new();
+    let gone = others[0].read_to_end(&mut rest);
+    assert!(gone.is_err() || rest.is_empty());
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+        .args(["serve", "--device", "ram:1MiB"])
+        .args([
+            "--listen",
+            "tcp://127.0.0.1:0",
+            "--metrics",
+            &address,
+            "--ctl",
+        ])
+        .arg(dir.path().join("ctl.sock"))
+        .output()
+        .expect("the binary runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let why = format!("cannot serve metrics at {address}: Address already in use");
+    assert!(said.contains(&why), "{said}");
 }

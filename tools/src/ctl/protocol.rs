@@ -126,6 +126,18 @@ pub struct CoreView {
     pub cpu: Option<usize>,
     /// Connections it serves.
     pub connections: u64,
+    /// Time it worked since the node's start.
+    pub busy_ns: u64,
+    /// Time it polled and found nothing to do.
+    pub spinning_ns: u64,
+    /// Time it slept.
+    pub asleep_ns: u64,
+    /// Memory for data on its way.
+    pub buffer_bytes: u64,
+    /// Of this, what was in use when it last did something.
+    pub buffer_used_bytes: u64,
+    /// Commands so far that waited for memory or for room at a drive.
+    pub waits: u64,
 }
 
 /// A subsystem.

@@ -85,8 +85,18 @@ impl Thread {
             log::warn!("the system did not let us run on CPU {id} alone");
         }
         let mut last_busy = self.clock.now();
+        // Until here its time is accounted for.
+        let mut accounted = last_busy;
+        let mut was_busy = true;
         loop {
             let now = self.clock.now();
+            let spent = if was_busy {
+                &self.facts.busy_ns
+            } else {
+                &self.facts.spinning_ns
+            };
+            spent.add(now.since(accounted));
+            accounted = now;
             let work = self
                 .core
                 .turn(now, self.clock.wall_ms(now), || self.clock.now());
@@ -95,8 +105,11 @@ impl Thread {
             }
             let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
             self.facts.connections.store(connections, Ordering::Relaxed);
+            was_busy = work.busy;
             if work.busy {
                 last_busy = now;
+                let copied = self.core.fabrics.iter().map(AnyFabric::copied).sum();
+                self.facts.copied_bytes.set(copied);
             } else if self.idling.keeps_awake(&work, now.since(last_busy)) {
                 if self.idling.pinned {
                     std::hint::spin_loop();
@@ -104,14 +117,15 @@ impl Thread {
                     std::thread::yield_now();
                 }
             } else {
-                self.sleep();
+                accounted = accounted.plus_ns(self.sleep());
                 last_busy = self.clock.now();
             }
         }
     }
 
-    /// Watches every source, looks at all of them once more, and blocks if there is still nothing.
-    fn sleep(&mut self) {
+    /// Watches every source, looks at all of them once more, and blocks if there is still nothing;
+    /// for so many ns.
+    fn sleep(&mut self) -> u64 {
         let mut limit_ns = u64::MAX;
         for drive in self.core.drives.iter_mut() {
             let watched = drive.watch_by(&self.bed).unwrap_or_else(|cause| {
@@ -127,14 +141,15 @@ impl Thread {
         let work = self
             .core
             .turn(now, self.clock.wall_ms(now), || self.clock.now());
-        if !work.busy && !work.stopped {
-            let due = work
-                .next_timeout
-                .map_or(u64::MAX, |due| due.since(self.clock.now()));
-            let limit = Some(due.min(limit_ns)).filter(|ns| *ns < u64::MAX);
-            self.bed
-                .sleep(limit.map(Duration::from_nanos), || !self.core.has_mail());
+        if work.busy || work.stopped {
+            return 0;
         }
+        let asleep = self.clock.now();
+        let due = work.next_timeout.map_or(u64::MAX, |due| due.since(asleep));
+        let limit = Some(due.min(limit_ns)).filter(|ns| *ns < u64::MAX);
+        self.bed
+            .sleep(limit.map(Duration::from_nanos), || !self.core.has_mail());
+        self.clock.now().since(asleep)
     }
 }
 

@@ -169,15 +169,9 @@ impl Door {
 mod tests {
     use super::*;
     use std::net::TcpStream;
-    use std::sync::atomic::AtomicUsize;
 
     fn cores(count: usize) -> Vec<Arc<CoreFacts>> {
-        let core = |_| CoreFacts {
-            cpu: None,
-            connections: AtomicUsize::new(0),
-            counters: Arc::default(),
-        };
-        (0..count).map(core).map(Arc::new).collect()
+        (0..count).map(|_| Arc::default()).collect()
     }
 
     fn listener() -> (Listener, SocketAddr) {

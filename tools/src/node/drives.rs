@@ -48,6 +48,14 @@ impl Drive {
         fail!("`{}` is a drive of no kind there is", namespace.device.text)
     }
 
+    /// Bytes of data that were copied here.
+    pub fn copied(&self) -> u64 {
+        match self {
+            Drive::Ram(drive) => drive.copied(),
+            _ => 0,
+        }
+    }
+
     /// What hosts are told.
     pub fn info(&self) -> DriveInfo {
         match self {

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -47,6 +49,30 @@ pub struct Handle {
     regions: Vec<Arc<Region>>,
     clock: Clock,
     since: Instant,
+    /// Bytes that drives copied which are gone.
+    copied_before: AtomicU64,
+}
+
+/// How a core spent its time since the start, in ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    /// In turns that did something.
+    pub busy: u64,
+    /// In turns that found nothing to do.
+    pub spinning: u64,
+    /// The rest.
+    pub asleep: u64,
+}
+
+impl Spent {
+    /// Each with its name.
+    pub fn by_name(self) -> [(&'static str, u64); 3] {
+        [
+            ("busy", self.busy),
+            ("spinning", self.spinning),
+            ("asleep", self.asleep),
+        ]
+    }
 }
 
 impl Handle {
@@ -67,6 +93,7 @@ impl Handle {
             regions,
             clock,
             since: Instant::now(),
+            copied_before: AtomicU64::new(0),
         }
     }
 
@@ -145,7 +172,9 @@ impl Handle {
                 })?;
                 let drive = lock(&self.drives).remove(&drive);
                 // Not under the lock: a drive may take a while to shut down.
-                drop(drive);
+                if let Some(drive) = drive {
+                    self.copied_before.fetch_add(drive.copied(), Relaxed);
+                }
                 (
                     format!("namespace {nsid} is gone"),
                     Written::Remove {
@@ -369,11 +398,65 @@ impl Handle {
             .map_err(|_| Fail("the node is stopping".into()))
     }
 
-    fn view(&self) -> Result<Node> {
+    /// What is known of the cores.
+    pub fn cores(&self) -> &[Arc<CoreFacts>] {
+        &self.cores
+    }
+
+    /// Time since the start, in ns.
+    pub fn uptime_ns(&self) -> u64 {
+        self.clock.now().0
+    }
+
+    /// How a core spent its time.
+    pub fn spent(&self, core: &CoreFacts) -> Spent {
+        let (busy, spinning) = (core.busy_ns.get(), core.spinning_ns.get());
+        Spent {
+            busy,
+            spinning,
+            asleep: self.uptime_ns().saturating_sub(busy + spinning),
+        }
+    }
+
+    /// Commands that were answered with an error, by status.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        let mut errors = BTreeMap::new();
+        for (status, count) in self
+            .cores
+            .iter()
+            .flat_map(|core| core.counters.errors.read())
+        {
+            *errors.entry(status.to_string()).or_default() += count;
+        }
+        errors
+    }
+
+    /// Bytes that were copied, by why.
+    pub fn copied(&self) -> [(&'static str, u64); 3] {
+        let sum = |get: fn(&CoreFacts) -> u64| self.cores.iter().map(|core| get(core)).sum();
+        let drives: u64 = lock(&self.drives).values().map(Drive::copied).sum();
+        [
+            ("in-capsule", sum(|core| core.counters.copied_bytes.get())),
+            ("transport", sum(|core| core.copied_bytes.get())),
+            ("part-of-page", drives + self.copied_before.load(Relaxed)),
+        ]
+    }
+
+    /// What is served.
+    pub fn view(&self) -> Result<Node> {
         let table = self.table()?;
-        let core = |core: &Arc<CoreFacts>| CoreView {
-            cpu: core.cpu,
-            connections: core.counters.queues.get(),
+        let core = |core: &Arc<CoreFacts>| {
+            let spent = self.spent(core);
+            CoreView {
+                cpu: core.cpu,
+                connections: core.counters.queues.get(),
+                busy_ns: spent.busy,
+                spinning_ns: spent.spinning,
+                asleep_ns: spent.asleep,
+                buffer_bytes: core.counters.pool_bytes.get() + core.counters.landing_bytes.get(),
+                buffer_used_bytes: core.counters.pool_out.get() + core.counters.landing_out.get(),
+                waits: core.counters.waits.get(),
+            }
         };
         Ok(Node {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -423,7 +506,8 @@ impl Handle {
         slowest
     }
 
-    fn hosts(&self) -> Result<Vec<Host>> {
+    /// Who is connected.
+    pub fn hosts(&self) -> Result<Vec<Host>> {
         let Look { hosts, .. } = self.ask(Ask::Look)?;
         let view = |host: ferroce_engine::control::HostView| {
             let usage = host.who.usage();

@@ -59,6 +59,7 @@ fn from_flags(args: &ServeArgs) -> Config {
     config.cores = args.cores.clone().unwrap_or_default();
     config.spin = args.spin.unwrap_or_default();
     config.ctl.clone_from(&args.ctl);
+    config.metrics = args.metrics;
     if let Some(buffers) = args.buffers {
         config.memory.buffers = buffers;
     }
@@ -88,6 +89,7 @@ fn flags_given(args: &ServeArgs) -> Vec<&'static str> {
         ("--spin", args.spin.is_some()),
         ("--buffers", args.buffers.is_some()),
         ("--ctl", args.ctl.is_some()),
+        ("--metrics", args.metrics.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, given)| given.then_some(name))
