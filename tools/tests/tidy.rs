@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
     "drivers/src/mmio.rs",
     "drivers/src/dma.rs",
     "transport/src/sys.rs",
+    "transport/src/sys/",
     "transport/src/rdma/verbs/",
     "tools/src/wait.rs",
     "tools/src/boot.rs",

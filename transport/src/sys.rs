@@ -1,9 +1,11 @@
 //! System calls that neither std nor socket2 offers: gathering more pieces than a slice of `IoSlice`
-//! could be built for without writing it all first, and epoll.
+//! could be built for without writing it all first, epoll, and in [`udp`] many datagrams at once.
 //!
 //! This is a room where `unsafe` lives. What leaves it is safe: an [`IoList`] borrows the bytes it
 //! names, and an [`Epoll`] only ever holds numbers.
 #![allow(unsafe_code)]
+
+pub mod udp;
 
 use std::io;
 use std::marker::PhantomData;
@@ -215,6 +217,15 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, socket, libc::EPOLLOUT, token)
     }
 
+    /// Watches a socket of datagrams: whoever sleeps on this epoll is woken as long as there are any.
+    /// [`Epoll::wait`] is not needed for that.
+    ///
+    /// # Errors
+    /// Of epoll_ctl.
+    pub fn add_datagrams(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.control_for(libc::EPOLL_CTL_ADD, socket, libc::EPOLLIN, 0)
+    }
+
     fn control(
         &self,
         how: libc::c_int,
@@ -223,6 +234,16 @@ impl Epoll {
         token: u64,
     ) -> io::Result<()> {
         let interest = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET | more;
+        self.control_for(how, socket, interest, token)
+    }
+
+    fn control_for(
+        &self,
+        how: libc::c_int,
+        socket: BorrowedFd<'_>,
+        interest: libc::c_int,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: interest as u32,
             u64: token,

@@ -656,7 +656,7 @@ impl World {
                 assert!(!self.ends[who].up);
                 self.ends[who].up = true;
                 if who == HOST {
-                    assert_eq!(&self.ends[who].device.private(qp)[..7], b"welcome");
+                    assert_eq!(&self.ends[who].device.private(qp).bytes()[..7], b"welcome");
                 }
             }
             Event::Received {

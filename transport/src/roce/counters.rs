@@ -12,10 +12,10 @@ macro_rules! dropped {
             /// All reasons, in the order of their numbers.
             pub const ALL: &[Dropped] = &[$(Dropped::$Name,)*];
 
-            /// For metrics: one word in lower case.
-            pub const fn name(self) -> &'static str {
+            /// For metrics: what its counter is called.
+            pub const fn counter(self) -> &'static str {
                 match self {
-                    $(Dropped::$Name => $text,)*
+                    $(Dropped::$Name => concat!("dropped_", $text),)*
                 }
             }
         }

@@ -306,8 +306,8 @@ impl Device {
     }
 
     /// Private data of the peer's answer.
-    pub fn private(&self, id: QpId) -> &[u8] {
-        self.qp(id).private.bytes()
+    pub fn private(&self, id: QpId) -> PrivateData {
+        self.qp(id).private
     }
 
     /// Posts a RECV.
@@ -738,7 +738,7 @@ impl Qp {
 }
 
 /// The management datagram in a packet.
-fn management<'a>(packet: &Packet<'a>) -> Result<&'a [u8], Dropped> {
+pub(crate) fn management<'a>(packet: &Packet<'a>) -> Result<&'a [u8], Dropped> {
     let deth = packet.deth.ok_or(Dropped::Mad)?;
     if packet.bth.dest_qpn.get() != CM_QPN || deth.qkey.get() != CM_QKEY {
         return Err(Dropped::Mad);

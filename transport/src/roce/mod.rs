@@ -1,8 +1,9 @@
 //! Software RoCEv2: reliable connections of InfiniBand over UDP, without hardware or kernel modules.
 //!
-//! The inside is pure: packets, completions and time in, packets and completions out. From the bottom:
-//! [`packet`] and [`icrc`] are the format; `requester` sends and `responder` receives, the two halves
-//! of a queue pair.
+//! The inside is pure: packets and time in, packets and events out. From the bottom: [`packet`] and
+//! [`icrc`] are the format; `requester` sends and `responder` receives, the two halves of a queue
+//! pair; [`mad`] and [`cm`] make connections; [`device`] is one core's queue pairs. Around it, [`udp`]
+//! has the sockets, and [`provider`] makes both a provider for the NVMe/RDMA binding.
 //!
 //! Left out on purpose: atomics and immediate data (NVMe has no use for them), shared receive queues,
 //! automatic path migration, unreliable services but for connection management.
@@ -15,8 +16,10 @@ pub mod icrc;
 pub mod mad;
 pub mod packet;
 pub mod payload;
+pub mod provider;
 mod requester;
 mod responder;
+pub mod udp;
 
 /// Packets of a session of the Linux kernel's rxe.
 #[cfg(test)]

@@ -1,0 +1,184 @@
+//! Software RoCEv2 as a [`Provider`].
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ferroce_buf::{Buf, BufList};
+use ferroce_engine::port::Tick;
+
+use crate::rdma::provider::{
+    Access, Answer, Demand, Dial, DialError, Event, Limits, Message, PrivateData, Provider, QpId,
+    Read, Remote,
+};
+use crate::roce::cm::Incoming;
+use crate::roce::counters::Dropped;
+use crate::roce::device::Device;
+use crate::roce::udp::Sockets;
+
+/// Batches of packets that are taken in a turn.
+const BATCHES_PER_TURN: u32 = 4;
+
+/// One core's queue pairs over its sockets.
+#[derive(Debug)]
+pub struct Roce {
+    device: Device,
+    sockets: Sockets,
+    /// Batches that may yet be taken in this turn.
+    batches: u32,
+    /// There may be more packets in the sockets.
+    more: bool,
+}
+
+impl Roce {
+    /// Over a core's sockets. `guid` is the node's, new with every start of it; `seed` is nobody's to
+    /// guess.
+    pub fn new(sockets: Sockets, guid: u64, seed: u64) -> Roce {
+        let (worker, workers) = (sockets.worker, sockets.workers);
+        Roce {
+            device: Device::new(sockets.ports.clone(), guid, worker, workers, seed),
+            sockets,
+            batches: BATCHES_PER_TURN,
+            more: false,
+        }
+    }
+
+    /// Queue pairs there are.
+    pub fn queue_pairs(&self) -> usize {
+        self.device.queue_pairs()
+    }
+}
+
+impl Provider for Roce {
+    type Incoming = Box<Incoming>;
+
+    fn open(
+        &mut self,
+        incoming: Box<Incoming>,
+        demand: &Demand,
+        now: Tick,
+    ) -> Result<QpId, Box<Incoming>> {
+        self.device.open(incoming, demand, now)
+    }
+
+    fn reject(&mut self, incoming: Box<Incoming>, private: &[u8], _now: Tick) {
+        self.device.reject(&incoming, private);
+    }
+
+    fn accept(&mut self, qp: QpId, private: &[u8], now: Tick) {
+        self.device.accept(qp, private, now);
+    }
+
+    fn connect(&mut self, dial: &Dial<'_>, now: Tick) -> Result<QpId, DialError> {
+        self.device.connect(dial, now)
+    }
+
+    fn limits(&self, qp: QpId) -> Limits {
+        self.device.limits(qp)
+    }
+
+    fn local(&self, qp: QpId) -> SocketAddr {
+        self.device.local(qp)
+    }
+
+    fn peer(&self, qp: QpId) -> SocketAddr {
+        self.device.peer(qp)
+    }
+
+    fn private(&self, qp: QpId) -> PrivateData {
+        self.device.private(qp)
+    }
+
+    #[inline]
+    fn post_recv(&mut self, qp: QpId, buf: Option<Buf>) {
+        self.device.post_recv(qp, buf);
+    }
+
+    #[inline]
+    fn answer(&mut self, qp: QpId, answer: Answer) {
+        self.device.answer(qp, answer);
+    }
+
+    #[inline]
+    fn send(&mut self, qp: QpId, message: Message) {
+        self.device.send(qp, message);
+    }
+
+    #[inline]
+    fn read(&mut self, qp: QpId, read: Read) {
+        self.device.read(qp, read);
+    }
+
+    fn grant(&mut self, qp: QpId, bufs: BufList, access: Access) -> Result<Remote, BufList> {
+        self.device.grant(qp, bufs, access)
+    }
+
+    fn revoke(&mut self, qp: QpId, key: u32) -> Option<BufList> {
+        self.device.revoke(qp, key)
+    }
+
+    fn close(&mut self, qp: QpId, now: Tick) {
+        self.device.close(qp, now);
+    }
+
+    #[inline]
+    fn poll(&mut self, now: Tick) -> Option<Event> {
+        loop {
+            if let Some(event) = self.device.poll(now) {
+                return Some(event);
+            }
+            if self.batches == 0 {
+                return None;
+            }
+            if self.batches == BATCHES_PER_TURN {
+                self.device.on_time(now);
+                self.more = true;
+            }
+            if !self.more {
+                return None;
+            }
+            self.batches -= 1;
+            self.more = self.sockets.receive(now, &mut self.device);
+            if !self.more && !self.device.has_events() {
+                return None;
+            }
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self, now: Tick) {
+        self.batches = BATCHES_PER_TURN;
+        self.device.transmit(now, &mut self.sockets);
+    }
+
+    fn next_timeout(&self) -> Option<Tick> {
+        self.device.next_timeout()
+    }
+
+    fn has_work(&self) -> bool {
+        self.more || self.device.has_work()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.sockets.as_fd())
+    }
+
+    fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
+        let counters = &self.device.counters;
+        for (name, count) in [
+            ("received", counters.received),
+            ("sent", counters.sent),
+            ("resent", counters.resent),
+            ("timeouts", counters.timeouts),
+            ("naks_received", counters.naks_received),
+            ("naks_sent", counters.naks_sent),
+            ("bytes_copied", counters.copied),
+            ("overflows", counters.overflows),
+            ("ids_recovered", counters.ids_recovered),
+        ] {
+            give(name, count);
+        }
+        for why in Dropped::ALL {
+            give(why.counter(), counters.dropped(*why));
+        }
+    }
+}
