@@ -1,12 +1,17 @@
-//! No request allocates: not in the RAM drive, not in the file drive.
+//! No request allocates: not in the RAM drive, not in the file drive, not in the NVMe driver.
 #![allow(unsafe_code)] // A global allocator, to count.
 
 mod one_core;
+mod played;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ferroce_buf::{BufList, PAGE, Want};
+use std::sync::Arc;
+
+use ferroce_buf::{BufList, Home, PAGE, Want};
+use ferroce_drivers::dma::Bus;
+use ferroce_drivers::nvme::{Controller, NvmeConfig, NvmeDrive, Patience, Seat};
 use ferroce_drivers::{FileConfig, FileDrive, RamConfig, RamDrive, Via};
 use ferroce_engine::port::{Backend, DriveId, Io, Op, Tag};
 use ferroce_wire::status::Status;
@@ -141,4 +146,54 @@ fn the_file_drive_does_not_allocate() {
         }
         assert_eq!(COUNT.get() - before, 0, "{via:?}");
     }
+}
+
+#[test]
+fn the_nvme_driver_does_not_allocate() {
+    let bus = Arc::new(Bus::default());
+    let seat = Seat::played(played::Player::new(bus.clone(), &[4096]), bus);
+    let controller = Controller::start("played".into(), seat, Patience::default()).unwrap();
+    let config = NvmeConfig {
+        label: "played".into(),
+        nsid: None,
+        read_only: false,
+        uuid: None,
+    };
+    let drive = NvmeDrive::open(Arc::new(controller), config).unwrap();
+    let mut pool = played::pool(Home::CORE, &[(128 * 1024, 4)]);
+    let mut queue = drive.queue(std::slice::from_ref(pool.region())).unwrap();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut counted = 0;
+    for _ in 0..500 {
+        let (lba, blocks) = (rng.u64(0..1024), rng.u32(1..=32));
+        let op = match rng.u32(0..10) {
+            0 => Op::Flush,
+            1 => Op::Verify { lba, blocks },
+            2 => Op::Deallocate { lba, blocks },
+            3..6 => Op::Read { lba, blocks },
+            _ => Op::Write {
+                lba,
+                blocks,
+                fua: false,
+            },
+        };
+        let mut bufs = BufList::new();
+        if matches!(op, Op::Read { .. } | Op::Write { .. }) {
+            bufs.push(pool.take(blocks as usize * 4096).unwrap());
+        }
+        let before = COUNT.get();
+        queue.submit(Io { tag: TAG, op, bufs }).unwrap();
+        counted += COUNT.get() - before;
+        // Here the controller works, which is no part of the driver.
+        queue.ring_doorbell();
+        let before = COUNT.get();
+        let mut done = queue.poll().unwrap();
+        assert!(queue.poll().is_none());
+        counted += COUNT.get() - before;
+        assert_eq!(done.status, Status::SUCCESS);
+        if let Some(buf) = done.bufs.pop() {
+            pool.put(buf);
+        }
+    }
+    assert_eq!(counted, 0);
 }

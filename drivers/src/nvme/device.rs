@@ -314,15 +314,15 @@ impl Keeper {
             ends: Vec::new(),
             resets: Vec::new(),
         };
-        match keeper.enable() {
+        match keeper.enable(None) {
             Ok(()) => Ok(keeper),
             Err(why) => Err(DriveError::refused(&keeper.label, why.to_string())),
         }
     }
 
     /// From whatever state to ready, with all queues there are.
-    fn enable(&mut self) -> Result<(), Trouble> {
-        self.bring(Goal::Enabled)?;
+    fn enable(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
+        self.bring(Goal::Enabled, deadline)?;
         let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
         let admin = self.admin.as_mut().expect("it is there until it fails");
         let id: Box<IdentifyController> = admin
@@ -364,8 +364,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Does what a [`Bringup`] says until the goal is reached.
-    fn bring(&mut self, goal: Goal) -> Result<(), Trouble> {
+    /// Does what a [`Bringup`] says until the goal is reached. The drive may take the time it says, but not
+    /// beyond the deadline.
+    fn bring(&mut self, goal: Goal, deadline: Option<Instant>) -> Result<(), Trouble> {
         // RTD3E, in microseconds, is how long it may take to write its caches out.
         let shutdown_ms = (self.id.rtd3e.get() / 1000).max(self.patience.admin_ms);
         let mut machine = Bringup::new(goal, shutdown_ms.min(SHUTDOWN_MAX_MS));
@@ -390,6 +391,9 @@ impl Keeper {
                 Step::Program => {
                     self.admin.as_mut().expect("until it fails").program();
                     machine.done(now(self));
+                }
+                Step::Wait(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Err(Trouble::Other("it takes too long to become ready".into()));
                 }
                 Step::Wait(until) => {
                     std::thread::sleep(Duration::from_nanos(until.since(now(self))));
@@ -578,7 +582,7 @@ impl Keeper {
         }
         self.ends.retain(|end| !end.is_closed());
         loop {
-            match self.enable() {
+            match self.enable(Some(deadline)) {
                 Ok(()) => {
                     log::warn!("{}: it is back", self.label);
                     self.say(Mode::Up);
@@ -620,7 +624,7 @@ impl Keeper {
     fn give_back(&mut self) {
         log::warn!("{}: the system asks for it back", self.label);
         self.say(Mode::Down);
-        if let Err(why) = self.bring(Goal::ShutDown) {
+        if let Err(why) = self.bring(Goal::ShutDown, None) {
             log::warn!("{}: {why}", self.label);
         }
         self.fail("it was taken away");
@@ -636,7 +640,7 @@ impl Keeper {
             return;
         }
         self.drop_closed();
-        if let Err(why) = self.bring(Goal::ShutDown) {
+        if let Err(why) = self.bring(Goal::ShutDown, None) {
             log::warn!("{}: {why}", self.label);
         }
         if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref()) {

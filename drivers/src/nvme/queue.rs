@@ -722,6 +722,8 @@ impl Backend for NvmeQueue {
     #[inline]
     fn ring_doorbell(&mut self) {
         if let Some(bar) = self.bar.as_ref().filter(|_| self.up) {
+            // In this order: room for completions is told before commands that will need it.
+            self.completions.ring(bar);
             self.submissions.ring(bar);
         }
     }

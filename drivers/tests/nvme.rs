@@ -1,0 +1,587 @@
+//! The NVMe driver against a controller that is played (`played`): bring-up, data of every shape, what a drive
+//! cannot do, and drives that stall, lie, answer out of order, or are gone.
+
+mod played;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferroce_buf::{BufList, Home, Pool};
+use ferroce_drivers::dma::Bus;
+use ferroce_drivers::mmio::Registers as _;
+use ferroce_drivers::nvme::queue::{ENTRIES_MAX, FAILED};
+use ferroce_drivers::nvme::{Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat};
+use ferroce_engine::port::{Backend, Done, Io, Op, Tag};
+use ferroce_wire::identify::{IdentifyController, IdentifyNamespace};
+use ferroce_wire::status::Status;
+use played::{CAPACITY, Mischief, Player};
+
+/// As it is in production, but for a keeper that looks around all the time.
+fn patient() -> Patience {
+    Patience {
+        look_ms: 2,
+        ..Patience::default()
+    }
+}
+
+/// For what ends by a timeout. A slow machine may time out more often, which changes no result.
+fn impatient() -> Patience {
+    Patience {
+        command_ms: 50,
+        abort_ms: 50,
+        reset_ms: 20_000,
+        admin_ms: 20_000,
+        look_ms: 2,
+    }
+}
+
+/// A drive, a core's queue at it and its Bufs.
+struct Bench {
+    player: Arc<Player>,
+    // The queue is dropped first: the controller waits for that.
+    queue: NvmeQueue,
+    drive: NvmeDrive,
+    pool: Pool,
+    block_len: u32,
+    next: u32,
+}
+
+fn config(nsid: Option<u32>) -> NvmeConfig {
+    NvmeConfig {
+        label: "nvme:played".into(),
+        nsid,
+        read_only: false,
+        uuid: None,
+    }
+}
+
+fn start(player: &Arc<Player>, bus: &Arc<Bus>, patience: Patience) -> Arc<Controller> {
+    let seat = Seat::played(player.clone(), bus.clone());
+    Arc::new(Controller::start("nvme:played".into(), seat, patience).unwrap())
+}
+
+impl Bench {
+    fn new(block_len: u32, patience: Patience, mischief: impl FnOnce(&mut Mischief)) -> Bench {
+        let bus = Arc::new(Bus::default());
+        let player = Player::new(bus.clone(), &[block_len]);
+        player.misbehave(mischief);
+        let controller = start(&player, &bus, patience);
+        let drive = NvmeDrive::open(controller, config(None)).unwrap();
+        let pool = played::pool(Home::CORE, &[(4096, 300), (16384, 32), (128 * 1024, 16)]);
+        let queue = drive.queue(std::slice::from_ref(pool.region())).unwrap();
+        Bench {
+            player,
+            queue,
+            drive,
+            pool,
+            block_len,
+            next: 0,
+        }
+    }
+
+    fn submit(&mut self, op: Op, bufs: BufList) -> Tag {
+        self.next += 1;
+        let tag = Tag {
+            slot: self.next,
+            generation: 9,
+        };
+        self.queue
+            .submit(Io { tag, op, bufs })
+            .expect("there is room");
+        tag
+    }
+
+    fn wait(&mut self) -> Done {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            self.queue.ring_doorbell();
+            if let Some(done) = self.queue.poll() {
+                return done;
+            }
+            assert!(Instant::now() < deadline, "every request is answered");
+            std::thread::yield_now();
+        }
+    }
+
+    fn run(&mut self, op: Op, bufs: BufList) -> (Status, BufList) {
+        let tag = self.submit(op, bufs);
+        let done = self.wait();
+        assert_eq!(done.tag, tag);
+        assert_eq!(self.queue.in_flight(), 0);
+        (done.status, done.bufs)
+    }
+
+    fn plain(&mut self, op: Op) -> Status {
+        let (status, bufs) = self.run(op, BufList::new());
+        assert!(bufs.is_empty());
+        status
+    }
+
+    /// Bufs for `len` bytes, in pieces.
+    fn bufs(&mut self, len: usize, piece: usize) -> BufList {
+        let mut bufs = BufList::new();
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(piece);
+            bufs.push(self.pool.take(now).expect("enough Bufs"));
+            left -= now;
+        }
+        bufs
+    }
+
+    fn home(&mut self, mut bufs: BufList) {
+        while let Some(buf) = bufs.pop() {
+            self.pool.put(buf);
+        }
+    }
+
+    fn blocks(&self, len: usize) -> u32 {
+        (len / self.block_len as usize) as u32
+    }
+
+    fn write_op(&self, lba: u64, len: usize) -> Op {
+        Op::Write {
+            lba,
+            blocks: self.blocks(len),
+            fua: lba.is_multiple_of(2),
+        }
+    }
+
+    fn write(&mut self, lba: u64, data: &[u8], piece: usize) -> Status {
+        let mut bufs = self.bufs(data.len(), piece);
+        bufs.copy_in(0, data);
+        let (status, bufs) = self.run(self.write_op(lba, data.len()), bufs);
+        assert_eq!(bufs.len(), data.len());
+        self.home(bufs);
+        status
+    }
+
+    fn read(&mut self, lba: u64, len: usize, piece: usize) -> Vec<u8> {
+        let bufs = self.bufs(len, piece);
+        let blocks = self.blocks(len);
+        let (status, bufs) = self.run(Op::Read { lba, blocks }, bufs);
+        assert_eq!(status, Status::SUCCESS);
+        let mut out = vec![0; len];
+        bufs.copy_out(0, &mut out);
+        self.home(bufs);
+        out
+    }
+
+    /// Nothing is left, and the drive did not reach for what is not its own.
+    fn end(self) {
+        assert_eq!(self.pool.out(), 0, "every Buf is home");
+        assert_eq!(self.queue.in_flight(), 0);
+        assert_eq!(self.player.seen().faults, 0);
+        let Bench {
+            player,
+            queue,
+            drive,
+            ..
+        } = self;
+        let failed = drive.controller().has_failed();
+        drop((queue, drive));
+        assert_eq!(player.seen().shutdowns, u32::from(!failed), "a clean stop");
+    }
+}
+
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut data = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut data);
+    data
+}
+
+#[test]
+fn a_drive_says_what_it_is() {
+    for block_len in [512, 4096] {
+        let bench = Bench::new(block_len, patient(), |_| {});
+        let info = bench.drive.info();
+        assert_eq!(info.block_len, block_len);
+        assert_eq!(info.blocks * u64::from(block_len), CAPACITY);
+        assert_eq!(info.max_transfer, 128 * 1024);
+        assert!(!info.brings_memory && !info.read_only && info.deallocates);
+        let again = Bench::new(block_len, patient(), |_| {}).drive.info();
+        assert_eq!((again.uuid, again.nguid), (info.uuid, info.nguid), "stable");
+        assert!(info.uuid != [0; 16] && info.uuid != info.nguid);
+        assert!(bench.drive.controller().smart().is_ok());
+        bench.end();
+    }
+}
+
+#[test]
+fn a_drive_found_enabled_is_disabled_first() {
+    let bus = Arc::new(Bus::default());
+    let player = Player::new(bus.clone(), &[4096]);
+    player.write32(0x14, 0x0046_0001);
+    assert_eq!(player.seen().enabled, 1);
+    let controller = start(&player, &bus, patient());
+    let seen = player.seen();
+    assert_eq!((seen.disabled, seen.enabled), (1, 2));
+    drop(controller);
+    assert_eq!(player.seen().shutdowns, 1);
+}
+
+#[test]
+fn data_of_every_shape_comes_back() {
+    for (block_len, dstrd) in [(512, 0), (4096, 2)] {
+        let mut bench = Bench::new(block_len, patient(), |mischief| mischief.dstrd = dstrd);
+        let lens = [
+            512usize, 1024, 3584, 4096, 4608, 8192, 8704, 12288, 65536, 130_560, 131_072,
+        ];
+        for (index, len) in lens.into_iter().enumerate() {
+            if !len.is_multiple_of(block_len as usize) {
+                continue;
+            }
+            let (lba, data) = (7 * index as u64, pattern(len, index as u64));
+            for piece in [131_072, 4096] {
+                assert_eq!(bench.write(lba, &data, piece), Status::SUCCESS);
+                for piece in [131_072, 4096] {
+                    assert!(bench.read(lba, len, piece) == data, "{len} in {piece}");
+                }
+            }
+        }
+        // A Buf that begins inside its page, as what landed beside a header would.
+        let mut bufs = bench.bufs(4096, 4096);
+        bufs.iter_mut().for_each(|buf| buf.advance(4096 - 512));
+        if block_len == 512 {
+            bufs.push(bench.pool.take(512).unwrap());
+            bufs.copy_in(0, &pattern(1024, 99));
+            let (status, bufs) = bench.run(bench.write_op(5, 1024), bufs);
+            assert_eq!(status, Status::SUCCESS);
+            assert!(bench.read(5, 1024, 4096) == pattern(1024, 99));
+            bench.home(bufs);
+        } else {
+            bench.home(bufs);
+        }
+        bench.end();
+    }
+}
+
+#[test]
+fn what_a_drive_cannot_do_is_done_by_what_it_can() {
+    let none: fn(&mut IdentifyController) = |id| id.oncs = 0.into();
+    for controller in [None, Some(none)] {
+        let mut bench = Bench::new(512, patient(), |mischief| mischief.controller = controller);
+        let data = pattern(65536, 1);
+        assert_eq!(bench.write(1000, &data, 131_072), Status::SUCCESS);
+        // A slice of the engine's is larger than one command of a drive that has to write zeros.
+        let zeroes = |lba, blocks| Op::WriteZeroes {
+            lba,
+            blocks,
+            fua: true,
+            deallocate: true,
+        };
+        assert_eq!(bench.plain(zeroes(1001, 2048)), Status::SUCCESS);
+        let read = bench.read(1000, 65536, 131_072);
+        assert!(read[..512] == data[..512] && read[512..].iter().all(|byte| *byte == 0));
+        let last = bench.read(1001 + 2047, 1024, 4096);
+        assert!(last[..512].iter().all(|byte| *byte == 0));
+        assert_eq!(
+            bench.plain(Op::Verify {
+                lba: 3,
+                blocks: 2048
+            }),
+            Status::SUCCESS
+        );
+        let deallocate = Op::Deallocate {
+            lba: 1000,
+            blocks: 8,
+        };
+        assert_eq!(bench.plain(deallocate), Status::SUCCESS);
+        assert_eq!(bench.plain(Op::Flush), Status::SUCCESS);
+        assert_eq!(bench.drive.info().deallocates, controller.is_none());
+        let kept = bench.read(1000, 512, 4096) == data[..512];
+        assert_eq!(kept, controller.is_some());
+        bench.end();
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_and_completions_come_in_any_order() {
+    let mut bench = Bench::new(4096, patient(), |mischief| mischief.hold = true);
+    let depth = ENTRIES_MAX - 1;
+    for round in 0..3 {
+        bench.player.misbehave(|mischief| mischief.hold = true);
+        let tags: Vec<Tag> = (0..depth)
+            .map(|index| {
+                let mut bufs = bench.bufs(4096, 4096);
+                bufs.copy_in(0, &pattern(4096, u64::from(index + round)));
+                bench.submit(bench.write_op(u64::from(index), 4096), bufs)
+            })
+            .collect();
+        let tag = tags[0];
+        let op = Op::Flush;
+        let bufs = BufList::new();
+        assert!(
+            bench.queue.submit(Io { tag, op, bufs }).is_err(),
+            "it is full"
+        );
+        let before = bench.player.seen().doorbells;
+        bench.queue.ring_doorbell();
+        assert_eq!(
+            bench.player.seen().doorbells,
+            before + 1,
+            "one doorbell for all"
+        );
+        assert_eq!(bench.player.held(), depth as usize);
+        assert!(bench.queue.poll().is_none() && !bench.queue.has_work());
+        bench.player.release_backwards();
+        assert!(bench.queue.has_work());
+        for expected in tags.into_iter().rev() {
+            let done = bench.wait();
+            assert_eq!((done.tag, done.status), (expected, Status::SUCCESS));
+            bench.home(done.bufs);
+        }
+        let last = bench.read(u64::from(depth - 1), 4096, 4096);
+        assert!(last == pattern(4096, u64::from(depth - 1 + round)));
+    }
+    bench.end();
+}
+
+#[test]
+fn errors_of_the_media_pass_through() {
+    let mut bench = Bench::new(4096, patient(), |_| {});
+    for status in [
+        Status::UNRECOVERED_READ_ERROR.dnr(),
+        Status::UNRECOVERED_READ_ERROR,
+        Status::WRITE_FAULT.more(),
+        Status::NAMESPACE_WRITE_PROTECTED,
+    ] {
+        bench
+            .player
+            .misbehave(|mischief| mischief.fail = Some(status));
+        assert_eq!(bench.write(0, &[1; 4096], 4096), status);
+    }
+    // A slice fails with its first part that does.
+    bench
+        .player
+        .misbehave(|mischief| mischief.fail = Some(Status::INTERNAL_ERROR));
+    assert_eq!(
+        bench.plain(Op::Verify {
+            lba: 0,
+            blocks: 256
+        }),
+        Status::INTERNAL_ERROR
+    );
+    assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_aborted() {
+    let mut bench = Bench::new(4096, impatient(), |mischief| {
+        (mischief.hold, mischief.aborts) = (true, true);
+    });
+    // The host may try again.
+    assert_eq!(
+        bench.write(0, &[1; 4096], 4096),
+        Status::COMMAND_INTERRUPTED
+    );
+    assert!(bench.player.seen().aborts >= 1);
+    assert_eq!(bench.player.seen().disabled, 0, "no reset for one command");
+    bench.player.misbehave(|mischief| mischief.hold = false);
+    assert_eq!(bench.write(0, &[2; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_forgets_commands_is_reset_and_does_them_all() {
+    for deaf in [false, true] {
+        let mut bench = Bench::new(4096, impatient(), |_| {});
+        bench.player.misbehave(|mischief| {
+            // Aborts find nothing, or are not even answered.
+            (mischief.swallow, mischief.deaf) = (true, deaf);
+        });
+        for lba in 0..20 {
+            let mut bufs = bench.bufs(16384, 131_072);
+            bufs.copy_in(0, &pattern(16384, lba));
+            bench.submit(bench.write_op(4 * lba, 16384), bufs);
+        }
+        bench.queue.ring_doorbell();
+        assert_eq!(bench.player.seen().commands, 20);
+        bench.player.misbehave(|mischief| mischief.swallow = false);
+        for _ in 0..20 {
+            let done = bench.wait();
+            assert_eq!(done.status, Status::SUCCESS);
+            bench.home(done.bufs);
+        }
+        assert!(bench.player.seen().disabled >= 1);
+        for lba in 0..20 {
+            assert!(bench.read(4 * lba, 16384, 131_072) == pattern(16384, lba));
+        }
+        bench.end();
+    }
+}
+
+#[test]
+fn a_drive_that_lies_is_reset_and_nothing_is_lost() {
+    for lie in 0..4 {
+        let mut bench = Bench::new(4096, patient(), |_| {});
+        assert_eq!(bench.write(9, &pattern(4096, 9), 4096), Status::SUCCESS);
+        bench.player.misbehave(|mischief| match lie {
+            // Of an older life of the slot, beyond the table, and one that is never used.
+            0 => mischief.lie_about_cid = Some(0),
+            1 => mischief.lie_about_cid = Some(ENTRIES_MAX as u16 - 1),
+            2 => mischief.lie_about_cid = Some(0xFFFF),
+            _ => mischief.twice = true,
+        });
+        assert!(bench.read(9, 4096, 4096) == pattern(4096, 9));
+        // The second of two answers is seen by the next look at the latest.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while bench.player.seen().disabled == 0 {
+            assert!(Instant::now() < deadline && bench.queue.poll().is_none());
+        }
+        assert_eq!(bench.write(9, &pattern(4096, 8), 4096), Status::SUCCESS);
+        assert!(bench.read(9, 4096, 4096) == pattern(4096, 8));
+        assert!(!bench.drive.controller().has_failed());
+        bench.end();
+    }
+}
+
+#[test]
+fn a_fatal_status_leads_to_a_reset() {
+    let mut bench = Bench::new(4096, patient(), |_| {});
+    bench.player.misbehave(|mischief| mischief.fatal = true);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while bench.player.seen().disabled == 0 {
+        assert!(Instant::now() < deadline && bench.queue.poll().is_none());
+    }
+    assert_eq!(bench.write(0, &[3; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
+    let mut bench = Bench::new(4096, patient(), |_| {});
+    bench.player.misbehave(|mischief| mischief.swallow = true);
+    for lba in 0..10 {
+        let bufs = bench.bufs(4096, 4096);
+        bench.submit(Op::Read { lba, blocks: 1 }, bufs);
+    }
+    bench.queue.ring_doorbell();
+    bench.player.misbehave(|mischief| mischief.gone = true);
+    for _ in 0..10 {
+        let done = bench.wait();
+        assert_eq!(done.status, FAILED);
+        bench.home(done.bufs);
+    }
+    assert!(bench.drive.controller().has_failed());
+    assert_eq!(bench.write(0, &[1; 4096], 4096), FAILED);
+    assert_eq!(bench.plain(Op::Flush), FAILED);
+    assert!(bench.drive.controller().smart().is_err());
+    let why = bench
+        .drive
+        .queue(&[])
+        .expect_err("there is no drive")
+        .to_string();
+    assert!(why.contains("gone"), "{why}");
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_does_not_come_back_fails() {
+    let patience = Patience {
+        reset_ms: 100,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |_| {});
+    bench.player.misbehave(|mischief| {
+        (mischief.swallow, mischief.never_ready) = (true, true);
+        mischief.lie_about_cid = Some(0xFFFF);
+    });
+    // Forgotten, then waiting in a reset that leads nowhere.
+    let bufs = bench.bufs(4096, 4096);
+    bench.submit(Op::Read { lba: 0, blocks: 1 }, bufs);
+    bench.queue.ring_doorbell();
+    bench.player.misbehave(|mischief| mischief.fatal = true);
+    let done = bench.wait();
+    assert_eq!(done.status, FAILED);
+    bench.home(done.bufs);
+    assert!(bench.drive.controller().has_failed());
+    bench.end();
+}
+
+#[test]
+fn namespaces_are_named_and_judged() {
+    let bus = Arc::new(Bus::default());
+    let player = Player::new(bus.clone(), &[512, 4096]);
+    let controller = start(&player, &bus, patient());
+    let open = |nsid| NvmeDrive::open(controller.clone(), config(nsid));
+    let why = |nsid| open(nsid).expect_err("refused").to_string();
+    assert!(
+        why(None).contains("namespaces [1, 2]; say which"),
+        "{}",
+        why(None)
+    );
+    assert!(why(Some(3)).contains("no namespace 3"), "{}", why(Some(3)));
+    let (first, second) = (open(Some(1)).unwrap(), open(Some(2)).unwrap());
+    assert_eq!(
+        (first.info().block_len, second.info().block_len),
+        (512, 4096)
+    );
+    assert_ne!(first.info().uuid, second.info().uuid);
+    // Both through one controller, and each with its own data.
+    let mut pool = played::pool(Home::CORE, &[(4096, 4)]);
+    let regions = [pool.region().clone()];
+    let mut queues = [
+        first.queue(&regions).unwrap(),
+        second.queue(&regions).unwrap(),
+    ];
+    for (index, queue) in queues.iter_mut().enumerate() {
+        for write in [true, false] {
+            let mut bufs = BufList::new();
+            bufs.push(pool.take(4096).unwrap());
+            let (lba, blocks) = (0, if index == 0 { 8 } else { 1 });
+            let op = match write {
+                true => Op::Write {
+                    lba,
+                    blocks,
+                    fua: false,
+                },
+                false => Op::Read { lba, blocks },
+            };
+            bufs.copy_in(0, &[if write { index as u8 + 1 } else { 0xA5 }; 4096]);
+            let tag = Tag {
+                slot: 1,
+                generation: 1,
+            };
+            queue.submit(Io { tag, op, bufs }).unwrap();
+            queue.ring_doorbell();
+            let mut done = queue.poll().expect("it acts at once");
+            assert_eq!(done.status, Status::SUCCESS);
+            let buf = done.bufs.pop().unwrap();
+            assert!(buf.bytes().iter().all(|byte| *byte == index as u8 + 1));
+            pool.put(buf);
+        }
+    }
+    type Change = fn(&mut IdentifyNamespace);
+    let changes: [(Change, &str); 4] = [
+        (|id| id.lbaf[0].ms = 8.into(), "metadata"),
+        (|id| id.lbaf[0].lbads = 13, "8192"),
+        (|id| id.lbaf[0].lbads = 200, "blocks of 0"),
+        (|id| id.nsze = 0.into(), "no blocks"),
+    ];
+    for (change, expected) in changes {
+        player.misbehave(|mischief| mischief.namespace = Some(change));
+        assert!(why(Some(1)).contains(expected), "{}", why(Some(1)));
+    }
+}
+
+#[test]
+fn a_drive_has_only_so_many_queues() {
+    let mut bench = Bench::new(4096, patient(), |mischief| mischief.queues = Some(2));
+    let second = bench.drive.queue(&[]).unwrap();
+    let why = bench
+        .drive
+        .queue(&[])
+        .expect_err("there are two")
+        .to_string();
+    assert!(
+        why.contains("2 queues") && why.contains("fewer cores"),
+        "{why}"
+    );
+    // What was closed is free again.
+    drop(second);
+    drop(bench.drive.queue(&[]).unwrap());
+    assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}

@@ -1,0 +1,816 @@
+//! A PCIe controller that is played: our own engine behind emulated registers, with queues and data in memory
+//! that it reaches by the addresses a device would use. Doorbells and registers act at once, in the thread that
+//! touches them. It checks what the driver does, and it can misbehave.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
+use ferroce_drivers::dma::Bus;
+use ferroce_drivers::mmio::Registers;
+use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
+use ferroce_engine::control::{Change, Control};
+use ferroce_engine::core::{Core, CoreConfig, LANDING};
+use ferroce_engine::host;
+use ferroce_engine::limits;
+use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::table::{Subsystem, Transport};
+use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
+use ferroce_wire::feature::{FeatureId, NumberOfQueues};
+use ferroce_wire::identify::{Cns, IDENTIFY_LEN, IdentifyController, IdentifyNamespace};
+use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
+use ferroce_wire::prop::{Aqa, Cap, Cc, DOORBELLS, PropertyOffset};
+use ferroce_wire::sqe::{Sgl, Sqe};
+use ferroce_wire::status::Status;
+use ferroce_wire::{Cqe, Wire};
+
+const NQN: &str = "nqn.2026-01.test:played";
+/// Bytes of each namespace.
+pub const CAPACITY: u64 = 16 << 20;
+const PAGE: u64 = 4096;
+/// CID of what we send the engine on our own behalf; no host of ours uses it.
+const OURS: u16 = 0xFFFF;
+
+/// How it misbehaves. The default is not at all.
+#[derive(Debug, Default)]
+pub struct Mischief {
+    /// Doorbell stride, CAP.DSTRD.
+    pub dstrd: u8,
+    /// I/O commands are done, but their completions are held.
+    pub hold: bool,
+    /// I/O commands are fetched and forgotten.
+    pub swallow: bool,
+    /// Abort finds what is held.
+    pub aborts: bool,
+    /// Admin commands are not answered, until it is reset.
+    pub deaf: bool,
+    /// RDY does not come any more.
+    pub never_ready: bool,
+    /// CSTS.CFS, until it is reset.
+    pub fatal: bool,
+    /// Everything reads as ones, and nothing is written.
+    pub gone: bool,
+    /// The next I/O completion has this CID.
+    pub lie_about_cid: Option<u16>,
+    /// The next I/O completion comes twice.
+    pub twice: bool,
+    /// The next I/O command fails so.
+    pub fail: Option<Status>,
+    /// What Identify Controller says beside.
+    pub controller: Option<fn(&mut IdentifyController)>,
+    /// What Identify Namespace says beside.
+    pub namespace: Option<fn(&mut IdentifyNamespace)>,
+    /// I/O queues there are, if fewer than the engine's.
+    pub queues: Option<u16>,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Times it was enabled.
+    pub enabled: u32,
+    /// Times it was disabled while enabled.
+    pub disabled: u32,
+    /// Shutdown notifications.
+    pub shutdowns: u32,
+    /// Aborts.
+    pub aborts: u32,
+    /// Accesses to memory that is not mapped.
+    pub faults: u32,
+    /// I/O commands.
+    pub commands: u32,
+    /// Doorbells of I/O submission queues.
+    pub doorbells: u32,
+}
+
+/// The controller.
+pub struct Player(Mutex<State>);
+
+impl fmt::Debug for Player {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Player")
+    }
+}
+
+impl Player {
+    /// A controller with a namespace for each block length.
+    pub fn new(bus: Arc<Bus>, block_lens: &[u32]) -> Arc<Player> {
+        Arc::new(Player(Mutex::new(State::new(bus, block_lens))))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how it misbehaves.
+    pub fn misbehave(&self, change: impl FnOnce(&mut Mischief)) {
+        change(&mut self.state().mischief);
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.state().seen
+    }
+
+    /// Completions that are held.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Posts what is held, the last first.
+    pub fn release_backwards(&self) {
+        let mut state = self.state();
+        state.mischief.hold = false;
+        while let Some((qid, cqe)) = state.held.pop() {
+            state.post(qid, cqe);
+        }
+    }
+}
+
+impl Registers for Player {
+    fn read32(&self, at: u32) -> u32 {
+        self.state().read32(at)
+    }
+
+    fn write32(&self, at: u32, value: u32) {
+        self.state().write32(at, value);
+    }
+}
+
+struct Ring {
+    addr: u64,
+    entries: u32,
+    /// Of a submission queue, how far it was fetched; of a completion queue, how far the host has read.
+    head: u32,
+    tail: u32,
+    phase: bool,
+    cqid: u16,
+}
+
+struct State {
+    bus: Arc<Bus>,
+    core: Core<Board, RamQueue>,
+    control: Control<u32, RamQueue>,
+    from_core: Mailbox<ToControl>,
+    now: Tick,
+    cntlid: u16,
+    aqa: Aqa,
+    asq: u64,
+    acq: u64,
+    submissions: BTreeMap<u16, Ring>,
+    completions: BTreeMap<u16, Ring>,
+    held: Vec<(u16, Cqe)>,
+    block_lens: Vec<u32>,
+    mischief: Mischief,
+    seen: Seen,
+}
+
+impl State {
+    fn new(bus: Arc<Bus>, block_lens: &[u32]) -> State {
+        let (to_core, mail) = mailbox(256, Waker::noop().clone());
+        let (to_control, from_core) = mailbox(256, Waker::noop().clone());
+        let mut control = Control::new(vec![to_core]);
+        let config = CoreConfig {
+            index: 0,
+            cores: 1,
+            commands: 4096,
+            pool: pool(Home::CORE, &[(4096, 64), (limits::CHUNK_LEN as usize, 64)]),
+            landing: pool(LANDING, &[(limits::IN_CAPSULE as usize, 64)]),
+            facts: Arc::default(),
+            counters: Arc::default(),
+        };
+        let board = Board {
+            bus: bus.clone(),
+            inbox: VecDeque::new(),
+            homes: VecDeque::new(),
+            in_capsule: Vec::new(),
+            commands: BTreeMap::new(),
+            answers: VecDeque::new(),
+            lives: BTreeMap::new(),
+            faults: 0,
+            controller: None,
+            namespace: None,
+        };
+        let core = Core::new(config, vec![board], mail, to_control);
+        plan(&mut control, block_lens);
+        let mut state = State {
+            bus,
+            core,
+            control,
+            from_core,
+            now: Tick(1),
+            cntlid: 0,
+            aqa: Aqa::default(),
+            asq: 0,
+            acq: 0,
+            submissions: BTreeMap::new(),
+            completions: BTreeMap::new(),
+            held: Vec::new(),
+            block_lens: block_lens.to_vec(),
+            mischief: Mischief::default(),
+            seen: Seen::default(),
+        };
+        state.settle();
+        let connected = state.connect(0, 32, CNTLID_DYNAMIC);
+        assert!(connected.status().is_success(), "{connected:?}");
+        state.cntlid = connected.dw0.get() as u16;
+        state
+    }
+
+    fn board(&mut self) -> &mut Board {
+        &mut self.core.fabrics[0]
+    }
+
+    fn settle(&mut self) {
+        loop {
+            self.now = self.now.plus_ns(1000);
+            let now = self.now;
+            let busy = self.core.turn(now, 0, || now).busy;
+            while let Some(mail) = self.from_core.poll() {
+                self.control.on_mail(mail, now);
+            }
+            self.control.on_time(now);
+            if !busy && !self.core.has_mail() {
+                return;
+            }
+        }
+    }
+
+    /// A queue of the host is a connection to the engine.
+    fn connect(&mut self, qid: u16, entries: u32, cntlid: u16) -> Cqe {
+        let nqn = Nqn::new(NQN).expect("it is one");
+        let data = ConnectData::new([1; 16], cntlid, &nqn, &nqn);
+        let sqe = host::connect(qid, entries, 0, 0);
+        let sqe = sqe.with_sgl(Sgl::in_capsule(0, ConnectData::LEN as u32));
+        self.board().open(qid);
+        self.ask(qid, sqe, data.as_bytes().to_vec())
+    }
+
+    /// A command of ours, answered at once.
+    fn ask(&mut self, qid: u16, mut sqe: Sqe, data: Vec<u8>) -> Cqe {
+        sqe.cid.set(OURS);
+        self.board().send(qid, sqe, data);
+        self.settle();
+        let answers = &mut self.board().answers;
+        let at = answers
+            .iter()
+            .position(|(to, cqe)| *to == qid && cqe.cid.get() == OURS);
+        answers
+            .remove(at.expect("the engine answers"))
+            .expect("it is there")
+            .1
+    }
+
+    fn property(&mut self, at: PropertyOffset) -> u64 {
+        let cqe = self.ask(0, host::property_get(at), Vec::new());
+        assert!(cqe.status().is_success(), "{}", cqe.status());
+        cqe.result64()
+    }
+
+    fn read32(&mut self, at: u32) -> u32 {
+        if self.mischief.gone {
+            return u32::MAX;
+        }
+        let half = |value: u64, base: PropertyOffset| (value >> ((at - base.0) * 8)) as u32;
+        match at {
+            0x00 | 0x04 => {
+                // TO: what is not ready at once never will be.
+                let cap = Cap(self.property(PropertyOffset::CAP));
+                let cap = cap.with_dstrd(self.mischief.dstrd).with_to(0);
+                half(cap.0, PropertyOffset::CAP)
+            }
+            0x1C => {
+                let mut csts = self.property(PropertyOffset::CSTS) as u32;
+                csts &= !u32::from(self.mischief.never_ready);
+                csts | u32::from(self.mischief.fatal) << 1
+            }
+            0x08 | 0x14 | 0x68 => self.property(PropertyOffset(at)) as u32,
+            0x24 => self.aqa.0,
+            _ => panic!("the driver read register {at:#x}"),
+        }
+    }
+
+    fn write32(&mut self, at: u32, value: u32) {
+        if self.mischief.gone {
+            return;
+        }
+        let set = |register: &mut u64, high: bool| {
+            let shift = u32::from(high) * 32;
+            *register = *register & !(0xFFFF_FFFF << shift) | u64::from(value) << shift;
+        };
+        match at {
+            0x14 => self.configure(Cc(value)),
+            0x24 => self.aqa = Aqa(value),
+            0x28 | 0x2C => set(&mut self.asq, at == 0x2C),
+            0x30 | 0x34 => set(&mut self.acq, at == 0x34),
+            DOORBELLS.. => self.doorbell(at - DOORBELLS, value),
+            _ => panic!("the driver wrote register {at:#x}"),
+        }
+    }
+
+    fn configure(&mut self, cc: Cc) {
+        let before = Cc(self.property(PropertyOffset::CC) as u32);
+        if before.en() && !cc.en() {
+            self.seen.disabled += 1;
+            (self.mischief.deaf, self.mischief.fatal) = (false, false);
+            self.submissions.clear();
+            self.completions.clear();
+            self.held.clear();
+        }
+        let cqe = self.ask(
+            0,
+            host::property_set(PropertyOffset::CC, cc.0.into()),
+            Vec::new(),
+        );
+        assert!(cqe.status().is_success(), "{}", cqe.status());
+        self.board().answers.clear();
+        self.seen.shutdowns += u32::from(cc.shn() == Cc::SHN_NORMAL);
+        if cc.en() && !before.en() {
+            self.seen.enabled += 1;
+            let ring = |addr, entries_z: u16| Ring {
+                addr,
+                entries: u32::from(entries_z) + 1,
+                head: 0,
+                tail: 0,
+                phase: true,
+                cqid: 0,
+            };
+            self.submissions
+                .insert(0, ring(self.asq, self.aqa.asqs_z()));
+            self.completions
+                .insert(0, ring(self.acq, self.aqa.acqs_z()));
+        }
+    }
+
+    fn doorbell(&mut self, offset: u32, value: u32) {
+        let stride = 4 << self.mischief.dstrd;
+        assert!(offset.is_multiple_of(stride), "a doorbell between two");
+        let (qid, is_head) = ((offset / stride / 2) as u16, offset / stride % 2 == 1);
+        let rings = match is_head {
+            true => &mut self.completions,
+            false => &mut self.submissions,
+        };
+        // After a reset that it has not heard of, a queue may ring once more.
+        let Some(ring) = rings.get_mut(&qid) else {
+            return;
+        };
+        assert!(value < ring.entries, "a doorbell beyond the queue's end");
+        if is_head {
+            let read = (value + ring.entries - ring.head) % ring.entries;
+            let there = (ring.tail + ring.entries - ring.head) % ring.entries;
+            assert!(read <= there, "the host read what was not posted");
+            ring.head = value;
+            return;
+        }
+        self.seen.doorbells += u32::from(qid > 0);
+        while let Some(ring) = self.submissions.get_mut(&qid)
+            && ring.head != value
+        {
+            let mut sqe = Sqe::default();
+            let at = ring.addr + u64::from(ring.head) * 64;
+            ring.head = (ring.head + 1) % ring.entries;
+            assert!(self.bus.read(at, sqe.as_bytes_mut()), "the queue is mapped");
+            if qid == 0 {
+                self.admin(sqe);
+            } else {
+                self.io(qid, sqe);
+            }
+        }
+    }
+
+    fn admin(&mut self, sqe: Sqe) {
+        let cid = sqe.cid.get();
+        if self.mischief.deaf {
+            return;
+        }
+        let answer = match sqe.admin_opcode() {
+            AdminOpcode::CREATE_IO_CQ => {
+                assert!(sqe.queue_contiguous() && sqe.queue_vector().is_none());
+                let ring = ring_of(&sqe);
+                self.completions.insert(sqe.queue_qid(), ring);
+                Cqe::new(cid, Status::SUCCESS)
+            }
+            AdminOpcode::CREATE_IO_SQ => {
+                assert!(sqe.queue_contiguous() && self.completions.contains_key(&sqe.queue_cqid()));
+                let connected = self.connect(sqe.queue_qid(), sqe.queue_entries(), self.cntlid);
+                if connected.status().is_success() {
+                    let ring = ring_of(&sqe);
+                    self.submissions.insert(sqe.queue_qid(), ring);
+                }
+                Cqe::new(cid, connected.status())
+            }
+            AdminOpcode::DELETE_IO_SQ => {
+                let known = self.submissions.remove(&sqe.queue_qid());
+                assert!(known.is_some(), "the queue is deleted once");
+                self.board().close_of(sqe.queue_qid());
+                self.settle();
+                Cqe::new(cid, Status::SUCCESS)
+            }
+            AdminOpcode::DELETE_IO_CQ => {
+                let used = self
+                    .submissions
+                    .values()
+                    .any(|ring| ring.cqid == sqe.queue_qid());
+                assert!(!used && self.completions.remove(&sqe.queue_qid()).is_some());
+                Cqe::new(cid, Status::SUCCESS)
+            }
+            AdminOpcode::ABORT => {
+                self.seen.aborts += 1;
+                let (qid, which) = (sqe.abort_sqid(), sqe.abort_cid());
+                let known = |(to, cqe): &(u16, Cqe)| *to == qid && cqe.cid.get() == which;
+                let found = self.held.iter().position(known);
+                match found.filter(|_| self.mischief.aborts) {
+                    Some(at) => {
+                        self.held.remove(at);
+                        self.post(qid, Cqe::new(which, Status::ABORT_REQUESTED));
+                        Cqe::new(cid, Status::SUCCESS)
+                    }
+                    // Bit 0 of dword 0: it was not aborted (Base 5.1.1).
+                    None => Cqe::new(cid, Status::SUCCESS).with_dw0(1),
+                }
+            }
+            AdminOpcode::SET_FEATURES
+                if sqe.fid() == FeatureId::NUMBER_OF_QUEUES && self.mischief.queues.is_some() =>
+            {
+                let queues = self.mischief.queues.expect("just seen");
+                Cqe::new(cid, Status::SUCCESS).with_dw0(NumberOfQueues::new(queues.into()).0)
+            }
+            opcode => {
+                let len = match opcode {
+                    AdminOpcode::IDENTIFY => IDENTIFY_LEN as u32,
+                    AdminOpcode::GET_LOG_PAGE => sqe.log_len() as u32,
+                    _ => 0,
+                };
+                let (controller, namespace) = (self.mischief.controller, self.mischief.namespace);
+                let board = self.board();
+                (board.controller, board.namespace) = (controller, namespace);
+                board.give(0, sqe, len);
+                self.settle();
+                self.deliver();
+                return;
+            }
+        };
+        self.post(0, answer);
+    }
+
+    fn io(&mut self, qid: u16, sqe: Sqe) {
+        self.seen.commands += 1;
+        if self.mischief.swallow {
+            return;
+        }
+        if let Some(status) = self.mischief.fail.take() {
+            self.post(qid, Cqe::new(sqe.cid.get(), status));
+            return;
+        }
+        let block_len = self.block_lens[sqe.nsid.get() as usize - 1];
+        let len = match sqe.nvm_opcode() {
+            NvmOpcode::READ | NvmOpcode::WRITE => sqe.blocks() * block_len,
+            NvmOpcode::DSM => sqe.dsm_ranges() as u32 * 16,
+            _ => 0,
+        };
+        self.board().give(qid, sqe, len);
+        self.settle();
+        self.deliver();
+    }
+
+    /// What the engine answered goes to the rings.
+    fn deliver(&mut self) {
+        self.seen.faults = self.board().faults;
+        while let Some((qid, mut cqe)) = self.board().answers.pop_front() {
+            if qid == 0 {
+                self.post(0, cqe);
+            } else if self.mischief.hold {
+                self.held.push((qid, cqe));
+            } else {
+                if let Some(cid) = self.mischief.lie_about_cid.take() {
+                    cqe.cid.set(cid);
+                }
+                if std::mem::take(&mut self.mischief.twice) {
+                    self.post(qid, cqe);
+                }
+                self.post(qid, cqe);
+            }
+        }
+    }
+
+    /// Writes a completion, the phase last.
+    fn post(&mut self, qid: u16, mut cqe: Cqe) {
+        let Some(ring) = self.completions.get_mut(&qid) else {
+            return;
+        };
+        cqe.sqid.set(qid);
+        cqe.set_phase(ring.phase);
+        let at = ring.addr + u64::from(ring.tail) * 16;
+        ring.tail += 1;
+        if ring.tail == ring.entries {
+            ring.tail = 0;
+            ring.phase = !ring.phase;
+        }
+        assert!(ring.tail != ring.head, "a completion queue never overflows");
+        let (first, last) = cqe.as_bytes().split_at(8);
+        assert!(
+            self.bus.write(at, first) && self.bus.write(at + 8, last),
+            "the queue is mapped"
+        );
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // The host goes; the engine ends what waits, such as event requests, and nothing is left.
+        let queues: Vec<u16> = self.board().lives.keys().copied().collect();
+        for qid in queues {
+            self.board().close_of(qid);
+        }
+        self.settle();
+        assert_eq!(
+            self.core.outstanding(),
+            (0, 0),
+            "no command and no Buf is left"
+        );
+    }
+}
+
+fn ring_of(sqe: &Sqe) -> Ring {
+    Ring {
+        addr: sqe.prp().prp1.get(),
+        entries: sqe.queue_entries(),
+        head: 0,
+        tail: 0,
+        phase: true,
+        cqid: sqe.queue_cqid(),
+    }
+}
+
+/// The engine's fabric: capsules from submission queues, data by PRPs.
+struct Board {
+    bus: Arc<Bus>,
+    inbox: VecDeque<Event>,
+    homes: VecDeque<(ConnId, BufList)>,
+    in_capsule: Vec<u8>,
+    /// Commands under way, by queue and CID: where their data is.
+    commands: BTreeMap<(u16, u16), Sqe>,
+    answers: VecDeque<(u16, Cqe)>,
+    /// How often each queue was connected.
+    lives: BTreeMap<u16, u32>,
+    faults: u32,
+    controller: Option<fn(&mut IdentifyController)>,
+    namespace: Option<fn(&mut IdentifyNamespace)>,
+}
+
+enum Event {
+    Opened(ConnId),
+    Capsule(ConnId, Sqe, Vec<u8>),
+    Fetched(ConnId, Tag, BufList, Status),
+    Closed(ConnId),
+}
+
+impl Board {
+    fn conn(&self, qid: u16) -> ConnId {
+        ConnId {
+            slot: qid.into(),
+            generation: self.lives.get(&qid).copied().unwrap_or(0),
+        }
+    }
+
+    fn open(&mut self, qid: u16) {
+        *self.lives.entry(qid).or_default() += 1;
+        self.inbox.push_back(Event::Opened(self.conn(qid)));
+    }
+
+    fn close_of(&mut self, qid: u16) {
+        self.inbox.push_back(Event::Closed(self.conn(qid)));
+    }
+
+    fn send(&mut self, qid: u16, sqe: Sqe, data: Vec<u8>) {
+        let event = Event::Capsule(self.conn(qid), sqe, data);
+        self.inbox.push_back(event);
+    }
+
+    /// A command of the host; `len` bytes of data go by its PRPs.
+    fn give(&mut self, qid: u16, sqe: Sqe, len: u32) {
+        assert_eq!(sqe.psdt(), Sqe::PSDT_PRP);
+        let before = self.commands.insert((qid, sqe.cid.get()), sqe);
+        assert!(before.is_none(), "a CID is used once at a time");
+        let sgl = if len == 0 {
+            Sgl::NONE
+        } else {
+            Sgl::transport(len)
+        };
+        self.send(qid, sqe.with_sgl(sgl), Vec::new());
+    }
+
+    /// Where byte `offset` of a command's data is, and how many bytes follow it there.
+    fn place(&self, sqe: &Sqe, offset: u64, total: u64) -> (u64, u64) {
+        let prp = sqe.prp();
+        let (first, second) = (prp.prp1.get(), prp.prp2.get());
+        let in_first = PAGE - first % PAGE;
+        if offset < in_first {
+            return (first + offset, in_first - offset);
+        }
+        let (index, inside) = ((offset - in_first) / PAGE, (offset - in_first) % PAGE);
+        // Two pages: PRP2 is the second. More: it is the list (Base 4.3.1).
+        let page = if total <= in_first + PAGE {
+            second
+        } else {
+            assert!(
+                second % PAGE + (index + 1) * 8 <= PAGE,
+                "a list stays in its page"
+            );
+            let mut entry = [0; 8];
+            assert!(
+                self.bus.read(second + index * 8, &mut entry),
+                "the list is mapped"
+            );
+            u64::from_le_bytes(entry)
+        };
+        assert!(
+            page.is_multiple_of(PAGE),
+            "only the first entry has an offset"
+        );
+        (page + inside, PAGE - inside)
+    }
+
+    /// Moves bytes between the host's memory and `data`.
+    fn transfer(
+        &mut self,
+        sqe: &Sqe,
+        offset: u32,
+        total: u64,
+        data: &mut [u8],
+        to_host: bool,
+    ) -> bool {
+        let mut done = 0;
+        while done < data.len() {
+            let (at, run) = self.place(sqe, u64::from(offset) + done as u64, total);
+            let len = (run as usize).min(data.len() - done);
+            let piece = &mut data[done..done + len];
+            let moved = match to_host {
+                true => self.bus.write(at, piece),
+                false => self.bus.read(at, piece),
+            };
+            if !moved {
+                self.faults += 1;
+                return false;
+            }
+            done += len;
+        }
+        true
+    }
+}
+
+impl Fabric for Board {
+    type Incoming = u32;
+
+    fn adopt(&mut self, _: u32, _: Tick) {
+        unreachable!("queues are opened by commands");
+    }
+
+    fn poll(&mut self, _: Tick, _: bool) -> Option<Inbound<'_>> {
+        let nowhere = ([127, 0, 0, 1], 4420).into();
+        Some(match self.inbox.pop_front()? {
+            Event::Opened(conn) => Inbound::Opened {
+                conn,
+                local: nowhere,
+                peer: nowhere,
+                transport: Transport::Tcp,
+            },
+            Event::Capsule(conn, sqe, data) => {
+                self.in_capsule = data;
+                let data = &self.in_capsule;
+                Inbound::Capsule { conn, sqe, data }
+            }
+            Event::Fetched(conn, tag, bufs, status) => Inbound::Fetched {
+                conn,
+                tag,
+                bufs,
+                status,
+            },
+            Event::Closed(conn) => Inbound::Closed { conn },
+        })
+    }
+
+    fn fetch(&mut self, conn: ConnId, mut fetch: Fetch) {
+        let sqe = self.commands[&(conn.slot as u16, fetch.cid)];
+        let total = fetch.sgl.len.get().into();
+        let mut data = vec![0; fetch.bufs.len()];
+        let moved = self.transfer(&sqe, fetch.offset, total, &mut data, false);
+        fetch.bufs.copy_in(0, &data);
+        let status = match moved {
+            true => Status::SUCCESS,
+            false => Status::DATA_TRANSFER_ERROR,
+        };
+        self.inbox
+            .push_back(Event::Fetched(conn, fetch.tag, fetch.bufs, status));
+    }
+
+    fn reply(&mut self, conn: ConnId, reply: Reply) {
+        let qid = conn.slot as u16;
+        let command = self.commands.get(&(qid, reply.cid)).copied();
+        if let (Some(sqe), false) = (command, reply.bufs.is_empty()) {
+            let mut data = vec![0; reply.bufs.len()];
+            reply.bufs.copy_out(0, &mut data);
+            if qid == 0 && sqe.admin_opcode() == AdminOpcode::IDENTIFY {
+                match (sqe.cns(), self.controller, self.namespace) {
+                    (Cns::CONTROLLER, Some(change), _) => {
+                        change(IdentifyController::view_mut(&mut data).expect("all of it"));
+                    }
+                    (Cns::NAMESPACE, _, Some(change)) => {
+                        change(IdentifyNamespace::view_mut(&mut data).expect("all of it"));
+                    }
+                    _ => {}
+                }
+            }
+            self.transfer(
+                &sqe,
+                reply.offset,
+                reply.sgl.len.get().into(),
+                &mut data,
+                true,
+            );
+        }
+        if let Some(cqe) = reply.cqe {
+            self.commands.remove(&(qid, reply.cid));
+            self.answers.push_back((qid, cqe));
+        }
+        self.homes.push_back((conn, reply.bufs));
+    }
+
+    fn wants_more(&self, _: ConnId) -> bool {
+        true
+    }
+
+    fn close(&mut self, conn: ConnId, _: Close) {
+        self.commands
+            .retain(|(qid, _), _| u32::from(*qid) != conn.slot);
+        self.inbox.push_back(Event::Closed(conn));
+    }
+
+    fn home(&mut self) -> Option<(ConnId, BufList)> {
+        self.homes.pop_front()
+    }
+
+    fn flush(&mut self, _: Tick) {}
+
+    fn next_timeout(&self) -> Option<Tick> {
+        None
+    }
+
+    fn has_work(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+}
+
+fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32]) {
+    let mut change = |change| {
+        control.change(change).expect("it fits what is there");
+    };
+    change(Change::AddSubsystem(Subsystem {
+        nqn: NQN.into(),
+        serial: "PLAYED".into(),
+        model: "Player".into(),
+        cntlids: (1, 100),
+        allow: None,
+        namespaces: Default::default(),
+    }));
+    for block_len in block_lens {
+        let id = control.next_drive();
+        let drive = RamDrive::new(RamConfig {
+            id,
+            label: "ram".into(),
+            bytes: CAPACITY,
+            block_len: *block_len,
+            read_only: false,
+            uuid: None,
+            cores: 1,
+            spare: None,
+            want: Want::default(),
+        })
+        .expect("memory");
+        let add = Change::AddNamespace {
+            nqn: NQN.into(),
+            nsid: None,
+            info: drive.info(),
+            read_only: false,
+            drive: id,
+            queues: vec![drive.open(0).expect("memory")],
+        };
+        control.change(add).expect("it fits what is there");
+    }
+}
+
+/// Buffers of one core.
+pub fn pool(home: Home, classes: &[(usize, usize)]) -> Pool {
+    let classes: Vec<Class> = classes
+        .iter()
+        .map(|&(size, count)| Class { size, count })
+        .collect();
+    let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+    Pool::new(Arc::new(region), 0, home, &classes)
+}
