@@ -66,6 +66,17 @@ use_rdma() {
     if node; then TARGET=10.9.0.2 WITHIN='ip netns exec node'; else TARGET=10.9.0.1; fi
 }
 
+# use_verbs MTU: as use_rdma, but the node uses soft-RoCE as well, the same device as the host: rxe reaches itself.
+use_verbs() {
+    ip link add rdma0 mtu "$1" type veth peer name rdma1 mtu "$1"
+    ip addr add 10.9.0.1/24 dev rdma0
+    ip link set rdma0 up
+    ip link set rdma1 up
+    rdma link add rxe0 type rxe netdev rdma0
+    until_true 10 grep -q ffff:0a09:0001 /sys/class/infiniband/rxe0/ports/1/gids/1
+    FABRIC=rdma FROM=10.9.0.1 TARGET=10.9.0.1 PROVIDER=verbs
+}
+
 # rxe NAME: one of soft-RoCE's counters.
 rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
 

@@ -46,6 +46,8 @@ pub struct Ability {
     pub reads_in: u32,
     /// A message may invalidate a key of its receiver (SEND_WITH_INV).
     pub remote_invalidate: bool,
+    /// It is soft-RoCE (rxe), which writes the kernel's flags into users' completions.
+    pub soft: bool,
     /// Memory windows of type 2, which a host grants its memory by.
     pub windows: bool,
     /// Its ports.
@@ -85,6 +87,9 @@ pub struct Gid {
     /// The network interface, for RoCE.
     pub netdev: String,
 }
+
+/// Vendor that rxe calls itself (Linux, drivers/infiniband/sw/rxe/rxe_param.h).
+const RXE_VENDOR_ID: u32 = 0xFF_FFFF;
 
 /// The RDMA devices of this machine.
 ///
@@ -184,6 +189,7 @@ pub(super) unsafe fn ask(
         reads_out: count(attr.max_qp_init_rd_atom),
         reads_in: count(attr.max_qp_rd_atom),
         remote_invalidate: has(sys::ibv_device_cap_flags::IBV_DEVICE_MEM_MGT_EXTENSIONS),
+        soft: attr.vendor_id == RXE_VENDOR_ID,
         windows: has(sys::ibv_device_cap_flags::IBV_DEVICE_MEM_WINDOW_TYPE_2B),
         ports: (1..=attr.phys_port_cnt)
             // SAFETY: as above.

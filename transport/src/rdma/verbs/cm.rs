@@ -1,0 +1,934 @@
+//! Connections: librdmacm's events on a control thread, and what takes its time on set-up threads.
+//!
+//! Making a queue pair takes a system call or many, destroying one up to 20 ms: none of that happens on a core. A core
+//! sends [`Job`]s and gets [`Mail`]. The jobs of one queue pair go to one set-up thread, so they are done in order.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr::{null_mut, read_unaligned};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use ferroce_buf::Region;
+use rdma_sys as sys;
+use sys::rdma_cm_event_type as event;
+
+use super::device::Device;
+use super::inbox::Inbox;
+use super::queue::{CoreShared, Made, Plan};
+use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
+
+/// Set-up threads: one that destroys does not keep others from being made.
+const SETUP_THREADS: usize = 2;
+/// Requests of one listener that no core has looked at yet. What is more is refused.
+const REQUESTS_MAX: usize = 256;
+/// How long an address may take to be found, in ms, and a route.
+const RESOLVE_MS: libc::c_int = 2000;
+/// Code of 0.08 ms, how long a peer waits that found no RECV (IBTA, RNR NAK timer field). 0, the default, means 655 ms.
+const MIN_RNR_TIMER: u8 = 6;
+
+/// How RDMA devices are to be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Memory is granted to peers: this process is a host. Regions may have windows bound to them then.
+    pub host: bool,
+    /// Traffic class of packets (DSCP in its upper six bits) on connections we ask for; those that hosts ask for have
+    /// the host's. `None` is the system's default.
+    pub traffic_class: Option<u8>,
+}
+
+/// The RDMA devices of this machine in use by this process, with the threads that make and end connections.
+///
+/// Cores' providers come from [`Verbs::core`], and are to be dropped before it.
+#[derive(Debug)]
+pub struct Verbs {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A place where peers ask for connections.
+#[derive(Debug)]
+pub struct Listener {
+    id: Id,
+    local: SocketAddr,
+    inbox: Arc<Inbox<VerbsIncoming>>,
+    shared: Arc<Shared>,
+}
+
+/// A request for a connection, on its way to a core.
+#[derive(Debug)]
+pub struct VerbsIncoming {
+    id: Id,
+    device: Arc<Device>,
+    request: Request,
+    /// `None` once it was opened or refused.
+    shared: Option<Arc<Shared>>,
+}
+
+/// An rdma_cm_id. Who destroys it is said where it is used: destroying waits until its events are acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Id(pub *mut sys::rdma_cm_id);
+
+// SAFETY: librdmacm may be called from any thread.
+unsafe impl Send for Id {}
+// SAFETY: as above.
+unsafe impl Sync for Id {}
+
+/// What all parts of one [`Verbs`] share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    channel: Channel,
+    options: Options,
+    devices: Mutex<Vec<Arc<Device>>>,
+    regions: Mutex<Vec<std::sync::Weak<Region>>>,
+    /// By address of an rdma_cm_id: whom its events are for.
+    owners: Mutex<HashMap<usize, Owner>>,
+    /// By address of an ibv_qp: whom the device's events are for.
+    qps: Mutex<HashMap<usize, Arc<Conn>>>,
+    jobs: Vec<mpsc::Sender<Job>>,
+    wake: Inbox<()>,
+    stop: AtomicBool,
+    port_errors: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Channel(*mut sys::rdma_event_channel);
+
+// SAFETY: librdmacm may be called from any thread.
+unsafe impl Send for Channel {}
+// SAFETY: as above.
+unsafe impl Sync for Channel {}
+
+#[derive(Clone, Debug)]
+enum Owner {
+    Listener(Arc<Inbox<VerbsIncoming>>),
+    Conn(Arc<Conn>),
+}
+
+/// A connection as the control thread and the set-up threads know it.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub id: Id,
+    pub qp: QpId,
+    pub device: Arc<Device>,
+    pub core: Arc<CoreShared>,
+    pub plan: Plan,
+    /// Of the REQ, on an active end.
+    pub private: Option<PrivateData>,
+    /// Whether its queue pair is being made: decided once, by who is first.
+    making: AtomicU8,
+    /// Set by `Destroy`: jobs that come after it find nothing.
+    gone: AtomicBool,
+}
+
+/// Values of `Conn::making`.
+const UNDECIDED: u8 = 0;
+const MAKE: u8 = 1;
+const NEVER: u8 = 2;
+
+/// What a set-up thread is to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Make the queue pair.
+    Make(Arc<Conn>),
+    /// Let the peer in.
+    Accept {
+        conn: Arc<Conn>,
+        private: PrivateData,
+        reads_out: u8,
+        reads_in: u8,
+    },
+    /// Put the queue pair into its error state and tell the peer.
+    Disconnect(Arc<Conn>),
+    /// Destroy everything. What was made, if it was.
+    Destroy(Arc<Conn>, Option<Box<Made>>),
+    /// Refuse a request, with private data.
+    Refuse(Id, Option<PrivateData>),
+}
+
+/// What a core is told.
+#[derive(Debug)]
+pub(super) enum Mail {
+    Made(QpId, Result<Box<Made>, String>),
+    Established {
+        qp: QpId,
+        /// READs the peer serves.
+        reads: u8,
+        private: PrivateData,
+    },
+    /// It was not made, or is over. If it was made, its queue pair is in the error state.
+    Over {
+        qp: QpId,
+        why: Why,
+        private: PrivateData,
+    },
+    /// The device saw the peer break a rule. `Over` follows.
+    Violation(QpId),
+    Destroyed(QpId),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check(status: libc::c_int) -> io::Result<()> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+impl Verbs {
+    /// Starts the threads and opens every device.
+    ///
+    /// # Errors
+    /// ENODEV or ENOSYS where the system has no RDMA ([`none_here`] knows them), or of the threads.
+    pub fn start(options: Options) -> io::Result<Verbs> {
+        // SAFETY: no arguments; the result is checked.
+        let channel = unsafe { sys::rdma_create_event_channel() };
+        if channel.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the channel is open.
+        nonblocking(unsafe { (*channel).fd })?;
+        let (jobs, inboxes): (Vec<_>, Vec<_>) = (0..SETUP_THREADS).map(|_| mpsc::channel()).unzip();
+        let shared = Arc::new(Shared {
+            channel: Channel(channel),
+            options,
+            devices: Mutex::default(),
+            regions: Mutex::default(),
+            owners: Mutex::default(),
+            qps: Mutex::default(),
+            jobs,
+            wake: Inbox::new()?,
+            stop: AtomicBool::new(false),
+            port_errors: AtomicU64::new(0),
+        });
+        let mut threads = Vec::new();
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        for inbox in inboxes {
+            let shared = shared.clone();
+            threads.push(spawn("rdma-setup").spawn(move || shared.set_up(&inbox))?);
+        }
+        let control = shared.clone();
+        threads.push(spawn("rdma-cm").spawn(move || control.control())?);
+        shared.open_devices();
+        Ok(Verbs { shared, threads })
+    }
+
+    /// Lets every device, present and future, reach a region.
+    ///
+    /// # Errors
+    /// If memory cannot be locked, with the size and how to raise the limit.
+    pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
+        let mut regions = lock(&self.shared.regions);
+        regions.retain(|region| region.strong_count() > 0);
+        for device in lock(&self.shared.devices).iter() {
+            device.register(region)?;
+        }
+        regions.push(Arc::downgrade(region));
+        Ok(())
+    }
+
+    /// Listens. The wildcard address means every device's.
+    ///
+    /// # Errors
+    /// Of rdma_bind_addr or rdma_listen: no device has this address, or the port is taken.
+    pub fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        let id = self.shared.bound(address)?;
+        let inbox = Arc::new(Inbox::new()?);
+        lock(&self.shared.owners).insert(id.0 as usize, Owner::Listener(inbox.clone()));
+        let listener = Listener {
+            // SAFETY: the id is bound, so its address is set.
+            local: unsafe { addresses(id) }.0.unwrap_or(address),
+            id,
+            inbox,
+            shared: self.shared.clone(),
+        };
+        // SAFETY: the id lives as long as the listener.
+        check(unsafe { sys::rdma_listen(id.0, REQUESTS_MAX as libc::c_int) })?;
+        Ok(listener)
+    }
+
+    /// Queue pairs for one more core.
+    ///
+    /// # Errors
+    /// Of its descriptors.
+    pub fn core(&self) -> io::Result<super::VerbsProvider> {
+        super::VerbsProvider::new(self.shared.clone())
+    }
+
+    /// True if a device has this address: a listener there, or a connection from there, is RDMA's own.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        let Ok(id) = self.shared.bound(SocketAddr::new(ip, 0)) else {
+            return false;
+        };
+        // SAFETY: the id is ours, and has no events.
+        let found = unsafe { !(*id.0).verbs.is_null() };
+        // SAFETY: as above.
+        unsafe { sys::rdma_destroy_id(id.0) };
+        found
+    }
+
+    /// The names of the devices in use.
+    pub fn devices(&self) -> Vec<String> {
+        let devices = lock(&self.shared.devices);
+        devices.iter().map(|device| device.name.clone()).collect()
+    }
+}
+
+/// True if this error of [`Verbs::start`] says that the system has no RDMA at all.
+pub fn none_here(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::ENOSYS | libc::ENOENT)
+    )
+}
+
+impl Drop for Verbs {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake.push(());
+        for at in 0..SETUP_THREADS {
+            // A thread ends when it sees this job with `stop` set; what was asked for before is done.
+            self.shared.send(at, Job::Refuse(Id(null_mut()), None));
+        }
+        for thread in self.threads.drain(..) {
+            // It has nobody to tell of a panic but the log, where it is already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Listener {
+    /// The next request, if there is one.
+    pub fn accept(&self) -> Option<VerbsIncoming> {
+        self.inbox.pop()
+    }
+
+    /// Where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl AsFd for Listener {
+    /// Readable while there are requests.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inbox.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        lock(&self.shared.owners).remove(&(self.id.0 as usize));
+        // SAFETY: made in `listen`; the control thread acknowledges its events without us.
+        unsafe { sys::rdma_destroy_id(self.id.0) };
+    }
+}
+
+impl provider::Incoming for VerbsIncoming {
+    fn request(&self) -> &Request {
+        &self.request
+    }
+}
+
+impl Drop for VerbsIncoming {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.send(0, Job::Refuse(self.id, None));
+        }
+    }
+}
+
+impl VerbsIncoming {
+    pub(super) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// From now on the id is the caller's.
+    pub(super) fn take(mut self) -> (Id, Request) {
+        self.shared = None;
+        (self.id, self.request)
+    }
+}
+
+impl Shared {
+    pub(super) fn options(&self) -> Options {
+        self.options
+    }
+
+    pub(super) fn port_errors(&self) -> u64 {
+        self.port_errors.load(Ordering::Relaxed)
+    }
+
+    /// How often a peer was told that there was no RECV, as far as the devices count it.
+    pub(super) fn rnr_naks(&self) -> u64 {
+        let devices = lock(&self.devices);
+        devices.iter().map(|device| device.rnr_naks()).sum()
+    }
+
+    pub(super) fn send(&self, slot: usize, job: Job) {
+        // Without its thread the process is ending.
+        let _ = self.jobs[slot % SETUP_THREADS].send(job);
+    }
+
+    /// Events of the connection's id go to its core from now on.
+    pub(super) fn own(&self, conn: &Arc<Conn>) {
+        lock(&self.owners).insert(conn.id.0 as usize, Owner::Conn(conn.clone()));
+    }
+
+    fn new_id(&self) -> io::Result<Id> {
+        let mut id = null_mut();
+        // SAFETY: the channel is open until the process ends.
+        check(unsafe {
+            sys::rdma_create_id(
+                self.channel.0,
+                &raw mut id,
+                null_mut(),
+                sys::rdma_port_space::RDMA_PS_TCP,
+            )
+        })?;
+        Ok(Id(id))
+    }
+
+    /// A new id bound to an address. The device is known then, unless it is the wildcard.
+    pub(super) fn bound(&self, address: SocketAddr) -> io::Result<Id> {
+        let id = self.new_id()?;
+        let address = socket2::SockAddr::from(address);
+        // SAFETY: the address lives for the call, which does not change it.
+        let bound = check(unsafe { sys::rdma_bind_addr(id.0, address.as_ptr().cast_mut().cast()) });
+        if bound.is_err() {
+            // SAFETY: it was made above and has no events.
+            unsafe { sys::rdma_destroy_id(id.0) };
+        }
+        bound.map(|()| id)
+    }
+
+    fn open_devices(&self) {
+        let mut count = 0;
+        // SAFETY: the list is checked, and freed; contexts live on.
+        unsafe {
+            let list = sys::rdma_get_devices(&raw mut count);
+            if list.is_null() {
+                return;
+            }
+            for context in std::slice::from_raw_parts(list, count as usize) {
+                if let Err(why) = self.device(*context) {
+                    log::warn!("RDMA: {why}");
+                }
+            }
+            sys::rdma_free_devices(list);
+        }
+    }
+
+    /// The device of this context, opened with every region the first time it is seen.
+    pub(super) fn device(&self, context: *mut sys::ibv_context) -> Result<Arc<Device>, String> {
+        let regions = lock(&self.regions);
+        let mut devices = lock(&self.devices);
+        if let Some(known) = devices.iter().find(|device| device.context == context) {
+            return Ok(known.clone());
+        }
+        let device = Arc::new(Device::open(context, self.options.host)?);
+        for region in regions.iter().filter_map(std::sync::Weak::upgrade) {
+            device.register(&region).map_err(|why| why.to_string())?;
+        }
+        // SAFETY: the context is open.
+        if let Err(cause) = nonblocking(unsafe { (*context).async_fd }) {
+            return Err(format!("{}: {cause}", device.name));
+        }
+        devices.push(device.clone());
+        // The control thread has one more to listen to.
+        self.wake.push(());
+        Ok(device)
+    }
+
+    // The control thread.
+
+    fn control(self: &Arc<Shared>) {
+        let mut fds = Vec::new();
+        while !self.stop.load(Ordering::Acquire) {
+            while self.wake.pop().is_some() {}
+            let devices = lock(&self.devices).clone();
+            fds.clear();
+            // SAFETY: channel and contexts are open.
+            let own = [self.wake.as_fd().as_raw_fd(), unsafe {
+                (*self.channel.0).fd
+            }];
+            let theirs = devices
+                .iter()
+                // SAFETY: as above.
+                .map(|device| unsafe { (*device.context).async_fd });
+            fds.extend(own.into_iter().chain(theirs).map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            }));
+            // SAFETY: the array is ours. A failure is a signal, and tried again.
+            unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+            while self.cm_event() {}
+            for device in &devices {
+                while self.device_event(device) {}
+            }
+        }
+    }
+
+    /// Handles one event of the connection manager, if there is one.
+    fn cm_event(self: &Arc<Shared>) -> bool {
+        let mut event = null_mut();
+        // SAFETY: the channel is open and does not block.
+        if unsafe { sys::rdma_get_cm_event(self.channel.0, &raw mut event) } != 0 {
+            return false;
+        }
+        // SAFETY: the event is whole until it is acknowledged, which happens once.
+        unsafe {
+            let seen = &*event;
+            if seen.event == event::RDMA_CM_EVENT_CONNECT_REQUEST {
+                self.on_request(seen);
+            } else {
+                let owner = lock(&self.owners).get(&(seen.id as usize)).cloned();
+                match owner {
+                    Some(Owner::Conn(conn)) => self.on_conn(&conn, seen),
+                    Some(Owner::Listener(_)) => {
+                        log::warn!("RDMA: a listener lost its device (event {})", seen.event);
+                    }
+                    // A request that is being refused, or that nobody looked at yet.
+                    None => {}
+                }
+            }
+            sys::rdma_ack_cm_event(event);
+        }
+        true
+    }
+
+    /// # Safety
+    /// The event is a CONNECT_REQUEST that was not acknowledged.
+    unsafe fn on_request(self: &Arc<Shared>, seen: &sys::rdma_cm_event) {
+        let id = Id(seen.id);
+        let owner = lock(&self.owners).get(&(seen.listen_id as usize)).cloned();
+        // SAFETY: by the caller.
+        let (private, resources, depth) = unsafe {
+            let conn = &seen.param.conn;
+            (
+                bytes(conn.private_data, conn.private_data_len),
+                // The event speaks as the receiver of the request: what it may issue, what it should serve.
+                conn.initiator_depth,
+                conn.responder_resources,
+            )
+        };
+        // SAFETY: as above: a request's id has both addresses, and a device.
+        let (context, at) = unsafe { ((*id.0).verbs, addresses(id)) };
+        let (Some(Owner::Listener(inbox)), (Some(local), Some(peer))) = (owner, at) else {
+            return self.send(0, Job::Refuse(id, None));
+        };
+        let device = match self.device(context) {
+            Ok(device) if inbox.len() < REQUESTS_MAX => device,
+            Ok(_) => return self.send(0, Job::Refuse(id, None)),
+            Err(why) => {
+                log::warn!("{peer}: refused: {why}");
+                return self.send(0, Job::Refuse(id, None));
+            }
+        };
+        inbox.push(VerbsIncoming {
+            id,
+            device,
+            request: Request {
+                local,
+                peer,
+                private,
+                responder_resources: resources,
+                initiator_depth: depth,
+            },
+            shared: Some(self.clone()),
+        });
+    }
+
+    /// # Safety
+    /// The event is of this connection, and was not acknowledged.
+    unsafe fn on_conn(&self, conn: &Arc<Conn>, seen: &sys::rdma_cm_event) {
+        let qp = conn.qp;
+        let slot = qp.slot as usize;
+        let over = |why, private| {
+            let mail = Mail::Over { qp, why, private };
+            conn.core.inbox.push(mail);
+        };
+        let none = PrivateData::new(&[]);
+        match seen.event {
+            event::RDMA_CM_EVENT_ADDR_RESOLVED if conn.decide(MAKE) => {
+                self.send(slot, Job::Make(conn.clone()));
+            }
+            event::RDMA_CM_EVENT_ROUTE_RESOLVED => {
+                let private = conn.private.unwrap_or(none);
+                let mut param = conn_param(&private, 0, conn.plan.reads_in);
+                // SAFETY: the id lives until `Destroy`, which the core asks for when it hears that this is over.
+                if let Err(cause) = check(unsafe { sys::rdma_connect(conn.id.0, &raw mut param) }) {
+                    log::warn!("RDMA: cannot connect: {cause}");
+                    over(Why::Error(WcStatus::LocalError), none);
+                }
+            }
+            event::RDMA_CM_EVENT_ESTABLISHED => {
+                if conn.private.is_some() {
+                    conn.set_rnr_timer();
+                }
+                // SAFETY: by the caller: an active end's event has the REP's parameters, a passive one's has none.
+                let (private, reads) = unsafe {
+                    let param = &seen.param.conn;
+                    (
+                        bytes(param.private_data, param.private_data_len),
+                        param.initiator_depth,
+                    )
+                };
+                conn.core
+                    .inbox
+                    .push(Mail::Established { qp, reads, private });
+            }
+            event::RDMA_CM_EVENT_REJECTED => {
+                let reason = seen.status as u16;
+                // SAFETY: as above.
+                let private = unsafe {
+                    let param = &seen.param.conn;
+                    bytes(param.private_data, param.private_data_len)
+                };
+                over(Why::Rejected { reason }, private);
+            }
+            event::RDMA_CM_EVENT_ADDR_ERROR
+            | event::RDMA_CM_EVENT_ROUTE_ERROR
+            | event::RDMA_CM_EVENT_CONNECT_ERROR
+            | event::RDMA_CM_EVENT_UNREACHABLE => over(Why::Unreachable, none),
+            event::RDMA_CM_EVENT_DISCONNECTED => self.send(slot, Job::Disconnect(conn.clone())),
+            event::RDMA_CM_EVENT_DEVICE_REMOVAL => over(Why::Device, none),
+            // The end of TIMEWAIT, an address that changed: the connection does not mind.
+            _ => {}
+        }
+    }
+
+    /// Handles one event of a device, if there is one.
+    fn device_event(&self, device: &Device) -> bool {
+        let mut event = MaybeUninit::<sys::ibv_async_event>::zeroed();
+        // SAFETY: the context is open and its descriptor does not block.
+        if unsafe { sys::ibv_get_async_event(device.context, event.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // A library may know more events than the enum has, so it is read as the number that it is in C.
+        // SAFETY: the call filled it.
+        let kind =
+            unsafe { read_unaligned((&raw const (*event.as_ptr()).event_type).cast::<u32>()) };
+        // SAFETY: as above; all variants are as long as a pointer, or shorter, in memory that was zeroed.
+        let element = unsafe { (*event.as_ptr()).element.qp as usize };
+        match kind {
+            1..=4 | 16 => {
+                let conn = lock(&self.qps).get(&element).cloned();
+                if let Some(conn) = conn {
+                    self.on_qp_event(&conn, kind);
+                }
+            }
+            0 | 8 => {
+                log::error!(
+                    "RDMA: {} failed (event {kind}); its connections end",
+                    device.name
+                );
+                for conn in lock(&self.qps).values() {
+                    if std::ptr::eq(Arc::as_ptr(&conn.device), device) {
+                        conn.over(Why::Device);
+                    }
+                }
+            }
+            9 => log::info!("RDMA: a port of {} is up", device.name),
+            10 => {
+                self.port_errors.fetch_add(1, Ordering::Relaxed);
+                log::warn!(
+                    "RDMA: a port of {} is down; connections wait for it",
+                    device.name
+                );
+            }
+            _ => log::debug!("RDMA: event {kind} of {}", device.name),
+        }
+        // SAFETY: acknowledged once, as `ibv_destroy_qp` waits for.
+        unsafe { sys::ibv_ack_async_event(event.as_mut_ptr()) };
+        true
+    }
+
+    fn on_qp_event(&self, conn: &Arc<Conn>, kind: u32) {
+        match kind {
+            // The last step of the handshake was overtaken by data; the connection manager is told.
+            4 => {
+                // SAFETY: the id lives while its queue pair does.
+                unsafe { sys::rdma_notify(conn.id.0, sys::ibv_event_type::IBV_EVENT_COMM_EST) };
+            }
+            // The peer broke a rule: QP_REQ_ERR, QP_ACCESS_ERR.
+            2 | 3 => {
+                conn.core.inbox.push(Mail::Violation(conn.qp));
+                self.send(conn.qp.slot as usize, Job::Disconnect(conn.clone()));
+            }
+            1 => conn.over(Why::Error(WcStatus::LocalError)),
+            _ => {}
+        }
+    }
+
+    // The set-up threads.
+
+    fn set_up(&self, jobs: &mpsc::Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            match job {
+                Job::Make(conn) | Job::Accept { conn, .. } | Job::Disconnect(conn)
+                    if conn.is_gone() => {}
+                Job::Make(conn) => {
+                    let made = self.make(&conn);
+                    conn.core.inbox.push(Mail::Made(conn.qp, made));
+                }
+                Job::Accept {
+                    conn,
+                    private,
+                    reads_out,
+                    reads_in,
+                } => {
+                    let mut param = conn_param(&private, reads_out, reads_in);
+                    // SAFETY: the id lives until `Destroy`, a later job of this thread.
+                    match check(unsafe { sys::rdma_accept(conn.id.0, &raw mut param) }) {
+                        Ok(()) => conn.set_rnr_timer(),
+                        Err(cause) => {
+                            // Its peer gave up meanwhile, most often.
+                            log::debug!("RDMA: cannot accept: {cause}");
+                            conn.over(Why::Unreachable);
+                        }
+                    }
+                }
+                Job::Disconnect(conn) => {
+                    // SAFETY: as above. It fails on what was never connected, or is not any more.
+                    unsafe { sys::rdma_disconnect(conn.id.0) };
+                    conn.to_error();
+                    conn.over(Why::Peer);
+                }
+                Job::Destroy(conn, made) => self.destroy(&conn, made),
+                Job::Refuse(id, _) if id.0.is_null() => {
+                    if self.stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                }
+                // SAFETY: a request's id, which only this job has; the bytes live for the call.
+                Job::Refuse(id, private) => unsafe {
+                    let private = private.unwrap_or(PrivateData::new(&[]));
+                    let bytes = private.bytes();
+                    sys::rdma_reject(id.0, bytes.as_ptr().cast(), bytes.len() as u8);
+                    sys::rdma_destroy_id(id.0);
+                },
+            }
+        }
+    }
+
+    fn make(&self, conn: &Arc<Conn>) -> Result<Box<Made>, String> {
+        // SAFETY: the id lives until `Destroy`, a later job of this thread.
+        let context = unsafe { (*conn.id.0).verbs };
+        if context != conn.device.context {
+            return Err("the way to the peer leads over another device".into());
+        }
+        let made = Made::new(conn)?;
+        lock(&self.qps).insert(made.qp() as usize, conn.clone());
+        if conn.private.is_some() {
+            // SAFETY: as above; its address was resolved, and its queue pair is there.
+            let asked = check(unsafe { sys::rdma_resolve_route(conn.id.0, RESOLVE_MS) });
+            if let Err(cause) = asked {
+                made.cq.give_back(made.plan());
+                return Err(format!("no route to the peer: {cause}"));
+            }
+        }
+        Ok(Box::new(made))
+    }
+
+    fn destroy(&self, conn: &Arc<Conn>, made: Option<Box<Made>>) {
+        conn.gone.store(true, Ordering::Release);
+        lock(&self.owners).remove(&(conn.id.0 as usize));
+        // SAFETY: the id lives until the end of this function.
+        let qp = unsafe { (*conn.id.0).qp };
+        lock(&self.qps).remove(&(qp as usize));
+        if let Some(mut made) = made {
+            made.unbind();
+            // SAFETY: the queue pair is the id's, and nobody posts to it any more.
+            unsafe { sys::rdma_destroy_qp(conn.id.0) };
+            drop(made);
+        } else if !qp.is_null() {
+            // SAFETY: as above; it was made, and something after that failed.
+            unsafe { sys::rdma_destroy_qp(conn.id.0) };
+        }
+        // SAFETY: no job, core or event knows the id any more. It waits for the event that is being handled, if any.
+        unsafe { sys::rdma_destroy_id(conn.id.0) };
+        conn.core.inbox.push(Mail::Destroyed(conn.qp));
+    }
+}
+
+impl Id {
+    /// The device, once the id is bound to an address of one.
+    pub(super) fn context(self) -> Option<*mut sys::ibv_context> {
+        // SAFETY: who has an Id has one that lives.
+        let context = unsafe { (*self.0).verbs };
+        (!context.is_null()).then_some(context)
+    }
+}
+
+impl Conn {
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        // SAFETY: the id lives until `Destroy`.
+        unsafe { addresses(self.id) }.0
+    }
+
+    /// Of an id. The queue pair of a request is made in any case; that of an active end once the address is found.
+    pub(super) fn new(
+        (id, qp): (Id, QpId),
+        device: Arc<Device>,
+        core: Arc<CoreShared>,
+        plan: Plan,
+        private: Option<PrivateData>,
+    ) -> Conn {
+        let making = if private.is_some() { UNDECIDED } else { MAKE };
+        Conn {
+            id,
+            qp,
+            device,
+            core,
+            plan,
+            private,
+            making: AtomicU8::new(making),
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    fn decide(&self, what: u8) -> bool {
+        self.making
+            .compare_exchange(UNDECIDED, what, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// True if no queue pair is being made for it, nor will be.
+    pub(super) fn never_make(&self) -> bool {
+        self.decide(NEVER) || self.making.load(Ordering::Acquire) == NEVER
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    fn over(&self, why: Why) {
+        self.core.inbox.push(Mail::Over {
+            qp: self.qp,
+            why,
+            private: PrivateData::new(&[]),
+        });
+    }
+
+    /// Sets the traffic class of its packets.
+    pub(super) fn set_traffic_class(&self, mut class: u8) {
+        // RDMA_OPTION_ID, RDMA_OPTION_ID_TOS of rdma_cma.h. A device without classes does not mind.
+        // SAFETY: the id lives; the byte lives for the call.
+        unsafe { sys::rdma_set_option(self.id.0, 0, 0, (&raw mut class).cast(), 1) };
+    }
+
+    /// Asks for the way to the peer, from the address the id is bound to. `Make` follows when it is found.
+    pub(super) fn resolve(&self, peer: SocketAddr) -> io::Result<()> {
+        let peer = socket2::SockAddr::from(peer);
+        // SAFETY: the address lives for the call, which does not change it.
+        check(unsafe {
+            sys::rdma_resolve_addr(
+                self.id.0,
+                null_mut(),
+                peer.as_ptr().cast_mut().cast(),
+                RESOLVE_MS,
+            )
+        })
+    }
+
+    /// Has peers that find no RECV try again soon.
+    fn set_rnr_timer(&self) {
+        // SAFETY: plain data; the mask says which of it counts. The queue pair lives until `Destroy`.
+        unsafe {
+            let mut attr: sys::ibv_qp_attr = zeroed();
+            attr.min_rnr_timer = MIN_RNR_TIMER;
+            let mask = sys::ibv_qp_attr_mask::IBV_QP_MIN_RNR_TIMER.0 as libc::c_int;
+            if !(*self.id.0).qp.is_null() {
+                sys::ibv_modify_qp((*self.id.0).qp, &raw mut attr, mask);
+            }
+        }
+    }
+
+    /// From the return on no peer reaches memory by this queue pair, and everything posted is flushed.
+    pub(super) fn to_error(&self) {
+        // SAFETY: as above.
+        unsafe {
+            let mut attr: sys::ibv_qp_attr = zeroed();
+            attr.qp_state = sys::ibv_qp_state::IBV_QPS_ERR;
+            let mask = sys::ibv_qp_attr_mask::IBV_QP_STATE.0 as libc::c_int;
+            if !(*self.id.0).qp.is_null() {
+                sys::ibv_modify_qp((*self.id.0).qp, &raw mut attr, mask);
+            }
+        }
+    }
+}
+
+fn conn_param(private: &PrivateData, reads_out: u8, reads_in: u8) -> sys::rdma_conn_param {
+    let bytes = private.bytes();
+    sys::rdma_conn_param {
+        private_data: bytes.as_ptr().cast(),
+        private_data_len: bytes.len() as u8,
+        responder_resources: reads_in,
+        initiator_depth: reads_out,
+        flow_control: 1,
+        // The most that the field holds; for RNR it means without end, and KATO ends it.
+        retry_count: 7,
+        rnr_retry_count: 7,
+        srq: 0,
+        qp_num: 0,
+    }
+}
+
+/// # Safety
+/// That many bytes are there, if the pointer is not null.
+unsafe fn bytes(at: *const libc::c_void, len: u8) -> PrivateData {
+    if at.is_null() {
+        return PrivateData::new(&[]);
+    }
+    // SAFETY: by the caller.
+    let bytes = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), usize::from(len)) };
+    PrivateData::new(&bytes[..bytes.len().min(provider::PRIVATE_MAX)])
+}
+
+/// An id's own address and its peer's.
+///
+/// # Safety
+/// The id lives.
+pub(super) unsafe fn addresses(id: Id) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let read = |storage: libc::sockaddr_storage| {
+        // SAFETY: an address of either family fits the storage, whose first field says which it is.
+        let ((), address) = unsafe {
+            socket2::SockAddr::try_init(|to, len| {
+                to.cast::<libc::sockaddr_storage>().write(storage);
+                *len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+                Ok(())
+            })
+        }
+        .ok()?;
+        address.as_socket()
+    };
+    // SAFETY: by the caller; both unions are wholly bytes, zeroed when the id was made.
+    unsafe {
+        let addr = &(*id.0).route.addr;
+        (
+            read(addr.src_addr_union.src_storage),
+            read(addr.dst_addr_union.dst_storage),
+        )
+    }
+}
+
+pub(super) fn nonblocking(fd: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain calls on a descriptor that is open.
+    unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        if flags < 0 || libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

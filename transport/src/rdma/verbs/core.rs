@@ -1,0 +1,914 @@
+//! One core's queue pairs: what is posted, what completes, and how each of them begins and ends.
+//!
+//! Everything that takes its time is asked of the set-up threads and comes back as mail. While a queue pair is being
+//! made, its RECVs wait here.
+
+mod provider;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ferroce_buf::{Buf, BufList};
+use ferroce_engine::port::Tick;
+use rdma_sys as sys;
+use sys::{ibv_wc_status as status, ibv_wr_opcode as opcode};
+
+use super::cm::{Conn, Job, Mail, Shared, VerbsIncoming};
+use super::device::{Device, Key};
+use super::queue::{CoreShared, Cq, Kind, Made, Plan, Work, WrId};
+use crate::rdma::provider::{
+    Access, Answer, Demand, Dial, DialError, Event, HEAD_LEN, Incoming as _, Limits, Message,
+    PrivateData, Provider, QpId, Read, Remote, WcStatus, Why,
+};
+
+/// Completions taken out at a time.
+const BATCH: usize = 32;
+/// Events of a turn, at most.
+const EVENTS_PER_TURN: u32 = 256;
+/// Bufs of a work request, if the device takes as many. More make every entry of the send queue longer.
+const SGES_MAX: u32 = 16;
+/// Work requests of two chains of 128 KiB in pages that do not start with one, for the fewest SGEs there are.
+const SENDS_MIN: u32 = 2 * (33 + 1);
+/// What was posted comes back soon after the connection ended. A queue pair whose device does not say so is destroyed
+/// after this time, in ns, which has the same effect.
+const DRAIN_NS: u64 = 1_000_000_000;
+/// How often a revoked key is looked for at most before the queue pair is stopped instead.
+const REVOKE_LOOKS: u32 = 1_000_000;
+/// Batches of completions looked at out of turn.
+const LOOK_BATCHES: u32 = 16;
+/// Bytes of a message. Devices carry more; nobody here needs more.
+const MESSAGE_LEN: u32 = 4 << 20;
+/// Flag of a work completion: `invalidated_rkey` is set (IBV_WC_WITH_INV).
+const WITH_INV: u32 = 8;
+/// The same flag as the kernel has it (IB_WC_WITH_INVALIDATE), which rxe hands through.
+const WITH_INV_SOFT: u32 = 4;
+
+/// The queue pairs of one core on RDMA devices.
+#[derive(Debug)]
+pub struct VerbsProvider {
+    shared: Arc<Shared>,
+    core: Arc<CoreShared>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    cqs: Vec<Arc<Cq>>,
+    keys: Keys,
+    completions: Completions,
+    events: VecDeque<Event>,
+    /// Slots of queue pairs that are over, and not gone.
+    ending: Vec<u32>,
+    scratch: Scratch,
+    left_in_turn: u32,
+    /// The turn ended before everything was looked at.
+    cut: bool,
+    armed: bool,
+    now: Tick,
+    counters: Counters,
+}
+
+/// Keys of the regions, by device and number of the region.
+#[derive(Debug, Default)]
+struct Keys(Vec<(Arc<Device>, Vec<Option<Key>>)>);
+
+impl Keys {
+    /// The key of a Buf's region with this device.
+    #[inline]
+    fn of(&mut self, device: &Arc<Device>, buf: &Buf) -> Key {
+        let region = usize::from(buf.region().0);
+        let at = self
+            .0
+            .iter()
+            .position(|(known, _)| Arc::ptr_eq(known, device));
+        if let Some(at) = at
+            && let Some(Some(key)) = self.0[at].1.get(region)
+        {
+            return *key;
+        }
+        // Registered since it was looked at last.
+        let fresh = device.keys();
+        let key = fresh.get(region).copied().flatten();
+        match at {
+            Some(at) => self.0[at].1 = fresh,
+            None => self.0.push((device.clone(), fresh)),
+        }
+        key.expect("a region is registered before its Bufs are dealt")
+    }
+
+    #[inline]
+    fn sge(&mut self, device: &Arc<Device>, buf: &Buf) -> sys::ibv_sge {
+        sys::ibv_sge {
+            addr: buf.as_ptr() as u64,
+            length: buf.len() as u32,
+            lkey: self.of(device, buf).lkey,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    qp: Option<Box<Qp>>,
+}
+
+/// Completions that were taken out and not looked at.
+struct Completions {
+    all: Vec<sys::ibv_wc>,
+    at: usize,
+    count: usize,
+}
+
+impl std::fmt::Debug for Completions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Completions({} of {})", self.at, self.count)
+    }
+}
+
+/// Room for what is posted at once.
+#[derive(Default)]
+struct Scratch {
+    wrs: Vec<Work>,
+    sges: Vec<sys::ibv_sge>,
+}
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scratch")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    connections: u64,
+    refused: u64,
+    failed: u64,
+    flushed: u64,
+    remote_access: u64,
+    retries_exceeded: u64,
+    violations: u64,
+    stale: u64,
+    slow_drains: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// A set-up thread makes it.
+    Making,
+    /// It is made; the connection is not established.
+    Made,
+    Up,
+    /// It ended, or is to: nothing is posted any more, and what was comes back.
+    Ending {
+        /// The queue pair is in its error state, as far as we know.
+        stopped: bool,
+        since: Tick,
+    },
+    Destroying,
+    /// Nothing of it is left but completions that nobody has taken out.
+    Destroyed,
+}
+
+#[derive(Debug)]
+struct Qp {
+    id: QpId,
+    conn: Arc<Conn>,
+    stage: Stage,
+    /// `Disconnected` was reported, or `close` called.
+    told: bool,
+    /// A set-up thread was asked to put it into its error state.
+    stopping: bool,
+    violated: bool,
+    /// The core put it into its error state by itself.
+    in_error: bool,
+    made: Option<Box<Made>>,
+    /// A set-up thread said what came of making it.
+    was_made: bool,
+    /// The completion queue, until its entries are given back.
+    cq: Option<Arc<Cq>>,
+    /// `accept` was called before it was made.
+    accept: Option<PrivateData>,
+    plan: Plan,
+    limits: Limits,
+    local: SocketAddr,
+    peer: SocketAddr,
+    private: PrivateData,
+    /// RECVs in the order of posting. Each has the slab's entry of its number.
+    recvs: VecDeque<Option<Buf>>,
+    recvs_begun: u32,
+    recvs_done: u32,
+    /// What was posted to the send queue, in order.
+    sends: VecDeque<Posted>,
+    sends_begun: u64,
+    grants: Vec<Grant>,
+}
+
+/// Something posted, until its last work request completed.
+#[derive(Debug)]
+struct Posted {
+    index: u32,
+    what: What,
+    tag: u32,
+    bufs: BufList,
+    /// A work request before the last one failed.
+    failed: Option<WcStatus>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Send,
+    Read,
+    /// Binds of windows complete only if they fail.
+    Bind,
+    Invalidate,
+}
+
+/// A window and what it shows.
+#[derive(Debug)]
+struct Grant {
+    key: u32,
+    valid: bool,
+    bufs: Option<BufList>,
+}
+
+/// Queue pairs of a core: as many as their numbers have room for.
+const QPS_MAX: usize = 1 << 16;
+
+impl VerbsProvider {
+    pub(super) fn new(shared: Arc<Shared>) -> io::Result<VerbsProvider> {
+        Ok(VerbsProvider {
+            core: Arc::new(CoreShared::new()?),
+            shared,
+            slots: Vec::new(),
+            free: Vec::new(),
+            cqs: Vec::new(),
+            keys: Keys::default(),
+            completions: Completions {
+                // SAFETY: plain data, which polling fills.
+                all: (0..BATCH).map(|_| unsafe { std::mem::zeroed() }).collect(),
+                at: 0,
+                count: 0,
+            },
+            events: VecDeque::with_capacity(256),
+            ending: Vec::new(),
+            scratch: Scratch::default(),
+            left_in_turn: EVENTS_PER_TURN,
+            cut: false,
+            armed: false,
+            now: Tick::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    #[inline]
+    fn qp(&self, qp: QpId) -> &Qp {
+        let slot = self.slots.get(qp.slot as usize);
+        slot.and_then(|slot| slot.qp.as_deref())
+            .filter(|found| found.id == qp)
+            .expect("the queue pair is not gone")
+    }
+
+    #[inline]
+    fn qp_mut(&mut self, qp: QpId) -> &mut Qp {
+        find(&mut self.slots, qp).expect("the queue pair is not gone")
+    }
+
+    fn place(&mut self) -> Option<QpId> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < QPS_MAX => {
+                self.slots.push(Slot {
+                    generation: 0,
+                    qp: None,
+                });
+                self.slots.len() as u32 - 1
+            }
+            None => return None,
+        };
+        Some(QpId {
+            slot,
+            generation: self.slots[slot as usize].generation,
+        })
+    }
+
+    /// What a queue pair for this demand on that device is like, if the device can do it.
+    fn plan(device: &Device, demand: &Demand, host: bool) -> Result<Plan, String> {
+        let ability = &device.ability;
+        let windows = if host { demand.recvs } else { 0 };
+        let most = ability.qp_wrs.saturating_sub(2 * windows);
+        if demand.recvs > ability.qp_wrs || most < SENDS_MIN || ability.sges < 2 {
+            return Err(format!(
+                "{}: {} receives and {SENDS_MIN} sends of 2 pieces are needed, and its queues have {} entries of {} pieces",
+                device.name, demand.recvs, ability.qp_wrs, ability.sges
+            ));
+        }
+        if host && !ability.windows {
+            return Err(format!(
+                "{} has no memory windows of type 2, by which a host grants its memory",
+                device.name
+            ));
+        }
+        let small = |count: u32| count.min(255) as u8;
+        Ok(Plan {
+            recvs: demand.recvs,
+            recv_sges: 1 + u32::from(demand.recv_data > 0),
+            sends: demand.sends.clamp(SENDS_MIN, most),
+            sges: ability.sges.min(SGES_MAX),
+            windows,
+            reads_out: small(demand.reads.min(ability.reads_out)),
+            reads_in: small(ability.reads_in),
+        })
+    }
+
+    fn add(&mut self, id: QpId, conn: Arc<Conn>, addresses: (SocketAddr, SocketAddr), reads: u8) {
+        let plan = conn.plan;
+        self.shared.own(&conn);
+        let qp = Qp {
+            id,
+            stage: Stage::Making,
+            told: false,
+            stopping: false,
+            violated: false,
+            in_error: false,
+            made: None,
+            was_made: false,
+            cq: None,
+            accept: None,
+            plan,
+            limits: Limits {
+                sends: plan.sends,
+                sges: plan.sges,
+                reads: u32::from(reads),
+                invalidate: conn.device.ability.remote_invalidate,
+                grant_bufs: u32::from(plan.windows > 0),
+                message_len: MESSAGE_LEN,
+            },
+            local: addresses.0,
+            peer: addresses.1,
+            private: PrivateData::new(&[]),
+            recvs: VecDeque::with_capacity(plan.recvs as usize),
+            recvs_begun: 0,
+            recvs_done: 0,
+            sends: VecDeque::with_capacity((plan.sends + 2 * plan.windows) as usize),
+            sends_begun: 0,
+            grants: Vec::new(),
+            conn,
+        };
+        self.slots[id.slot as usize].qp = Some(Box::new(qp));
+    }
+
+    // Mail.
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Made(qp, made) => self.on_made(qp, made),
+            Mail::Established { qp, reads, private } => {
+                let Some(found) = find(&mut self.slots, qp) else {
+                    return;
+                };
+                if found.conn.private.is_some() {
+                    found.private = private;
+                    found.limits.reads = found.limits.reads.min(u32::from(reads));
+                }
+                if found.stage == Stage::Made {
+                    found.stage = Stage::Up;
+                    self.counters.connections += 1;
+                    self.events.push_back(Event::Established { qp });
+                }
+            }
+            Mail::Over { qp, why, private } => {
+                // If something of ours failed and the peer hung up for that, the failure is the reason.
+                self.look();
+                self.on_over(qp, why, private);
+            }
+            Mail::Violation(qp) => {
+                self.counters.violations += 1;
+                if let Some(found) = find(&mut self.slots, qp) {
+                    found.violated = true;
+                }
+            }
+            Mail::Destroyed(qp) => {
+                if let Some(found) = find(&mut self.slots, qp) {
+                    found.stage = Stage::Destroyed;
+                }
+            }
+        }
+    }
+
+    fn on_made(&mut self, qp: QpId, made: Result<Box<Made>, String>) {
+        let found = find(&mut self.slots, qp).expect("it waits for what is being made");
+        found.was_made = true;
+        let made = match made {
+            Ok(made) => made,
+            Err(why) => {
+                self.counters.failed += 1;
+                log::warn!("RDMA: {}: {why}", found.peer);
+                let why = Why::Error(WcStatus::LocalError);
+                return self.on_over(qp, why, PrivateData::new(&[]));
+            }
+        };
+        if !self.cqs.iter().any(|cq| cq.is(&made.cq)) {
+            self.cqs.push(made.cq.clone());
+        }
+        let grant = || Grant {
+            key: 0,
+            valid: false,
+            bufs: None,
+        };
+        found.grants = (0..made.windows()).map(|_| grant()).collect();
+        found.cq = Some(made.cq.clone());
+        found.made = Some(made);
+        let waiting = std::mem::take(&mut found.recvs);
+        if found.stage != Stage::Making {
+            // It was closed meanwhile.
+            let bufs = waiting.into_iter().flatten();
+            return self.events.extend(bufs.map(|buf| Event::Unposted { buf }));
+        }
+        found.stage = Stage::Made;
+        found.recvs.reserve(found.plan.recvs as usize);
+        let accept = found.accept.take();
+        for buf in waiting {
+            self.post(qp, buf);
+        }
+        if let Some(private) = accept {
+            self.let_in(qp, private);
+        }
+    }
+
+    /// The RECVs are posted, so the peer may come.
+    fn let_in(&mut self, qp: QpId, private: PrivateData) {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        let job = Job::Accept {
+            conn: found.conn.clone(),
+            private,
+            reads_out: found.plan.reads_out,
+            reads_in: found.plan.reads_in,
+        };
+        self.shared.send(qp.slot as usize, job);
+    }
+
+    /// The queue pair is in its error state, or never left its first one.
+    fn on_over(&mut self, qp: QpId, why: Why, private: PrivateData) {
+        let Some(found) = find(&mut self.slots, qp) else {
+            return;
+        };
+        if !private.bytes().is_empty() {
+            found.private = private;
+        }
+        let why = if found.violated { Why::Violation } else { why };
+        match found.stage {
+            Stage::Destroying | Stage::Destroyed => return,
+            Stage::Ending {
+                ref mut stopped, ..
+            } => *stopped = true,
+            _ => {
+                found.stage = Stage::Ending {
+                    stopped: true,
+                    since: self.now,
+                };
+                self.ending.push(qp.slot);
+            }
+        }
+        if !found.told {
+            found.told = true;
+            self.events.push_back(Event::Disconnected { qp, why });
+        }
+        // Where nothing was connected, the device was not told to stop.
+        self.stop(qp);
+    }
+
+    /// Asks for the error state, once.
+    fn stop(&mut self, qp: QpId) {
+        let shared = &self.shared;
+        if let Some(found) = find(&mut self.slots, qp)
+            && !found.stopping
+        {
+            found.stopping = true;
+            shared.send(qp.slot as usize, Job::Disconnect(found.conn.clone()));
+        }
+    }
+
+    /// Moves on those that are over: destroys what came back whole, and says farewell to what is destroyed.
+    fn end_some(&mut self) {
+        let mut at = 0;
+        while at < self.ending.len() {
+            let slot = self.ending[at] as usize;
+            if self.end_one(slot) {
+                self.ending.swap_remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn end_one(&mut self, slot: usize) -> bool {
+        let Some(found) = self.slots[slot].qp.as_deref_mut() else {
+            return true;
+        };
+        let id = found.id;
+        match found.stage {
+            Stage::Ending { stopped, since } => {
+                // A bind that succeeded completes with what is posted after it, which may be nothing.
+                let bound = |posted: &Posted| posted.what == What::Bind;
+                let empty = found.sends.iter().all(bound) && found.recvs.is_empty();
+                let granted = found.grants.iter().any(|grant| grant.bufs.is_some());
+                let late = self.now.since(since) > DRAIN_NS;
+                let known = found.was_made || found.conn.never_make();
+                if granted || !known || !stopped || !(empty || late || found.made.is_none()) {
+                    return false;
+                }
+                self.counters.slow_drains += u64::from(!empty && found.made.is_some());
+                found.stage = Stage::Destroying;
+                let job = Job::Destroy(found.conn.clone(), found.made.take());
+                self.shared.send(slot, job);
+                false
+            }
+            // No completion queue had anything left when this was called.
+            Stage::Destroyed => {
+                if let Some(cq) = found.cq.take() {
+                    cq.give_back(&found.plan);
+                }
+                for posted in found.sends.drain(..) {
+                    self.events.extend(done(id, posted, WcStatus::Flushed));
+                }
+                let bufs = found.recvs.drain(..).flatten();
+                self.events.extend(bufs.map(|buf| Event::Unposted { buf }));
+                self.events.push_back(Event::Gone { qp: id });
+                self.slots[slot].qp = None;
+                self.slots[slot].generation = self.slots[slot].generation.wrapping_add(1);
+                self.free.push(slot as u32);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    // Posting.
+
+    /// Posts a RECV of a queue pair that is made.
+    #[inline]
+    fn post(&mut self, qp: QpId, buf: Option<Buf>) {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        let made = found.made.as_deref().expect("it is made");
+        let (keys, device) = (&mut self.keys, &found.conn.device);
+        let data = buf.as_ref().map(|buf| keys.sge(device, buf));
+        let index = found.recvs_begun;
+        let id = WrId {
+            slot: qp.slot,
+            generation: qp.generation as u16,
+            index,
+            kind: Kind::Recv,
+        };
+        let head = (index % found.plan.recvs) as usize * HEAD_LEN;
+        if made.post_recv(id.pack(), head, data) {
+            found.recvs_begun = index.wrapping_add(1);
+            // The number of an entry must not jump where the count begins anew.
+            if found.recvs_begun.is_multiple_of(found.plan.recvs) {
+                found.recvs_begun = 0;
+            }
+            found.recvs.push_back(buf);
+        } else {
+            self.counters.failed += 1;
+            self.events.extend(buf.map(|buf| Event::Unposted { buf }));
+            self.stop(qp);
+        }
+    }
+
+    /// Posts what lies in the scratch as one thing.
+    #[inline]
+    fn post_sends(&mut self, qp: QpId, what: What, tag: u32, bufs: BufList) {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        let made = found.made.as_deref().expect("it is made");
+        let index = found.sends_begun as u32 & 0x3FFF_FFFF;
+        let id = |kind| {
+            let id = WrId {
+                slot: qp.slot,
+                generation: qp.generation as u16,
+                index,
+                kind,
+            };
+            id.pack()
+        };
+        let last = self.scratch.wrs.len() - 1;
+        for (at, work) in self.scratch.wrs.iter_mut().enumerate() {
+            work.wr.wr_id = id(if at == last { Kind::Last } else { Kind::Inner });
+            if at == last && what != What::Bind {
+                work.wr.send_flags |= sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
+            }
+        }
+        let posted = made.post_send(&mut self.scratch.wrs, &mut self.scratch.sges);
+        found.sends_begun += 1;
+        // What could not be posted, or only in part, comes back when the queue pair is destroyed.
+        found.sends.push_back(Posted {
+            index,
+            what,
+            tag,
+            bufs,
+            failed: (!posted).then_some(WcStatus::LocalError),
+        });
+        if !posted {
+            self.counters.failed += 1;
+            self.stop(qp);
+        }
+    }
+
+    /// Adds WRITEs or READs of these Bufs to the scratch.
+    #[inline]
+    fn transfer(&mut self, qp: QpId, opcode: opcode::Type, remote: Remote, bufs: &BufList) {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        let (keys, device) = (&mut self.keys, &found.conn.device);
+        let Scratch { wrs, sges } = &mut self.scratch;
+        let mut addr = remote.addr;
+        let mut room = 0;
+        for buf in bufs.iter() {
+            if room == 0 {
+                let mut work = Work::new(opcode).remote(addr, remote.key);
+                work.first = sges.len();
+                wrs.push(work);
+                room = found.plan.sges;
+            }
+            sges.push(keys.sge(device, buf));
+            if let Some(work) = wrs.last_mut() {
+                work.wr.num_sge += 1;
+            }
+            addr = addr.wrapping_add(buf.len() as u64);
+            room -= 1;
+        }
+    }
+
+    /// Adds a SEND to the scratch: a short message, inline if the device takes it so, and what follows it.
+    #[inline]
+    fn message(&mut self, qp: QpId, bytes: &[u8], bufs: &BufList, invalidate: Option<u32>) {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        let made = found.made.as_deref_mut().expect("it is made");
+        let (keys, device) = (&mut self.keys, &found.conn.device);
+        let Scratch { wrs, sges } = &mut self.scratch;
+        let mut work = match invalidate {
+            Some(key) => Work::new(opcode::IBV_WR_SEND_WITH_INV).invalidating(key),
+            None => Work::new(opcode::IBV_WR_SEND),
+        };
+        work.first = sges.len();
+        // An entry of the slab is free again when as many have completed: no more are out.
+        let entry = found.sends_begun % u64::from(found.plan.sends);
+        let entry = (found.plan.recvs as usize + entry as usize) * HEAD_LEN;
+        made.slab.write(entry, bytes);
+        sges.push(made.slab.sge(entry, bytes.len() as u32));
+        sges.extend(bufs.iter().map(|buf| keys.sge(device, buf)));
+        work.wr.num_sge = (sges.len() - work.first) as libc::c_int;
+        if bufs.is_empty() && bytes.len() <= made.inline as usize {
+            work.wr.send_flags = sys::ibv_send_flags::IBV_SEND_INLINE.0;
+        }
+        wrs.push(work);
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        self.scratch.wrs.clear();
+        self.scratch.sges.clear();
+    }
+
+    // Completions.
+
+    /// The next event of the completions that were taken out.
+    #[inline]
+    fn next_completion(&mut self) -> Option<Event> {
+        while self.completions.at < self.completions.count {
+            let at = self.completions.at;
+            self.completions.at += 1;
+            if let Some(event) = self.on_completion(at) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Takes completions out. False if there are none.
+    #[inline]
+    fn fill(&mut self) -> bool {
+        for cq in &self.cqs {
+            match cq.poll(&mut self.completions.all) {
+                Some(0) => {}
+                Some(count) => {
+                    self.completions.at = 0;
+                    self.completions.count = count;
+                    return true;
+                }
+                // The device tells the control thread, which ends the connections.
+                None => self.counters.failed += 1,
+            }
+        }
+        false
+    }
+
+    #[inline]
+    fn on_completion(&mut self, at: usize) -> Option<Event> {
+        let wc = &self.completions.all[at];
+        let id = WrId::unpack(wc.wr_id);
+        let result = result_of(wc.status);
+        let slot = self.slots.get_mut(id.slot as usize);
+        let found = slot
+            .and_then(|slot| slot.qp.as_deref_mut())
+            .filter(|found| found.id.generation as u16 == id.generation);
+        let Some(found) = found else {
+            self.counters.stale += 1;
+            return None;
+        };
+        let qp = found.id;
+        let event = match id.kind {
+            Kind::Recv => {
+                let buf = found.recvs.pop_front().expect("a RECV was posted");
+                if result == WcStatus::Success {
+                    let head = found.recvs_done as usize * HEAD_LEN;
+                    found.next_recv();
+                    let made = found.made.as_deref();
+                    let mut bytes = made.map_or([0; HEAD_LEN], |made| made.slab.read(head));
+                    if let Some(rest) = bytes.get_mut(wc.byte_len as usize..) {
+                        rest.fill(0);
+                    }
+                    // SAFETY: both variants are the same four bytes; the flag says which is meant.
+                    let key = unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey };
+                    let flags = match found.conn.device.ability.soft {
+                        true => WITH_INV | WITH_INV_SOFT,
+                        false => WITH_INV,
+                    };
+                    let invalidated = Some(key).filter(|_| wc.wc_flags & flags != 0);
+                    if let Some(key) = invalidated {
+                        found.invalidated(key);
+                    }
+                    let event = Event::Received {
+                        qp,
+                        len: wc.byte_len,
+                        head: bytes,
+                        buf,
+                        invalidated,
+                    };
+                    if found.stage == Stage::Made {
+                        // A message overtook the last step of the handshake.
+                        found.stage = Stage::Up;
+                        self.counters.connections += 1;
+                        self.events.push_front(event);
+                        return Some(Event::Established { qp });
+                    }
+                    return Some(event);
+                }
+                found.next_recv();
+                buf.map(|buf| Event::Unposted { buf })
+            }
+            Kind::Inner => {
+                if let Some(posted) = found.sends.iter_mut().find(|sent| sent.index == id.index) {
+                    posted.failed.get_or_insert(result);
+                }
+                None
+            }
+            Kind::Last => {
+                // Binds before it have no completion of their own.
+                while let Some(posted) = found.sends.pop_front() {
+                    let is_it = posted.index == id.index;
+                    if posted.what == What::Invalidate {
+                        found.grants[posted.tag as usize].valid = false;
+                    }
+                    self.events.extend(done(qp, posted, result));
+                    if is_it {
+                        break;
+                    }
+                }
+                // In order: none of these may come before an older one.
+                self.events.pop_front()
+            }
+        };
+        match result {
+            WcStatus::Success => {}
+            WcStatus::Flushed => {
+                self.counters.flushed += 1;
+                self.stop(qp);
+            }
+            why => {
+                match why {
+                    WcStatus::RemoteAccess => self.counters.remote_access += 1,
+                    WcStatus::RetriesExceeded => self.counters.retries_exceeded += 1,
+                    _ => self.counters.failed += 1,
+                }
+                // What failed has put the queue pair into its error state.
+                self.fail(qp, why);
+            }
+        }
+        event
+    }
+
+    fn fail(&mut self, qp: QpId, status: WcStatus) {
+        let found = find(&mut self.slots, qp).expect("it completed something");
+        if matches!(found.stage, Stage::Made | Stage::Up) {
+            found.stage = Stage::Ending {
+                stopped: false,
+                since: self.now,
+            };
+            self.ending.push(qp.slot);
+            if !found.told {
+                found.told = true;
+                let why = Why::Error(status);
+                self.events.push_back(Event::Disconnected { qp, why });
+            }
+        }
+        self.stop(qp);
+    }
+
+    /// Has a key invalidated that the peer did not, and looks at completions until it is.
+    fn invalidate(&mut self, qp: QpId, at: usize) {
+        self.clear();
+        let work = Work::new(opcode::IBV_WR_LOCAL_INV).invalidating(self.qp(qp).grants[at].key);
+        self.scratch.wrs.push(work);
+        self.post_sends(qp, What::Invalidate, at as u32, BufList::new());
+        for _ in 0..REVOKE_LOOKS {
+            let found = self.qp(qp);
+            if !found.grants[at].valid || !found.posts() {
+                break;
+            }
+            if !self.look() {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Makes events of the completions there are, some hundred of them at most. False if there was none.
+    fn look(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        let mut any = false;
+        for _ in 0..LOOK_BATCHES {
+            while let Some(event) = self.next_completion() {
+                events.push_back(event);
+                events.append(&mut self.events);
+            }
+            if !self.fill() {
+                break;
+            }
+            any = true;
+        }
+        events.append(&mut self.events);
+        self.events = events;
+        any
+    }
+}
+
+impl Qp {
+    /// True while work requests may be posted to the send queue.
+    #[inline]
+    fn posts(&self) -> bool {
+        self.stage == Stage::Up && !self.stopping
+    }
+
+    fn next_recv(&mut self) {
+        self.recvs_done = (self.recvs_done + 1) % self.plan.recvs;
+    }
+
+    fn invalidated(&mut self, key: u32) {
+        let of_it = |grant: &&mut Grant| grant.key == key && grant.bufs.is_some();
+        if let Some(grant) = self.grants.iter_mut().find(of_it) {
+            grant.valid = false;
+        }
+    }
+}
+
+#[inline]
+fn find(slots: &mut [Slot], qp: QpId) -> Option<&mut Qp> {
+    let found = slots.get_mut(qp.slot as usize)?.qp.as_deref_mut()?;
+    (found.id == qp).then_some(found)
+}
+
+/// What the end of something posted is reported as.
+#[inline]
+fn done(qp: QpId, posted: Posted, result: WcStatus) -> Option<Event> {
+    let Posted { tag, bufs, .. } = posted;
+    let status = posted.failed.unwrap_or(result);
+    match posted.what {
+        What::Send => Some(Event::Sent {
+            qp,
+            tag,
+            bufs,
+            status,
+        }),
+        What::Read => Some(Event::ReadDone {
+            qp,
+            tag,
+            bufs,
+            status,
+        }),
+        What::Bind | What::Invalidate => None,
+    }
+}
+
+#[inline]
+fn result_of(code: status::Type) -> WcStatus {
+    match code {
+        status::IBV_WC_SUCCESS => WcStatus::Success,
+        status::IBV_WC_WR_FLUSH_ERR => WcStatus::Flushed,
+        status::IBV_WC_REM_ACCESS_ERR => WcStatus::RemoteAccess,
+        status::IBV_WC_REM_INV_REQ_ERR
+        | status::IBV_WC_REM_OP_ERR
+        | status::IBV_WC_REM_INV_RD_REQ_ERR
+        | status::IBV_WC_REM_ABORT_ERR => WcStatus::RemoteError,
+        status::IBV_WC_RETRY_EXC_ERR
+        | status::IBV_WC_RNR_RETRY_EXC_ERR
+        | status::IBV_WC_RESP_TIMEOUT_ERR => WcStatus::RetriesExceeded,
+        _ => WcStatus::LocalError,
+    }
+}

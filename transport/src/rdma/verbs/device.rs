@@ -1,0 +1,271 @@
+//! One RDMA device as all cores share it: its protection domain, and the memory that is registered with it.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ferroce_buf::{Region, RegionId};
+use rdma_sys as sys;
+
+use super::inventory::{self, Ability};
+
+/// A device that is in use. It stays open until the process ends, as librdmacm's contexts do.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub name: String,
+    pub ability: Ability,
+    pub context: *mut sys::ibv_context,
+    pub pd: *mut sys::ibv_pd,
+    access: u32,
+    regions: Mutex<Vec<Registered>>,
+}
+
+/// A region as the device knows it.
+#[derive(Debug)]
+struct Registered {
+    id: RegionId,
+    /// Gone when its owner is; then the registration goes with the next change.
+    region: Weak<Region>,
+    mr: *mut sys::ibv_mr,
+}
+
+/// What a device wants to see beside an address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    pub lkey: u32,
+    /// For binding windows.
+    pub mr: *mut sys::ibv_mr,
+}
+
+// SAFETY: libibverbs may be called from any thread; what is ours is behind the mutex.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+// SAFETY: a Key is two numbers for the library; nothing is read through its pointer here.
+unsafe impl Send for Key {}
+
+impl Device {
+    /// Of a context that librdmacm opened. `windows`: windows will be bound to its regions.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn open(context: *mut sys::ibv_context, windows: bool) -> Result<Device, String> {
+        // SAFETY: librdmacm never closes its contexts; the name is a string within the device's struct.
+        let (name, infiniband) = unsafe {
+            let device = (*context).device;
+            let name = CStr::from_ptr(sys::ibv_get_device_name(device));
+            let kind = (*device).transport_type;
+            (
+                name.to_string_lossy().into_owned(),
+                kind == sys::ibv_transport_type::IBV_TRANSPORT_IB,
+            )
+        };
+        if !infiniband {
+            return Err(format!(
+                "{name} speaks iWARP, which is not supported; RoCE and InfiniBand are"
+            ));
+        }
+        let told = |cause| format!("{name} cannot be used: {cause}");
+        // SAFETY: the context is open.
+        let ability = unsafe { inventory::ask(context, &name, infiniband) }.map_err(told)?;
+        // SAFETY: as above; the result is checked.
+        let pd = unsafe { sys::ibv_alloc_pd(context) };
+        if pd.is_null() {
+            return Err(told(io::Error::last_os_error()));
+        }
+        let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
+        if windows {
+            access |= sys::ibv_access_flags::IBV_ACCESS_MW_BIND.0;
+        }
+        Ok(Device {
+            name,
+            ability,
+            context,
+            pd,
+            access,
+            regions: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Lets the device reach a region, if it does not yet. No peer may: only the device itself.
+    ///
+    /// # Errors
+    /// With what was tried and how to make it possible.
+    pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.retain(|old| {
+            let lives = old.region.strong_count() > 0;
+            if !lives {
+                // SAFETY: made below, and nothing is posted with it: its Bufs are gone with its region.
+                unsafe { sys::ibv_dereg_mr(old.mr) };
+            }
+            lives
+        });
+        if regions.iter().any(|old| old.id == region.id()) {
+            return Ok(());
+        }
+        let mr = register(self.pd, region.base(), region.len(), self.access).map_err(|cause| {
+            io::Error::new(
+                cause.kind(),
+                format!(
+                    "cannot register {} MiB of memory with {}: {cause}. It has to be locked: raise the limit with \
+                     `ulimit -l`, LimitMEMLOCK= of the service, or CAP_IPC_LOCK",
+                    region.len() >> 20,
+                    self.name
+                ),
+            )
+        })?;
+        regions.push(Registered {
+            id: region.id(),
+            region: Arc::downgrade(region),
+            mr,
+        });
+        Ok(())
+    }
+
+    /// How often a peer was told that there was no RECV. Devices count it under different names, or not at all.
+    pub fn rnr_naks(&self) -> u64 {
+        let ports = 1..=self.ability.ports.len();
+        let read = |port: usize| {
+            let at = format!(
+                "/sys/class/infiniband/{}/ports/{port}/hw_counters",
+                self.name
+            );
+            ["out_of_buffer", "rcvd_rnr_err", "send_rnr_err"]
+                .iter()
+                .find_map(|name| std::fs::read_to_string(format!("{at}/{name}")).ok())
+                .and_then(|text| text.trim().parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        ports.map(read).sum()
+    }
+
+    /// The key of each region, by its number.
+    pub fn keys(&self) -> Vec<Option<Key>> {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = Vec::new();
+        for region in regions.iter() {
+            let at = usize::from(region.id.0);
+            if keys.len() <= at {
+                keys.resize(at + 1, None);
+            }
+            keys[at] = Some(Key {
+                // SAFETY: the registration lives while it stands in the list.
+                lkey: unsafe { (*region.mr).lkey },
+                mr: region.mr,
+            });
+        }
+        keys
+    }
+}
+
+fn register(
+    pd: *mut sys::ibv_pd,
+    base: *mut u8,
+    len: usize,
+    access: u32,
+) -> io::Result<*mut sys::ibv_mr> {
+    // SAFETY: the range is mapped (a Region, or a Slab below); the kernel pins its pages, so that it may even be unmapped
+    // before it is deregistered.
+    let mr = unsafe { sys::ibv_reg_mr(pd, base.cast(), len, access as libc::c_int) };
+    if mr.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(mr)
+}
+
+/// Memory of a queue pair: the heads of what is received, and messages that are too long to go inline.
+#[derive(Debug)]
+pub(super) struct Slab {
+    base: *mut u8,
+    len: usize,
+    mr: *mut sys::ibv_mr,
+}
+
+// SAFETY: it is owned like a Box.
+unsafe impl Send for Slab {}
+
+impl Slab {
+    /// Zeroed, in pages of its own, and registered.
+    ///
+    /// # Errors
+    /// Of mmap or ibv_reg_mr.
+    pub fn new(device: &Device, len: usize) -> io::Result<Slab> {
+        let len = len.next_multiple_of(ferroce_buf::PAGE);
+        // SAFETY: a new anonymous mapping; the result is checked.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // A child must not share pages that a device writes to.
+        // SAFETY: the mapping made above.
+        unsafe { libc::madvise(base, len, libc::MADV_DONTFORK) };
+        let access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
+        match register(device.pd, base.cast(), len, access) {
+            Ok(mr) => Ok(Slab {
+                base: base.cast(),
+                len,
+                mr,
+            }),
+            Err(cause) => {
+                // SAFETY: the mapping made above, which nobody uses.
+                unsafe { libc::munmap(base, len) };
+                Err(cause)
+            }
+        }
+    }
+
+    /// The address `offset` bytes in, at least 64 before the end.
+    #[inline]
+    fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset + 64 <= self.len, "64 bytes of the slab");
+        // SAFETY: inside the mapping by the assertion.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// 64 bytes of it as an SGE with `len` of them.
+    #[inline]
+    pub fn sge(&self, offset: usize, len: u32) -> sys::ibv_sge {
+        assert!(len <= 64, "an entry has 64 bytes");
+        sys::ibv_sge {
+            addr: self.at(offset) as u64,
+            length: len,
+            // SAFETY: registered until drop.
+            lkey: unsafe { (*self.mr).lkey },
+        }
+    }
+
+    /// 64 bytes that the device has finished with.
+    #[inline]
+    pub fn read(&self, offset: usize) -> [u8; 64] {
+        // SAFETY: inside the mapping; the caller saw the completion of what wrote it, and posts it again later.
+        unsafe { self.at(offset).cast::<[u8; 64]>().read_unaligned() }
+    }
+
+    /// Fills 64 bytes that the device is not reading.
+    #[inline]
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(bytes.len() <= 64, "an entry has 64 bytes");
+        // SAFETY: inside the mapping, by the assertions.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(offset), bytes.len()) };
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`; the queue pair that used it is gone.
+        unsafe {
+            sys::ibv_dereg_mr(self.mr);
+            libc::munmap(self.base.cast(), self.len);
+        }
+    }
+}

@@ -1,0 +1,634 @@
+//! The two ends of a connection over an RDMA device, one provider each. The address of a device comes in FERROCE_RDMA: the
+//! lab's scenario `verbs-self` sets it. Without it, this machine most often has none, and the tests ask whether that is
+//! understood.
+#![cfg(feature = "verbs")]
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
+use ferroce_engine::port::Tick;
+use ferroce_transport::rdma::provider::{
+    Access, Answer, Demand, Dial, Event, HEAD_LEN, Incoming as _, Limits, Message, Provider, QpId,
+    REJ_CONSUMER, Read, Remote, WcStatus, Why,
+};
+use ferroce_transport::rdma::verbs::{
+    Listener, Options, Verbs, VerbsIncoming, VerbsProvider, none_here,
+};
+use ferroce_transport::sys::{Epoll, Events};
+
+const PAGE: usize = 4096;
+const RECVS: u32 = 4;
+/// Longer than anything takes but what never comes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two ends, with memory for both. Fields are dropped in order: providers before what they belong to.
+struct Bench {
+    ends: [End; 2],
+    listener: Listener,
+    verbs: Verbs,
+    pool: Pool,
+    /// How answers and READs ended that came back from queue pairs that were over.
+    statuses: Vec<WcStatus>,
+    address: SocketAddr,
+    start: Instant,
+}
+
+struct End {
+    provider: VerbsProvider,
+    events: VecDeque<Event>,
+}
+
+const HOST: usize = 0;
+const TARGET: usize = 1;
+
+fn demand(recv_data: u32) -> Demand {
+    Demand {
+        recvs: RECVS,
+        recv_data,
+        sends: 64,
+        reads: 16,
+    }
+}
+
+/// Bytes that say where they belong.
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i as u8).wrapping_mul(7).wrapping_add((i >> 8) as u8) ^ seed)
+        .collect()
+}
+
+impl Bench {
+    fn new(ip: IpAddr, port: u16) -> Bench {
+        let verbs = Verbs::start(Options {
+            host: true,
+            traffic_class: None,
+        })
+        .expect("RDMA is there");
+        assert!(!verbs.devices().is_empty() && verbs.has(ip));
+        let classes = [
+            Class {
+                size: PAGE,
+                count: 128,
+            },
+            Class {
+                size: 32 * PAGE,
+                count: 8,
+            },
+        ];
+        let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+        let region = Arc::new(region);
+        verbs.register(&region).expect("it can be locked");
+        let end = || End {
+            provider: verbs.core().expect("descriptors"),
+            events: VecDeque::new(),
+        };
+        let address = SocketAddr::new(ip, port);
+        Bench {
+            ends: [end(), end()],
+            listener: verbs.listen(address).expect("a listener"),
+            verbs,
+            pool: Pool::new(region, 0, Home::CORE, &classes),
+            statuses: Vec::new(),
+            address,
+            start: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// Both ends turn once.
+    fn turn(&mut self) {
+        let now = self.now();
+        for end in &mut self.ends {
+            while let Some(event) = end.provider.poll(now) {
+                end.events.push_back(event);
+            }
+            end.provider.flush(now);
+        }
+    }
+
+    /// The next event of an end.
+    fn next(&mut self, end: usize) -> Event {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(event) = self.ends[end].events.pop_front() {
+                return event;
+            }
+            assert!(Instant::now() < until, "nothing happens at end {end}");
+            self.turn();
+        }
+    }
+
+    fn dial(&mut self, address: SocketAddr) -> QpId {
+        let now = self.now();
+        let dial = Dial {
+            local: None,
+            peer: address,
+            private: b"may I come in",
+            demand: demand(0),
+        };
+        let qp = self.ends[HOST].provider.connect(&dial, now);
+        qp.expect("it can be tried")
+    }
+
+    fn request(&mut self) -> VerbsIncoming {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(incoming) = self.listener.accept() {
+                return incoming;
+            }
+            assert!(Instant::now() < until, "no request");
+            self.turn();
+        }
+    }
+
+    fn open(&mut self, incoming: VerbsIncoming) -> QpId {
+        let now = self.now();
+        let provider = &mut self.ends[TARGET].provider;
+        let qp = provider
+            .open(incoming, &demand(PAGE as u32), now)
+            .expect("there is room");
+        for _ in 0..RECVS {
+            let buf = self.pool.take(PAGE).expect("a Buf");
+            provider.post_recv(qp, Some(buf));
+        }
+        provider.accept(qp, b"do", now);
+        qp
+    }
+
+    /// A connection that stands: the host's queue pair and the target's.
+    fn pair(&mut self) -> [QpId; 2] {
+        let host = self.dial(self.address);
+        let ours = self.ends[HOST].provider.local(host);
+        let incoming = loop {
+            // One that was closed before may still have asked.
+            let incoming = self.request();
+            if incoming.request().peer == ours {
+                break incoming;
+            }
+        };
+        let request = *incoming.request();
+        assert!(request.private.bytes().starts_with(b"may I come in"));
+        assert_eq!(request.local, self.address);
+        assert!(request.responder_resources > 0);
+        let target = self.open(incoming);
+        for (end, qp) in [(HOST, host), (TARGET, target)] {
+            let event = self.next(end);
+            assert!(
+                matches!(event, Event::Established { qp: up } if up == qp),
+                "{event:?}"
+            );
+        }
+        assert!(
+            self.ends[HOST]
+                .provider
+                .private(host)
+                .bytes()
+                .starts_with(b"do")
+        );
+        assert_eq!(
+            self.ends[TARGET].provider.peer(target).ip(),
+            self.address.ip()
+        );
+        for _ in 0..RECVS {
+            self.ends[HOST].provider.post_recv(host, None);
+        }
+        [host, target]
+    }
+
+    /// Both are over: every Buf comes back, then the name goes. The reasons, if there were any.
+    fn gone(&mut self, qps: [QpId; 2]) -> [Option<Why>; 2] {
+        let mut reasons = [None; 2];
+        for (end, qp) in qps.into_iter().enumerate() {
+            loop {
+                match self.next(end) {
+                    Event::Unposted { buf } => self.pool.put(buf),
+                    Event::Disconnected { qp: which, why } => {
+                        assert_eq!((which, reasons[end]), (qp, None));
+                        reasons[end] = Some(why);
+                    }
+                    Event::Gone { qp: which } => {
+                        assert_eq!(which, qp);
+                        break;
+                    }
+                    Event::Received { buf, .. } => {
+                        if let Some(buf) = buf {
+                            self.pool.put(buf);
+                        }
+                    }
+                    Event::Sent { bufs, status, .. } | Event::ReadDone { bufs, status, .. } => {
+                        self.statuses.push(status);
+                        self.home(bufs);
+                    }
+                    event @ Event::Established { .. } => panic!("{event:?}"),
+                }
+            }
+        }
+        reasons
+    }
+
+    fn home(&mut self, mut bufs: BufList) {
+        while let Some(buf) = bufs.pop() {
+            self.pool.put(buf);
+        }
+    }
+
+    fn buf(&mut self, content: &[u8]) -> Buf {
+        let mut buf = self.pool.take(content.len()).expect("a Buf");
+        buf.bytes_mut().copy_from_slice(content);
+        buf
+    }
+
+    /// Content in pages of their own, so that there are many pieces.
+    fn pages(&mut self, content: &[u8]) -> BufList {
+        let mut bufs = BufList::new();
+        for page in content.chunks(PAGE) {
+            let buf = self.buf(page);
+            bufs.push(buf);
+        }
+        bufs
+    }
+
+    fn grant(&mut self, qp: QpId, content: &[u8], access: Access) -> Remote {
+        let mut bufs = BufList::new();
+        bufs.push(self.buf(content));
+        let granted = self.ends[HOST].provider.grant(qp, bufs, access);
+        granted.expect("a window is free")
+    }
+
+    fn revoke(&mut self, qp: QpId, key: u32) -> Vec<u8> {
+        let bufs = self.ends[HOST].provider.revoke(qp, key);
+        let bufs = bufs.expect("it was granted");
+        let mut content = vec![0; bufs.len()];
+        bufs.copy_out(0, &mut content);
+        self.home(bufs);
+        assert!(self.ends[HOST].provider.revoke(qp, key).is_none());
+        content
+    }
+
+    fn answer(
+        &mut self,
+        qp: QpId,
+        tag: u32,
+        data: Option<(Remote, &[u8])>,
+        invalidate: Option<u32>,
+    ) {
+        let bufs = data.map_or(BufList::new(), |(_, content)| self.pages(content));
+        let remote = data.map_or(Remote { addr: 0, key: 0 }, |(remote, _)| remote);
+        self.ends[TARGET].provider.answer(
+            qp,
+            Answer {
+                tag,
+                remote,
+                bufs,
+                capsule: Some([tag as u8; 16]),
+                invalidate,
+            },
+        );
+    }
+
+    /// The host receives a response, and posts its RECV again.
+    fn response(&mut self, qp: QpId, tag: u32) -> Option<u32> {
+        let event = self.next(HOST);
+        let Event::Received {
+            qp: at,
+            len: 16,
+            head,
+            buf: None,
+            invalidated,
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        assert_eq!(at, qp);
+        assert_eq!(
+            (head[..16].to_vec(), &head[16..]),
+            (vec![tag as u8; 16], &[0; 48][..])
+        );
+        self.ends[HOST].provider.post_recv(qp, None);
+        invalidated
+    }
+
+    fn sent(&mut self, end: usize, tag: u32) -> WcStatus {
+        match self.next(end) {
+            Event::Sent {
+                tag: which,
+                bufs,
+                status,
+                ..
+            } => {
+                assert_eq!(which, tag);
+                self.home(bufs);
+                status
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+/// What the kernel holds for programs: queue pairs, connections, and memory regions.
+fn held() -> Vec<usize> {
+    let count = |kind: &str| {
+        let mut command = Command::new("rdma");
+        let shown = command.args(["resource", "show", kind]);
+        let text = String::from_utf8(shown.output().expect("iproute2 is there").stdout);
+        let text = text.expect("text");
+        text.lines().filter(|line| line.contains(" pid ")).count()
+    };
+    ["qp", "cm_id", "mr"].map(count).to_vec()
+}
+
+/// A bench, if there is a device. If there is none that is found out, and no accident.
+fn bench(port: u16) -> Option<Bench> {
+    if let Ok(ip) = std::env::var("FERROCE_RDMA") {
+        return Some(Bench::new(ip.parse().expect("an IP address"), port));
+    }
+    if let Err(why) = Verbs::start(Options::default()) {
+        assert!(none_here(&why), "{why}");
+    }
+    None
+}
+
+#[test]
+fn messages_writes_and_reads_arrive() {
+    let Some(mut bench) = bench(18515) else {
+        return;
+    };
+    let [host, target] = bench.pair();
+    let Limits {
+        reads, invalidate, ..
+    } = bench.ends[TARGET].provider.limits(target);
+    assert!(reads > 0 && invalidate);
+
+    // A command with data behind it.
+    let content = pattern(1, PAGE);
+    let bufs = bench.pages(&content);
+    let head = [0xAB; HEAD_LEN];
+    bench.ends[HOST]
+        .provider
+        .send(host, Message { tag: 7, head, bufs });
+    match bench.next(TARGET) {
+        Event::Received {
+            qp,
+            len,
+            head: came,
+            buf: Some(buf),
+            invalidated: None,
+        } => {
+            assert_eq!((qp, len as usize, came), (target, HEAD_LEN + PAGE, head));
+            assert!(buf.bytes() == content);
+            bench.ends[TARGET].provider.post_recv(target, Some(buf));
+        }
+        event => panic!("{event:?}"),
+    }
+    assert_eq!(bench.sent(HOST, 7), WcStatus::Success);
+
+    for round in 0..20u8 {
+        // Data of many pieces for the host, and its key taken away with the answer.
+        let len = [1, 2, 17, 32][usize::from(round) % 4] * PAGE;
+        let content = pattern(round, len);
+        let remote = bench.grant(host, &vec![0; len], Access::Write);
+        let tag = u32::from(round);
+        bench.answer(target, tag, Some((remote, &content)), Some(remote.key));
+        assert_eq!(bench.response(host, tag), Some(remote.key));
+        assert_eq!(bench.sent(TARGET, tag), WcStatus::Success);
+        assert!(bench.revoke(host, remote.key) == content);
+
+        // Data of the host's, and the key left to the host to take back.
+        let content = pattern(round ^ 0xFF, len);
+        let remote = bench.grant(host, &content, Access::Read);
+        let bufs = bench.pages(&vec![0; len]);
+        bench.ends[TARGET]
+            .provider
+            .read(target, Read { tag, remote, bufs });
+        match bench.next(TARGET) {
+            Event::ReadDone {
+                tag: which,
+                bufs,
+                status: WcStatus::Success,
+                ..
+            } => {
+                let mut came = vec![0; len];
+                bufs.copy_out(0, &mut came);
+                assert!(which == tag && came == content);
+                bench.home(bufs);
+            }
+            event => panic!("{event:?}"),
+        }
+        bench.answer(target, tag, None, None);
+        assert_eq!(bench.response(host, tag), None);
+        assert_eq!(bench.sent(TARGET, tag), WcStatus::Success);
+        assert!(bench.revoke(host, remote.key) == content);
+    }
+
+    let now = bench.now();
+    bench.ends[HOST].provider.close(host, now);
+    assert_eq!(bench.gone([host, target]), [None, Some(Why::Peer)]);
+    assert_eq!(bench.pool.out(), 0);
+}
+
+#[test]
+fn memory_that_was_taken_back_is_out_of_reach() {
+    let Some(mut bench) = bench(18516) else {
+        return;
+    };
+    for by_peer in [false, true] {
+        let [host, target] = bench.pair();
+        let remote = bench.grant(host, &[5; PAGE], Access::Write);
+        if by_peer {
+            bench.answer(target, 1, None, Some(remote.key));
+            assert_eq!(bench.response(host, 1), Some(remote.key));
+            assert_eq!(bench.sent(TARGET, 1), WcStatus::Success);
+        }
+        assert!(bench.revoke(host, remote.key) == [5; PAGE]);
+        bench.answer(target, 2, Some((remote, &[6; PAGE])), None);
+        let [at_host, at_target] = bench.gone([host, target]);
+        assert_eq!(
+            std::mem::take(&mut bench.statuses),
+            [WcStatus::RemoteAccess]
+        );
+        assert_eq!(at_target, Some(Why::Error(WcStatus::RemoteAccess)));
+        assert!(
+            matches!(at_host, Some(Why::Peer | Why::Violation)),
+            "{at_host:?}"
+        );
+        assert_eq!(bench.pool.out(), 0);
+    }
+    // What may be written may not be read.
+    let [host, target] = bench.pair();
+    let remote = bench.grant(host, &[5; PAGE], Access::Write);
+    let bufs = bench.pages(&[0; PAGE]);
+    let read = Read {
+        tag: 3,
+        remote,
+        bufs,
+    };
+    bench.ends[TARGET].provider.read(target, read);
+    match bench.next(TARGET) {
+        Event::ReadDone { bufs, status, .. } => {
+            assert_eq!(status, WcStatus::RemoteAccess);
+            bench.home(bufs);
+        }
+        event => panic!("{event:?}"),
+    }
+    // The host's end waits until its grant is taken back.
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        bench.turn();
+    }
+    let gone = |event: &Event| matches!(event, Event::Gone { .. });
+    assert!(!bench.ends[HOST].events.iter().any(gone));
+    assert!(bench.revoke(host, remote.key) == [5; PAGE]);
+    bench.gone([host, target]);
+    assert_eq!(bench.pool.out(), 0);
+}
+
+#[test]
+fn who_is_refused_hears_why() {
+    let Some(mut bench) = bench(18517) else {
+        return;
+    };
+    let host = bench.dial(bench.address);
+    let (incoming, now) = (bench.request(), bench.now());
+    bench.ends[TARGET]
+        .provider
+        .reject(incoming, &[0, 0, 6, 0], now);
+    let event = bench.next(HOST);
+    let refused = Why::Rejected {
+        reason: REJ_CONSUMER,
+    };
+    assert!(
+        matches!(event, Event::Disconnected { qp, why } if qp == host && why == refused),
+        "{event:?}"
+    );
+    let private = bench.ends[HOST].provider.private(host);
+    assert!(private.bytes().starts_with(&[0, 0, 6, 0]));
+    assert!(matches!(bench.next(HOST), Event::Gone { qp } if qp == host));
+
+    // Nobody listens there.
+    let host = bench.dial(SocketAddr::new(bench.address.ip(), 18599));
+    let event = bench.next(HOST);
+    assert!(
+        matches!(
+            event,
+            Event::Disconnected {
+                why: Why::Rejected { .. } | Why::Unreachable,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+    assert!(matches!(bench.next(HOST), Event::Gone { qp } if qp == host));
+}
+
+#[test]
+fn connections_end_at_any_moment_and_leave_nothing() {
+    let Some(mut bench) = bench(18518) else {
+        return;
+    };
+    let mut before = Vec::new();
+    for round in 0..50 {
+        if round % 5 == 4 {
+            // Closed before anything was made of it.
+            let now = bench.now();
+            let host = bench.dial(bench.address);
+            bench.ends[HOST].provider.close(host, now);
+            assert!(matches!(bench.next(HOST), Event::Gone { qp } if qp == host));
+            while let Some(incoming) = bench.listener.accept() {
+                drop(incoming);
+            }
+            continue;
+        }
+        let [host, target] = bench.pair();
+        if round == 0 {
+            before = held();
+        }
+        let remote = bench.grant(host, &vec![0; 4 * PAGE], Access::Write);
+        for tag in 0..3 {
+            bench.answer(target, tag, Some((remote, &[1; 4 * PAGE])), None);
+        }
+        let now = bench.now();
+        let (end, qp) = [(HOST, host), (TARGET, target)][round % 2];
+        bench.ends[end].provider.close(qp, now);
+        bench.revoke(host, remote.key);
+        let reasons = bench.gone([host, target]);
+        assert_eq!(reasons[end], None);
+        assert!(reasons[1 - end].is_some());
+        assert_eq!(bench.pool.out(), 0);
+    }
+    // Requests of those that were closed early may still be on their way to be refused.
+    let until = Instant::now() + PATIENCE;
+    // Two queue pairs, with a connection and a slab each.
+    let wanted: Vec<_> = before.iter().map(|count| count - 2).collect();
+    while held() != wanted {
+        assert!(
+            Instant::now() < until,
+            "with a pair there were {before:?}, now {:?}",
+            held()
+        );
+        drop(bench.listener.accept());
+    }
+    for end in &bench.ends {
+        end.provider.each_counter(&mut |name, value| {
+            let none = [
+                "verbs_slow_drains",
+                "verbs_failed",
+                "verbs_stale_completions",
+            ];
+            assert!(!none.contains(&name) || value == 0, "{name} is {value}");
+        });
+    }
+}
+
+#[test]
+fn an_armed_end_wakes_up() {
+    let Some(mut bench) = bench(18519) else {
+        return;
+    };
+    let [host, target] = bench.pair();
+    let epoll = Epoll::new().expect("a descriptor");
+    let fd = bench.ends[TARGET]
+        .provider
+        .fd()
+        .expect("it can be slept on");
+    epoll.add(fd, 1).expect("watched");
+    let mut events = Events::new(4);
+    for tag in 0..3 {
+        let until = Instant::now() + PATIENCE;
+        while !bench.ends[TARGET].provider.arm() {
+            bench.turn();
+            assert!(Instant::now() < until, "it never comes to rest");
+        }
+        let count = |events: &mut Events| epoll.wait(events).expect("no failure").count();
+        // What happened before is no news.
+        let _ = count(&mut events);
+        let message = Message {
+            tag,
+            head: [tag as u8; HEAD_LEN],
+            bufs: BufList::new(),
+        };
+        bench.ends[HOST].provider.send(host, message);
+        while count(&mut events) == 0 {
+            assert!(Instant::now() < until, "nobody is woken");
+        }
+        match bench.next(TARGET) {
+            Event::Received { len, buf, .. } => {
+                assert_eq!(len as usize, HEAD_LEN);
+                bench.ends[TARGET].provider.post_recv(target, buf);
+            }
+            event => panic!("{event:?}"),
+        }
+        assert_eq!(bench.sent(HOST, tag), WcStatus::Success);
+    }
+    let now = bench.now();
+    bench.ends[TARGET].provider.close(target, now);
+    bench.gone([host, target]);
+    assert_eq!(bench.pool.out(), 0);
+    assert!(!bench.verbs.has("192.0.2.1".parse().expect("an address")));
+}
