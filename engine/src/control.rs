@@ -21,7 +21,7 @@ use crate::mail::{Admission, ConnectRequest, Post, Refused, ToControl, ToCore};
 use crate::plant::{self, Bug};
 use crate::port::{DriveId, DriveInfo, Tick};
 use crate::queue::QueueRef;
-use crate::table::{Listener, Namespace, Subsystem, Table};
+use crate::table::{Listener, Namespace, Subsystem, Table, Transport};
 
 /// The control thread's state. `I` and `D` are what cores adopt: connections and drives.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub enum Change<D> {
     /// Another place where hosts connect.
     AddListener(Listener),
     /// Hosts do not connect there any more. Those that did stay.
-    RemoveListener(SocketAddr),
+    RemoveListener(Transport, SocketAddr),
 }
 
 /// Why a change cannot be made.
@@ -779,21 +779,19 @@ fn apply<D>(table: &mut Table, change: Change<D>) -> Result<Drives<D>, ChangeErr
             table.generation += 1;
         }
         Change::AddListener(listener) => {
-            if table
-                .listeners
-                .iter()
-                .any(|there| there.address == listener.address)
-            {
+            if table.listeners.iter().any(|there| {
+                (there.transport, there.address) == (listener.transport, listener.address)
+            }) {
                 return Err(ChangeError::ListenerExists(listener.address));
             }
             table.listeners.push(listener);
             table.generation += 1;
         }
-        Change::RemoveListener(address) => {
+        Change::RemoveListener(transport, address) => {
             let had = table.listeners.len();
             table
                 .listeners
-                .retain(|listener| listener.address != address);
+                .retain(|listener| (listener.transport, listener.address) != (transport, address));
             if table.listeners.len() == had {
                 return Err(ChangeError::NoListener(address));
             }

@@ -430,7 +430,7 @@ fn impossible_changes_are_refused_and_change_nothing() {
             ChangeError::NoNamespace(9),
         ),
         (
-            Change::RemoveListener(nowhere),
+            Change::RemoveListener(Transport::Tcp, nowhere),
             ChangeError::NoListener(nowhere),
         ),
         (

@@ -68,6 +68,8 @@ pub struct Limits {
     pub commands: u32,
     /// Pairs of namespace and host that are measured apart, per core.
     pub series: u32,
+    /// Entries of all RDMA I/O queues, per core: each has a buffer for in-capsule data.
+    pub rdma_entries: u32,
 }
 
 /// An NVM subsystem: what hosts connect to by its NQN.
@@ -108,6 +110,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: vec![Url {
+                scheme: url::Scheme::Tcp,
                 host: "127.0.0.1".into(),
                 port: url::PORT,
                 nqn: None,
@@ -138,6 +141,7 @@ impl Default for Limits {
             queues: 1024,
             commands: 16384,
             series: 128,
+            rdma_entries: 4096,
         }
     }
 }
@@ -162,6 +166,13 @@ impl Config {
         config
             .checked()
             .map_err(|Fail(why)| Fail(format!("{name}: {why}")))
+    }
+
+    /// Hosts may come by RDMA.
+    pub fn has_rdma(&self) -> bool {
+        self.listen
+            .iter()
+            .any(|url| url.scheme == url::Scheme::Roce)
     }
 
     /// Fills in what was left out and refuses what cannot be.
@@ -217,6 +228,7 @@ impl Limits {
             ("queues", u64::from(self.queues), 2, 65_536),
             ("commands", u64::from(self.commands), 64, 1 << 20),
             ("series", u64::from(self.series), 1, 4096),
+            ("rdma-entries", u64::from(self.rdma_entries), 64, 1 << 20),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {

@@ -162,6 +162,13 @@ fn show(node: &Node, before: &Node) -> String {
             about(core.buffer_bytes),
             thousands(core.waits)
         );
+        if !core.rdma.is_empty() {
+            let counts = core
+                .rdma
+                .iter()
+                .map(|(name, count)| format!("{name} {}", thousands(*count)));
+            let _ = writeln!(out, "  rdma    {}", counts.collect::<Vec<_>>().join(", "));
+        }
     }
     for subsystem in &node.subsystems {
         let _ = writeln!(out, "\nsubsystem {}", subsystem.nqn);
@@ -331,6 +338,7 @@ mod tests {
                 buffer_bytes: 64 << 20,
                 buffer_used_bytes: 4096,
                 waits: 1234,
+                rdma: Vec::new(),
             }],
             subsystems: vec![SubsystemView {
                 nqn: "nqn.2024-01.a:b".into(),

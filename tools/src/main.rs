@@ -12,6 +12,7 @@ mod metrics;
 mod node;
 mod persist;
 mod probe;
+mod roce;
 mod serve;
 mod sets;
 mod signals;

@@ -7,8 +7,8 @@ mod series;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use ferroce_engine::counters::Counters;
 use ferroce_engine::phases::{CountsView, Phase};
@@ -182,6 +182,15 @@ impl Metrics {
         for (core, facts) in cores() {
             let count = facts.connections.load(Ordering::Relaxed) as u64;
             gauge(&mut connections, &[("core", core)], count)?;
+        }
+        let help = "What RDMA counted: packets, and why some were dropped";
+        let mut rdma = begin(to, "rdma", help, MetricType::Counter)?;
+        for (core, facts) in cores() {
+            let counts = facts.rdma.lock().unwrap_or_else(PoisonError::into_inner);
+            for (what, count) in counts.iter() {
+                let labels = [("core", core.to_string()), ("what", (*what).to_owned())];
+                counter(&mut rdma, &labels, *count)?;
+            }
         }
         let help = "Time at work (busy), polling with nothing to do (spinning), and asleep";
         let mut seconds = begin(to, "core_seconds", help, MetricType::Counter)?;

@@ -8,10 +8,11 @@ mod door;
 mod drives;
 mod handle;
 mod memory;
+mod roce;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use ferroce_engine::admin::Facts;
@@ -20,6 +21,7 @@ use ferroce_engine::core::{Core, CoreConfig};
 use ferroce_engine::counters::{Counter, Counters};
 use ferroce_engine::mail::mailbox;
 use ferroce_engine::table::Subsystem;
+use ferroce_transport::roce::udp::Listener;
 use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::target::Offer;
 
@@ -29,7 +31,7 @@ use crate::ctl::protocol::Order;
 use crate::ctl::socket::Socket;
 use crate::fail::{Context, Result, fail};
 use crate::sets::AnyFabric;
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;
@@ -63,6 +65,8 @@ pub struct CoreFacts {
     pub spinning_ns: Counter,
     /// Bytes of data that its transports copied.
     pub copied_bytes: Counter,
+    /// What RDMA counted, by name, as it was a moment ago.
+    pub rdma: Mutex<Vec<(&'static str, u64)>>,
 }
 
 impl Node {
@@ -81,6 +85,10 @@ impl Node {
             firmware: env!("CARGO_PKG_VERSION").into(),
             started: clock.now(),
         });
+        let roce::Opened {
+            mut fabrics,
+            listener,
+        } = roce::open(&config.listen, cpus.len())?;
         let mut posts = Vec::new();
         let mut facts = Vec::new();
         let mut cores = Vec::new();
@@ -93,7 +101,7 @@ impl Node {
                 counters: Arc::new(Counters::with_series(config.limits.series as usize)),
                 ..CoreFacts::default()
             });
-            let (pool, landing) = pools.remove(0);
+            let (pool, landing, recvs) = pools.remove(0);
             let config_of_core = CoreConfig {
                 index,
                 cores: cpus.len(),
@@ -103,10 +111,16 @@ impl Node {
                 facts: Arc::clone(&node_facts),
                 counters: known.counters.clone(),
             };
-            let fabric = AnyFabric::Tcp(Box::new(fabric));
-            bed.watch(fabric.wake_fd())
-                .context(|| "cannot watch an epoll")?;
-            let core = Core::new(config_of_core, vec![fabric], mailbox, to_control.clone());
+            let mut all = vec![AnyFabric::Tcp(Box::new(fabric))];
+            // Index by index as `sets::TCP` and `sets::ROCE` say.
+            if let Some(provider) = fabrics.pop_front() {
+                all.push(roce::fabric(provider, recvs));
+            }
+            for fabric in &all {
+                bed.watch(fabric.wake_fd())
+                    .context(|| "cannot watch an epoll")?;
+            }
+            let core = Core::new(config_of_core, all, mailbox, to_control.clone());
             let idling = core::Idling {
                 spin: config.spin,
                 pinned: cpu.is_some(),
@@ -137,7 +151,7 @@ impl Node {
             control,
             cores,
         };
-        match node.fill(config) {
+        match node.fill(config, listener) {
             Ok(()) => Ok(node),
             Err(why) => {
                 let _ = node.stop();
@@ -148,7 +162,7 @@ impl Node {
 
     /// Makes what the configuration says, by the same changes that `ctl` makes. Listeners come last:
     /// no host sees a half-made node.
-    fn fill(&self, config: &Config) -> Result<()> {
+    fn fill(&self, config: &Config, roce: Option<Listener>) -> Result<()> {
         for subsystem in &config.subsystem {
             self.handle.change(Change::AddSubsystem(Subsystem {
                 nqn: subsystem.nqn().to_owned(),
@@ -162,7 +176,8 @@ impl Node {
                 self.handle.add(subsystem.nqn(), namespace)?;
             }
         }
-        for url in &config.listen {
+        let sockets = config.listen.iter().filter(|url| url.scheme == Scheme::Tcp);
+        for url in sockets {
             self.handle.execute(
                 &Order::Listen {
                     url: url.to_string(),
@@ -170,7 +185,10 @@ impl Node {
                 None,
             )?;
         }
-        Ok(())
+        match roce {
+            Some(listener) => self.handle.listen_roce(listener),
+            None => Ok(()),
+        }
     }
 
     /// For those who want to know or change something.
@@ -194,7 +212,7 @@ impl Node {
         Ok(table
             .listeners
             .iter()
-            .map(|listener| listener.address.into())
+            .map(|listener| (listener.transport, listener.address).into())
             .collect())
     }
 

@@ -17,7 +17,7 @@ use crate::metrics::Place;
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::units::about;
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -161,14 +161,30 @@ fn greeting(
     if let Some(address) = metrics {
         let _ = writeln!(out, "  measured at http://{address}/metrics");
     }
-    out.push_str("\nOn a Linux host, as root:\n  modprobe nvme-tcp\n");
+    out.push_str("\nOn a Linux host, as root:\n");
     let places: Vec<Url> = view
         .listen
         .iter()
         .filter_map(|url| url.parse().ok())
         .collect();
-    if let Some(url) = places.first() {
-        let at = format!("-t tcp -a {} -s {}", reachable(url), url.port);
+    for scheme in [Scheme::Tcp, Scheme::Roce] {
+        let Some(url) = places.iter().find(|url| url.scheme == scheme) else {
+            continue;
+        };
+        let transport = match scheme {
+            Scheme::Tcp => {
+                out.push_str("  modprobe nvme-tcp\n");
+                "tcp"
+            }
+            Scheme::Roce => {
+                out.push_str(
+                    "  modprobe -a nvme-rdma rdma_rxe  # the latter without an RDMA NIC\n  \
+                     rdma link add rxe0 type rxe netdev ITS_INTERFACE\n",
+                );
+                "rdma"
+            }
+        };
+        let at = format!("-t {transport} -a {} -s {}", reachable(url), url.port);
         let _ = writeln!(out, "  nvme discover {at}");
         for subsystem in view
             .subsystems

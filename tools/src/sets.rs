@@ -7,6 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use ferroce_buf::{Buf, BufList};
 use ferroce_drivers::{FileQueue, NvmeQueue, RamQueue};
 use ferroce_engine::port::{Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Tick};
+use ferroce_transport::rdma::fabric::RdmaFabric;
+use ferroce_transport::rdma::provider::Provider;
+use ferroce_transport::roce;
+use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
 
 use crate::wait::Bed;
@@ -16,15 +20,39 @@ use crate::wait::Bed;
 pub enum AnyFabric {
     /// NVMe/TCP.
     Tcp(Box<TcpFabric>),
+    /// NVMe/RDMA over software RoCEv2.
+    Roce(Box<RdmaFabric<Roce>>),
 }
 
 /// Index of the TCP fabric on each core.
 pub const TCP: usize = 0;
+/// Index of the RoCE fabric on each core, if there is one.
+pub const ROCE: usize = 1;
+
+/// A connection on its way to a core.
+#[derive(Debug)]
+pub enum AnyIncoming {
+    /// An accepted socket.
+    Tcp(Incoming),
+    /// A request that was not answered yet.
+    Roce(Box<roce::cm::Incoming>),
+}
+
+impl AnyIncoming {
+    /// The fabric it is for.
+    pub fn fabric(&self) -> usize {
+        match self {
+            AnyIncoming::Tcp(_) => TCP,
+            AnyIncoming::Roce(_) => ROCE,
+        }
+    }
+}
 
 macro_rules! each_fabric {
     ($self:ident, $fabric:ident => $call:expr) => {
         match $self {
             AnyFabric::Tcp($fabric) => $call,
+            AnyFabric::Roce($fabric) => $call,
         }
     };
 }
@@ -32,13 +60,25 @@ macro_rules! each_fabric {
 impl AnyFabric {
     /// What a sleeping core waits on.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
-        each_fabric!(self, fabric => fabric.as_fd())
+        match self {
+            AnyFabric::Tcp(fabric) => fabric.as_fd(),
+            AnyFabric::Roce(fabric) => fabric.provider().fd().expect("sockets can be watched"),
+        }
     }
 
     /// Bytes of data that were copied here.
     pub fn copied(&self) -> u64 {
         match self {
             AnyFabric::Tcp(fabric) => fabric.copied(),
+            AnyFabric::Roce(fabric) => fabric.provider().copied(),
+        }
+    }
+
+    /// What RDMA counts, by name.
+    pub fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
+        match self {
+            AnyFabric::Tcp(_) => (),
+            AnyFabric::Roce(fabric) => fabric.provider().each_counter(give),
         }
     }
 
@@ -49,10 +89,16 @@ impl AnyFabric {
 }
 
 impl Fabric for AnyFabric {
-    type Incoming = Incoming;
+    type Incoming = AnyIncoming;
 
-    fn adopt(&mut self, incoming: Incoming, now: Tick) {
-        each_fabric!(self, fabric => fabric.adopt(incoming, now));
+    fn adopt(&mut self, incoming: AnyIncoming, now: Tick) {
+        match (self, incoming) {
+            (AnyFabric::Tcp(fabric), AnyIncoming::Tcp(incoming)) => fabric.adopt(incoming, now),
+            (AnyFabric::Roce(fabric), AnyIncoming::Roce(incoming)) => fabric.adopt(incoming, now),
+            (AnyFabric::Tcp(_) | AnyFabric::Roce(_), _) => {
+                unreachable!("a connection goes to the fabric it is for")
+            }
+        }
     }
 
     #[inline]

@@ -1,9 +1,11 @@
-//! Where something listens: `tcp://ADDRESS:PORT`, for a host with the subsystem's NQN behind it.
+//! Where something listens: `tcp://ADDRESS:PORT` or `roce://ADDRESS:PORT`, for a host with the
+//! subsystem's NQN behind it.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
+use ferroce_engine::table::Transport;
 use ferroce_wire::fabrics::Nqn;
 use serde::Deserialize;
 
@@ -12,13 +14,52 @@ use crate::fail::{Context, Result, fail};
 /// The port NVMe over Fabrics is assigned.
 pub const PORT: u16 = 4420;
 
-/// `tcp://HOST[:PORT][/NQN]`.
+/// What carries NVMe there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Scheme {
+    /// NVMe/TCP.
+    #[default]
+    Tcp,
+    /// NVMe/RDMA over our own RoCEv2. `rdma://` is the same as long as there is no other.
+    Roce,
+}
+
+impl Scheme {
+    fn parse(text: &str) -> Option<Scheme> {
+        match text {
+            "tcp" => Some(Scheme::Tcp),
+            "roce" | "rdma" => Some(Scheme::Roce),
+            _ => None,
+        }
+    }
+
+    /// As discovery calls it.
+    pub fn transport(self) -> Transport {
+        match self {
+            Scheme::Tcp => Transport::Tcp,
+            Scheme::Roce => Transport::Rdma,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scheme::Tcp => "tcp",
+            Scheme::Roce => "roce",
+        })
+    }
+}
+
+/// `tcp://HOST[:PORT][/NQN]`, or `roce://` with the same.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Url {
+    /// The transport.
+    pub scheme: Scheme,
     /// A name or a numeric address; IPv6 without its brackets.
     pub host: String,
-    /// TCP port.
+    /// TCP port, or that of an RDMA service.
     pub port: u16,
     /// The subsystem, if one is named.
     pub nqn: Option<String>,
@@ -33,11 +74,8 @@ impl FromStr for Url {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| wrong("the transport is missing"))?;
-        if scheme != "tcp" {
-            return Err(wrong(&format!(
-                "`{scheme}` is no transport of this version"
-            )));
-        }
+        let scheme = Scheme::parse(scheme)
+            .ok_or_else(|| wrong(&format!("`{scheme}` is no transport of this version")))?;
         let (place, nqn) = match rest.split_once('/') {
             Some((place, "")) => (place, None),
             Some((place, nqn)) => (place, Some(nqn)),
@@ -69,6 +107,7 @@ impl FromStr for Url {
             Nqn::new(nqn).map_err(|why| wrong(&format!("after the `/`, `{nqn}`: {why}")))?;
         }
         Ok(Url {
+            scheme,
             host: host.to_owned(),
             port,
             nqn: nqn.map(str::to_owned),
@@ -98,9 +137,20 @@ impl Url {
     }
 }
 
+/// By TCP.
 impl From<SocketAddr> for Url {
     fn from(address: SocketAddr) -> Url {
+        (Transport::Tcp, address).into()
+    }
+}
+
+impl From<(Transport, SocketAddr)> for Url {
+    fn from((transport, address): (Transport, SocketAddr)) -> Url {
         Url {
+            scheme: match transport {
+                Transport::Tcp => Scheme::Tcp,
+                Transport::Rdma => Scheme::Roce,
+            },
             host: address.ip().to_string(),
             port: address.port(),
             nqn: None,
@@ -119,9 +169,9 @@ impl TryFrom<String> for Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
-            write!(f, "tcp://[{}]:{}", self.host, self.port)?;
+            write!(f, "{}://[{}]:{}", self.scheme, self.host, self.port)?;
         } else {
-            write!(f, "tcp://{}:{}", self.host, self.port)?;
+            write!(f, "{}://{}:{}", self.scheme, self.host, self.port)?;
         }
         match &self.nqn {
             Some(nqn) => write!(f, "/{nqn}"),
@@ -142,6 +192,8 @@ mod tests {
             ("tcp://127.0.0.1/", "tcp://127.0.0.1:4420"),
             ("tcp://[::1]:8009", "tcp://[::1]:8009"),
             ("tcp://[::]", "tcp://[::]:4420"),
+            ("roce://10.0.0.1", "roce://10.0.0.1:4420"),
+            ("rdma://10.0.0.1:4421", "roce://10.0.0.1:4421"),
             (
                 "tcp://node-1:4420/nqn.2024-01.org.example:a/b",
                 "tcp://node-1:4420/nqn.2024-01.org.example:a/b",
@@ -156,7 +208,7 @@ mod tests {
     fn says_what_is_wrong() {
         for (text, why) in [
             ("127.0.0.1:4420", "transport is missing"),
-            ("rdma://10.0.0.1", "`rdma` is no transport"),
+            ("udp://10.0.0.1", "`udp` is no transport"),
             ("tcp://::1:4420", "brackets"),
             ("tcp://[::1:4420", "`]` is missing"),
             ("tcp://1.2.3.4:70000", "not a port"),

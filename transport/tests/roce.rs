@@ -167,7 +167,7 @@ impl Network {
             }
             if self.random.f64() < plan.damage {
                 match self.random.u8(..4) {
-                    0 => datagram.truncate(self.random.usize(..datagram.len())),
+                    0 => datagram.truncate(self.random.usize(2..datagram.len().max(3))),
                     // Sixteen bits are what a check of an IPv4 packet surely finds.
                     _ => {
                         let at = self.random.usize(..datagram.len() - 1);

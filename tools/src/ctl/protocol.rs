@@ -138,6 +138,9 @@ pub struct CoreView {
     pub buffer_used_bytes: u64,
     /// Commands so far that waited for memory or for room at a drive.
     pub waits: u64,
+    /// What its RDMA has counted, by name, without what is 0.
+    #[serde(default)]
+    pub rdma: Vec<(String, u64)>,
 }
 
 /// A subsystem.

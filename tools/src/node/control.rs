@@ -9,13 +9,11 @@ use std::time::Duration;
 use ferroce_engine::control::{Change, ChangeError, ChangeId, Control, HostView};
 use ferroce_engine::mail::{Mailbox, Post, ToControl, ToCore};
 use ferroce_engine::port::{DriveId, Tick};
-use ferroce_engine::table::Table;
-use ferroce_transport::tcp::fabric::Incoming;
-use ferroce_transport::tcp::listen::Listener;
+use ferroce_engine::table::{Table, Transport};
 
 use crate::node::core::Clock;
-use crate::node::door::Door;
-use crate::sets::{AnyDrive, TCP};
+use crate::node::door::{AnyListener, Door};
+use crate::sets::{AnyDrive, AnyIncoming};
 use crate::wait::Bed;
 
 /// Where an answer goes. The asker may have given up; then nobody hears it.
@@ -33,9 +31,9 @@ pub enum Ask {
     /// End the associations of a host; how many there were.
     Disconnect(String, Reply<usize>),
     /// Accept hosts here, too.
-    Accept(Listener, Reply<()>),
+    Accept(Box<AnyListener>, Reply<()>),
     /// Accept no more hosts there.
-    Refuse(SocketAddr, Reply<()>),
+    Refuse(Transport, SocketAddr, Reply<()>),
     /// Finish what is outstanding and end.
     Stop,
 }
@@ -59,7 +57,7 @@ const STOP_MS: u64 = 10_000;
 /// The control thread with all it needs to run.
 #[derive(Debug)]
 pub struct Thread {
-    control: Control<Incoming, AnyDrive>,
+    control: Control<AnyIncoming, AnyDrive>,
     mail: Mailbox<ToControl>,
     asks: Mailbox<Ask>,
     bed: Bed,
@@ -72,7 +70,7 @@ pub struct Thread {
 impl Thread {
     /// Of a node with these cores.
     pub fn new(
-        posts: Vec<Post<ToCore<Incoming, AnyDrive>>>,
+        posts: Vec<Post<ToCore<AnyIncoming, AnyDrive>>>,
         (mail, asks): (Mailbox<ToControl>, Mailbox<Ask>),
         bed: Bed,
         clock: Clock,
@@ -114,7 +112,7 @@ impl Thread {
                 let Some((core, incoming)) = self.door.poll(&self.bed, now) else {
                     break;
                 };
-                self.control.adopt(core, TCP, incoming);
+                self.control.adopt(core, incoming.fabric(), incoming);
                 busy = true;
             }
             if let Some(deadline) = self.stop_by {
@@ -166,11 +164,11 @@ impl Thread {
                 let _ = reply.send(self.control.disconnect(&host));
             }
             Ask::Accept(listener, reply) => {
-                self.door.open(listener, &self.bed);
+                self.door.open(*listener, &self.bed);
                 let _ = reply.send(());
             }
-            Ask::Refuse(address, reply) => {
-                self.door.close(address);
+            Ask::Refuse(transport, address, reply) => {
+                self.door.close(transport, address);
                 let _ = reply.send(());
             }
             Ask::Stop => {

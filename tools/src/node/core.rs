@@ -58,6 +58,9 @@ pub struct Idling {
 /// read of a flash drive would cost more than it saves.
 const DRIVE_SPIN: Duration = Duration::from_millis(1);
 
+/// What RDMA counts is told so often.
+const COUNT_NS: u64 = 100_000_000;
+
 /// How long a core sleeps at most that cannot watch one of its drives.
 const UNWATCHED_NS: u64 = 1_000_000;
 
@@ -88,6 +91,7 @@ impl Thread {
         // Until here its time is accounted for.
         let mut accounted = last_busy;
         let mut was_busy = true;
+        let mut count_next = accounted;
         loop {
             let now = self.clock.now();
             let spent = if was_busy {
@@ -102,6 +106,10 @@ impl Thread {
                 .turn(now, self.clock.wall_ms(now), || self.clock.now());
             if work.stopped {
                 return;
+            }
+            if now >= count_next {
+                self.count();
+                count_next = now.plus_ns(COUNT_NS);
             }
             let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
             self.facts.connections.store(connections, Ordering::Relaxed);
@@ -119,6 +127,17 @@ impl Thread {
             } else {
                 accounted = accounted.plus_ns(self.sleep());
                 last_busy = self.clock.now();
+            }
+        }
+    }
+
+    /// Tells what RDMA counted.
+    fn count(&self) {
+        // Who reads it is quick; if somebody does just now, the next time will do.
+        if let Ok(mut counts) = self.facts.rdma.try_lock() {
+            counts.clear();
+            for fabric in &self.core.fabrics {
+                fabric.each_counter(&mut |name, count| counts.push((name, count)));
             }
         }
     }
@@ -144,6 +163,7 @@ impl Thread {
         if work.busy || work.stopped {
             return 0;
         }
+        self.count();
         let asleep = self.clock.now();
         let due = work.next_timeout.map_or(u64::MAX, |due| due.since(asleep));
         let limit = Some(due.min(limit_ns)).filter(|ns| *ns < u64::MAX);

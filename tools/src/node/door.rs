@@ -1,15 +1,19 @@
 //! Where hosts come in: the listeners, and which core gets who comes.
 
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ferroce_engine::port::Tick;
-use ferroce_transport::tcp::fabric::Incoming;
+use ferroce_engine::table::Transport;
+use ferroce_transport::rdma::provider::Incoming as _;
+use ferroce_transport::roce;
 use ferroce_transport::tcp::listen::{Accepted, Listener};
 
 use crate::node::CoreFacts;
+use crate::sets::AnyIncoming;
 use crate::wait::Bed;
 
 /// While descriptors or memory are short, nobody is let in for so long.
@@ -22,10 +26,63 @@ const PATIENCE_MS: u64 = 1000;
 /// The same trouble is told once in this time.
 const TELL_MS: u64 = 1000;
 
+/// Where hosts of any transport come in.
+#[derive(Debug)]
+pub enum AnyListener {
+    /// A socket.
+    Tcp(Listener),
+    /// What hears requests at all RoCE addresses.
+    Roce(Box<roce::udp::Listener>),
+}
+
+impl AnyListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            AnyListener::Tcp(listener) => listener.as_fd(),
+            AnyListener::Roce(listener) => listener.as_fd(),
+        }
+    }
+
+    /// The next one who comes, and from where.
+    fn accept(&mut self, now: Tick) -> Knock {
+        match self {
+            AnyListener::Tcp(listener) => match listener.accept() {
+                Accepted::One(incoming) => Knock::One(incoming.peer, AnyIncoming::Tcp(incoming)),
+                Accepted::Nobody => Knock::Nobody,
+                Accepted::Lost(cause) => Knock::Lost(cause),
+                Accepted::Exhausted(cause) => Knock::Exhausted(cause),
+            },
+            AnyListener::Roce(listener) => match listener.accept(now) {
+                Some(incoming) => {
+                    let peer = incoming.request().peer;
+                    Knock::One(peer, AnyIncoming::Roce(incoming))
+                }
+                None => Knock::Nobody,
+            },
+        }
+    }
+
+    /// Tells who came that there is no place.
+    fn turn_away(&mut self, incoming: AnyIncoming) {
+        // A socket that is dropped says it by itself.
+        if let (AnyListener::Roce(listener), AnyIncoming::Roce(incoming)) = (self, incoming) {
+            listener.refuse(&incoming);
+        }
+    }
+}
+
+/// What [`AnyListener::accept`] found; see [`Accepted`].
+enum Knock {
+    One(SocketAddr, AnyIncoming),
+    Nobody,
+    Lost(io::Error),
+    Exhausted(io::Error),
+}
+
 /// The listeners.
 #[derive(Debug)]
 pub struct Door {
-    listeners: Vec<Listener>,
+    listeners: Vec<AnyListener>,
     cores: Vec<Arc<CoreFacts>>,
     /// Connections a core may have.
     places: usize,
@@ -55,17 +112,26 @@ impl Door {
     }
 
     /// Hosts may come in here, too.
-    pub fn open(&mut self, listener: Listener, bed: &Bed) {
+    pub fn open(&mut self, listener: AnyListener, bed: &Bed) {
         if let Err(cause) = bed.watch(listener.as_fd()) {
-            log::error!("cannot watch the listener at {}: {cause}", listener.local());
+            log::error!("cannot watch a listener: {cause}");
         }
         self.listeners.push(listener);
     }
 
     /// Nobody comes in there any more.
-    pub fn close(&mut self, address: SocketAddr) {
-        self.listeners
-            .retain(|listener| listener.local() != address);
+    pub fn close(&mut self, transport: Transport, address: SocketAddr) {
+        self.listeners.retain_mut(|listener| match listener {
+            AnyListener::Tcp(listener) => {
+                transport != Transport::Tcp || listener.local() != address
+            }
+            AnyListener::Roce(listener) => {
+                if transport == Transport::Rdma {
+                    listener.forget(address);
+                }
+                !listener.services().is_empty()
+            }
+        });
     }
 
     /// Nobody comes in any more.
@@ -79,7 +145,7 @@ impl Door {
     }
 
     /// The next one who comes, and the core that gets it.
-    pub fn poll(&mut self, bed: &Bed, now: Tick) -> Option<(usize, Incoming)> {
+    pub fn poll(&mut self, bed: &Bed, now: Tick) -> Option<(usize, AnyIncoming)> {
         if let Some(until) = self.rests {
             if now < until {
                 return None;
@@ -106,28 +172,28 @@ impl Door {
                 self.rest(bed, now.plus_ms(FULL_MS));
                 return None;
             }
-            match (self.listeners[at].accept(), core) {
-                (Accepted::One(incoming), Some(core)) => {
+            match (self.listeners[at].accept(now), core) {
+                (Knock::One(_, incoming), Some(core)) => {
                     // The core's thread says the same once it adopted it; until then this counts.
                     self.cores[core].connections.fetch_add(1, Ordering::Relaxed);
                     self.last = core;
                     self.next = at + 1;
                     return Some((core, incoming));
                 }
-                (Accepted::One(incoming), None) => {
+                (Knock::One(peer, incoming), None) => {
+                    self.listeners[at].turn_away(incoming);
                     let all = self.places * self.cores.len();
-                    let peer = incoming.peer;
                     self.tell(now, || {
                         format!(
                             "{peer} is turned away: all {all} connections are taken (limits.queues)"
                         )
                     });
                 }
-                (Accepted::Nobody, _) => (),
-                (Accepted::Lost(cause), _) => {
+                (Knock::Nobody, _) => (),
+                (Knock::Lost(cause), _) => {
                     log::debug!("a connection was lost before it was accepted: {cause}")
                 }
-                (Accepted::Exhausted(cause), _) => {
+                (Knock::Exhausted(cause), _) => {
                     self.tell(now, || {
                         format!("no host can connect for now: {cause}; see `ulimit -n`")
                     });
@@ -174,10 +240,10 @@ mod tests {
         (0..count).map(|_| Arc::default()).collect()
     }
 
-    fn listener() -> (Listener, SocketAddr) {
+    fn listener() -> (AnyListener, SocketAddr) {
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("listens");
         let address = listener.local();
-        (listener, address)
+        (AnyListener::Tcp(listener), address)
     }
 
     fn poll(door: &mut Door, bed: &Bed, now: Tick) -> Option<usize> {
@@ -199,7 +265,7 @@ mod tests {
             .collect();
         dealt.sort_unstable();
         assert_eq!(dealt, [0, 0, 1, 1, 2, 2]);
-        door.close(address);
+        door.close(Transport::Tcp, address);
         assert!(TcpStream::connect(address).is_err());
     }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,6 +17,7 @@ use ferroce_engine::mail::Post;
 use ferroce_engine::phases::Slow;
 use ferroce_engine::port::DriveId;
 use ferroce_engine::table::{self, Listener, Table, Transport};
+use ferroce_transport::roce;
 use ferroce_transport::tcp::listen;
 use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::opcode::NvmOpcode;
@@ -24,6 +26,7 @@ use uuid::Uuid;
 use super::CoreFacts;
 use super::control::{Ask, Look, Reply};
 use super::core::Clock;
+use super::door::AnyListener;
 use super::drives::Drive;
 use crate::config::{Memory, Namespace, check_nsid};
 use crate::ctl::protocol::{
@@ -33,7 +36,7 @@ use crate::fail::{Context, Fail, Result, fail};
 use crate::persist::{self, persist};
 use crate::sets::AnyDrive;
 use crate::units::{Size, about};
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// The way to a node's control thread.
 #[derive(Debug)]
@@ -257,8 +260,9 @@ impl Handle {
             Order::Unlisten { url } => {
                 let url: Url = url.parse().map_err(Fail)?;
                 let address = url.resolve_listener()?;
-                self.change(Change::RemoveListener(address))?;
-                self.ask(|reply| Ask::Refuse(address, reply))?;
+                let transport = url.scheme.transport();
+                self.change(Change::RemoveListener(transport, address))?;
+                self.ask(|reply| Ask::Refuse(transport, address, reply))?;
                 (
                     format!("nobody new connects to {url}"),
                     Written::Unlisten(url),
@@ -333,6 +337,11 @@ impl Handle {
 
     fn listen(&self, table: &Table, url: &Url) -> Result<Url> {
         let address = url.resolve_listener()?;
+        if url.scheme == Scheme::Roce {
+            fail!(
+                "`{url}`: each core has sockets of its own for RoCE, and gets them at the start; name the                  address in `listen` of the configuration, or with `serve --listen`"
+            );
+        }
         let listener = listen::Listener::bind(address).map_err(|cause| {
             let hint = match cause.raw_os_error() {
                 Some(libc::EADDRINUSE) => {
@@ -347,21 +356,29 @@ impl Handle {
             Fail(format!("cannot listen at {url}: {cause}; {hint}"))
         })?;
         let address = listener.local();
-        let port_id = table
-            .listeners
-            .iter()
-            .map(|known| known.port_id)
-            .max()
-            .unwrap_or(0)
-            + 1;
-        let transport = Transport::Tcp;
+        self.announce(table, Transport::Tcp, address)?;
+        let listener = Box::new(AnyListener::Tcp(listener));
+        self.ask(|reply| Ask::Accept(listener, reply))?;
+        Ok((Transport::Tcp, address).into())
+    }
+
+    /// Hosts may connect where this listens.
+    pub(super) fn listen_roce(&self, listener: roce::udp::Listener) -> Result<()> {
+        for address in listener.services() {
+            self.announce(&self.table()?, Transport::Rdma, *address)?;
+        }
+        let listener = Box::new(AnyListener::Roce(Box::new(listener)));
+        self.ask(|reply| Ask::Accept(listener, reply))
+    }
+
+    /// Discovery names an address from now on.
+    fn announce(&self, table: &Table, transport: Transport, address: SocketAddr) -> Result<()> {
+        let port_ids = table.listeners.iter().map(|known| known.port_id);
         self.change(Change::AddListener(Listener {
             transport,
             address,
-            port_id,
-        }))?;
-        self.ask(|reply| Ask::Accept(listener, reply))?;
-        Ok(address.into())
+            port_id: port_ids.max().unwrap_or(0) + 1,
+        }))
     }
 
     /// One change, agreed on by all cores.
@@ -456,6 +473,11 @@ impl Handle {
                 buffer_bytes: core.counters.pool_bytes.get() + core.counters.landing_bytes.get(),
                 buffer_used_bytes: core.counters.pool_out.get() + core.counters.landing_out.get(),
                 waits: core.counters.waits.get(),
+                rdma: lock(&core.rdma)
+                    .iter()
+                    .filter(|(_, count)| *count > 0)
+                    .map(|(name, count)| ((*name).to_owned(), *count))
+                    .collect(),
             }
         };
         Ok(Node {
@@ -466,7 +488,7 @@ impl Handle {
             listen: table
                 .listeners
                 .iter()
-                .map(|known| Url::from(known.address).to_string())
+                .map(|known| Url::from((known.transport, known.address)).to_string())
                 .collect(),
             cores: self.cores.iter().map(core).collect(),
             subsystems: table

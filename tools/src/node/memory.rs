@@ -19,6 +19,8 @@ pub struct Plan {
     cores: usize,
     classes: Vec<Class>,
     landing: Vec<Class>,
+    /// In-capsule data of RDMA lands in the buffer of its RECV.
+    recvs: Vec<Class>,
     huge: bool,
 }
 
@@ -37,7 +39,7 @@ const LANDING_MAX: usize = 2048;
 #[derive(Debug)]
 pub struct Dealt {
     /// For each core.
-    pub pools: Vec<(Pool, Pool)>,
+    pub pools: Vec<(Pool, Pool, Pool)>,
     /// What they lie in, for drives that register it.
     pub regions: Vec<Arc<Region>>,
 }
@@ -58,6 +60,14 @@ impl Plan {
             cores,
             classes: SHARES.map(count).to_vec(),
             landing: vec![landing],
+            recvs: if config.has_rdma() {
+                vec![Class {
+                    size: limits::IN_CAPSULE as usize,
+                    count: config.limits.rdma_entries as usize,
+                }]
+            } else {
+                Vec::new()
+            },
             huge: config.memory.huge_pages,
         }
     }
@@ -68,10 +78,13 @@ impl Plan {
     }
 
     fn bytes_of_core(&self) -> usize {
-        Pool::bytes(&self.classes) + Pool::bytes(&self.landing)
+        [&self.classes, &self.landing, &self.recvs]
+            .map(|classes| Pool::bytes(classes))
+            .iter()
+            .sum()
     }
 
-    /// Maps it all and deals it: for each core buffers for transfers, and for in-capsule data.
+    /// Maps it all and deals it: for each core buffers for transfers, for in-capsule data, and for RECVs.
     pub fn map(&self) -> Result<Dealt> {
         let want = Want {
             huge: self.huge,
@@ -86,10 +99,10 @@ impl Plan {
             let start = core * self.bytes_of_core();
             let pool = Pool::new(region.clone(), start, Home::CORE, &self.classes);
             let start = start + Pool::bytes(&self.classes);
-            (
-                pool,
-                Pool::new(region.clone(), start, LANDING, &self.landing),
-            )
+            let landing = Pool::new(region.clone(), start, LANDING, &self.landing);
+            let start = start + Pool::bytes(&self.landing);
+            let recvs = Pool::new(region.clone(), start, LANDING, &self.recvs);
+            (pool, landing, recvs)
         };
         let pools = (0..self.cores).map(deal).collect();
         Ok(Dealt {
@@ -197,7 +210,7 @@ mod tests {
             Pool::bytes(&plan.classes) <= budget && Pool::bytes(&plan.classes) > budget / 10 * 9
         );
         let mut starts = std::collections::BTreeSet::new();
-        for (pool, landing) in &mut pools {
+        for (pool, landing, _) in &mut pools {
             let (large, small) = (
                 pool.take(limits::CHUNK_LEN as usize),
                 landing.take(limits::IN_CAPSULE as usize),

@@ -74,6 +74,14 @@ pub struct Incoming {
     pub(crate) peer: Peer,
 }
 
+impl Incoming {
+    /// The answer when there is no room for it.
+    pub fn refusal(&self) -> Box<Mad> {
+        let reason = RejectReason::NO_RESOURCES;
+        Box::new(rej_of_req(self.tid, self.remote_id, reason, &[], &[]))
+    }
+}
+
 impl provider::Incoming for Box<Incoming> {
     fn request(&self) -> &Request {
         &self.request
@@ -105,6 +113,16 @@ impl Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
         }
+    }
+
+    /// Where it is listened.
+    pub fn services(&self) -> &[SocketAddr] {
+        &self.services
+    }
+
+    /// Nobody listens there any more.
+    pub fn forget(&mut self, service: SocketAddr) {
+        self.services.retain(|other| *other != service);
     }
 
     /// A request came from `from` to our address number `port`, which is `local` and has packets of

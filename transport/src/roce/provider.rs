@@ -42,6 +42,11 @@ impl Roce {
         }
     }
 
+    /// Bytes of data that were copied here, out of packets.
+    pub fn copied(&self) -> u64 {
+        self.device.counters.copied
+    }
+
     /// Queue pairs there are.
     pub fn queue_pairs(&self) -> usize {
         self.device.queue_pairs()

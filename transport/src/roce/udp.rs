@@ -21,7 +21,7 @@ use crate::roce::cm::{Front, Heard, Incoming};
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::device::{Device, Port, mad_packet};
 use crate::roce::icrc::{Checked, Flow};
-use crate::roce::mad::{self, Message};
+use crate::roce::mad::{self, Mad, Message};
 use crate::roce::packet::{self, Mtu, Psn};
 use crate::roce::payload::{BURST_MAX, Outlet, PacketOut, Route};
 use crate::sys::udp::{self, Datagrams, Inbox};
@@ -461,7 +461,6 @@ fn seal(packet: &PacketOut<'_>, flow: &Flow, id: u16, trailer: &mut [u8; TRAILER
 pub struct Listener {
     ports: Vec<Port>,
     sockets: Vec<Socket>,
-    services: Vec<SocketAddr>,
     front: Front,
     inbox: Inbox,
     /// Of those taken last: the port they came to, how many, and how many were looked at.
@@ -487,8 +486,7 @@ impl Listener {
         Ok(Listener {
             ports,
             sockets,
-            front: Front::new(services.clone()),
-            services,
+            front: Front::new(services),
             inbox: Inbox::default(),
             taken: (0, 0, 0),
             epoll,
@@ -499,7 +497,17 @@ impl Listener {
 
     /// The addresses that are listened at.
     pub fn services(&self) -> &[SocketAddr] {
-        &self.services
+        self.front.services()
+    }
+
+    /// Nobody is heard at an address any more.
+    pub fn forget(&mut self, service: SocketAddr) {
+        self.front.forget(service);
+    }
+
+    /// Turns a request away, for want of room.
+    pub fn refuse(&mut self, incoming: &Incoming) {
+        self.say(incoming.port, incoming.from, &incoming.refusal());
     }
 
     /// The next request, without waiting.
@@ -539,19 +547,22 @@ impl Listener {
             Heard::Incoming(incoming) => return Some(incoming),
             Heard::Reject(reason, mad) => {
                 log::debug!("a RoCE connection of {from} is refused: {reason}");
-                let mut to = from;
-                to.set_port(PORT);
-                let flow = Flow::new(SocketAddr::new(local.ip, PORT), to.ip());
-                let route = Route { port, to, flow };
-                let packet = mad_packet(&mad, self.psn);
-                self.psn = self.psn.plus(1);
-                // If it is lost, the request comes again.
-                let _ = send(self.sockets[port].as_fd(), &route, &[packet], false);
-                self.counters.sent += 1;
+                self.say(port, from, &mad);
             }
             Heard::Dropped(why) => self.counters.drop(why),
         }
         None
+    }
+
+    fn say(&mut self, port: usize, mut to: SocketAddr, mad: &Mad) {
+        to.set_port(PORT);
+        let flow = Flow::new(SocketAddr::new(self.ports[port].ip, PORT), to.ip());
+        let route = Route { port, to, flow };
+        let packet = mad_packet(mad, self.psn);
+        self.psn = self.psn.plus(1);
+        // If it is lost, the request comes again.
+        let _ = send(self.sockets[port].as_fd(), &route, &[packet], false);
+        self.counters.sent += 1;
     }
 }
 

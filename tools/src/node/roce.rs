@@ -1,0 +1,68 @@
+//! The sockets of software RoCEv2, opened before the cores that will have them.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use ferroce_buf::Pool;
+use ferroce_engine::limits;
+use ferroce_transport::rdma::fabric::RdmaFabric;
+use ferroce_transport::roce::provider::Roce;
+use ferroce_transport::roce::udp::{self, Listener};
+use ferroce_transport::sys::udp::random;
+
+use crate::fail::{Context, Result, fail};
+use crate::roce::options;
+use crate::sets::AnyFabric;
+use crate::url::{Scheme, Url};
+
+/// What was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// One for each core, in order; none if nobody asked for RoCE.
+    pub fabrics: VecDeque<Roce>,
+    /// What hears requests.
+    pub listener: Option<Listener>,
+}
+
+/// Opens what the addresses with `roce://` need, for so many cores.
+pub fn open(urls: &[Url], cores: usize) -> Result<Opened> {
+    let mut services: Vec<SocketAddr> = Vec::new();
+    for url in urls.iter().filter(|url| url.scheme == Scheme::Roce) {
+        let service = url.resolve_listener()?;
+        if service.port() == 0 {
+            fail!("`{url}`: RoCE has no port that is free by itself; name one, as 4420");
+        }
+        services.push(service);
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for service in &services {
+        if !addresses.contains(&service.ip()) {
+            addresses.push(service.ip());
+        }
+    }
+    if services.is_empty() {
+        return Ok(Opened {
+            fabrics: VecDeque::new(),
+            listener: None,
+        });
+    }
+    let opened = udp::open(&addresses, services, cores, options()?);
+    let (sockets, listener) = opened.context(|| "cannot serve RoCE")?;
+    let guid = number()?;
+    let fabrics = sockets
+        .into_iter()
+        .map(|sockets| Ok(Roce::new(sockets, guid, number()?)))
+        .collect::<Result<_>>()?;
+    Ok(Opened { fabrics, listener })
+}
+
+fn number() -> Result<u64> {
+    random().context(|| "the system gives no random numbers")
+}
+
+/// A core's queue pairs as its fabric, with the memory of its RECVs.
+pub fn fabric(provider: Roce, mut recvs: Pool) -> AnyFabric {
+    // They stay with the fabric as long as it lives, and the process with both.
+    let recvs = std::iter::from_fn(|| recvs.take(limits::IN_CAPSULE as usize)).collect();
+    AnyFabric::Roce(Box::new(RdmaFabric::new(provider, recvs)))
+}
