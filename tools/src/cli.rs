@@ -230,9 +230,9 @@ pub struct ProbeArgs {
     /// Several rates (10,10000) follow each other without a pause. Its threads poll all the time
     #[arg(long, value_name = "RATES", help_heading = "Open loop")]
     pub rate: Option<Rates>,
-    /// How the commands of --rate are spread over time
-    #[arg(long, value_enum, default_value_t = Arrival::Poisson, help_heading = "Open loop", requires = "rate")]
-    pub arrival: Arrival,
+    /// How the commands of --rate or --sweep are spread over time [default: poisson]
+    #[arg(long, value_enum, help_heading = "Open loop")]
+    pub arrival: Option<Arrival>,
 
     /// Measure the same bytes over plain TCP in the same run, in turns: a raw server is started beside the target, if that
     /// is on this machine, or `ferroce raw-server` runs at this URL
@@ -285,6 +285,9 @@ pub struct ProbeArgs {
     /// What has to hold, as p99<500us,p99.9<2ms,errors=0; the status is 3 if it does not
     #[arg(long, value_name = "CONDITIONS", help_heading = "Judge")]
     pub slo: Option<Slo>,
+    /// Find the highest rate that keeps the --slo, each tried for --time
+    #[arg(long, help_heading = "Judge", requires = "slo", conflicts_with_all = ["rate", "baseline", "against", "neighbour", "crowd", "verify"])]
+    pub sweep: bool,
 
     /// Write seeded patterns and prove that every block read is the last one acknowledged; needs --destroy-data
     #[arg(long)]
@@ -505,6 +508,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1:4420 --against tcp://127.0.0.1:4430 --reconnect",
             "ferroce probe tcp://127.0.0.1:4420 --neighbour 8x16x1MiB --depth 1",
             "ferroce probe tcp://127.0.0.1:4420 --workload kv-cache --queues 2",
+            "ferroce probe tcp://127.0.0.1:4420 --sweep --slo p99<1ms --arrival fixed",
             "ferroce probe tcp://127.0.0.1:4420 --crowd 1000 --storms 5 --target-pid 1",
             "ferroce probe tcp://127.0.0.1:4420 --rate 100 --doze",
             "ferroce probe --ceiling",
@@ -528,7 +532,8 @@ mod tests {
             "ferroce probe tcp://127.0.0.1 --write 101",
             "ferroce probe tcp://127.0.0.1 --force",
             "ferroce probe tcp://127.0.0.1 --rate 0",
-            "ferroce probe tcp://127.0.0.1 --arrival fixed",
+            "ferroce probe tcp://127.0.0.1 --sweep",
+            "ferroce probe tcp://127.0.0.1 --sweep --slo errors=0 --rate 10",
             "ferroce probe tcp://127.0.0.1 --baseline --against tcp://127.0.0.1:1",
             "ferroce probe tcp://127.0.0.1 --baseline-core 0",
             "ferroce probe tcp://127.0.0.1 --slo p99",

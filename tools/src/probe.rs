@@ -15,6 +15,7 @@ pub mod report;
 pub mod schedule;
 mod side;
 pub mod slo;
+mod sweep;
 mod target;
 mod watch;
 mod workload;
@@ -34,6 +35,7 @@ use crate::units::{about, thousands};
 use check::writes;
 use report::{Sliced, Totals};
 use side::{Phase, Side};
+use slo::Slo;
 use target::Target;
 use watch::Watch;
 
@@ -131,6 +133,9 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let (true, Some(slo)) = (args.sweep, &args.slo) {
+        return find_highest(&args, slo, &wants_end);
+    }
     let bar = !args.json && std::io::stderr().is_terminal();
     let outcome = measure(&args, bar, &wants_end)?;
     let missed = args
@@ -161,6 +166,24 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(MISSED)
+    })
+}
+
+/// Runs a sweep.
+fn find_highest(args: &ProbeArgs, slo: &Slo, wants_end: &dyn Fn() -> bool) -> Result<ExitCode> {
+    let (args, mut sides) = connect(args)?;
+    let sweep = sweep::run(&args, slo, &mut sides[0], wants_end)?;
+    let about = sides[0].about.clone();
+    sides.into_iter().for_each(Side::goodbye);
+    print(&if args.json {
+        let value = json!({ "schema": SCHEMA, "about": about, "sweep": sweep.json() });
+        format!("{value:#}\n")
+    } else {
+        format!("{about}\n\n{}", sweep.table())
+    })?;
+    Ok(match sweep.highest {
+        Some(_) => ExitCode::SUCCESS,
+        None => ExitCode::from(MISSED),
     })
 }
 
@@ -440,8 +463,8 @@ fn to_json(outcome: &Outcome) -> Value {
         "verify": args.verify,
         "rates": args.rate.as_ref().map(|rates| rates.0.clone()),
         "arrival": args.rate.as_ref().map(|_| match args.arrival {
-            Arrival::Poisson => "poisson",
-            Arrival::Fixed => "fixed",
+            None | Some(Arrival::Poisson) => "poisson",
+            Some(Arrival::Fixed) => "fixed",
         }),
         "rounds": outcome.sides[0].stages[0].slices.len(),
     });
@@ -489,8 +512,8 @@ fn describe(outcome: &Outcome) -> String {
         (Some(rates), arrival) => {
             let rates: Vec<_> = rates.0.iter().map(|rate| thousands(*rate as u64)).collect();
             let arrival = match arrival {
-                Arrival::Poisson => "as of many users",
-                Arrival::Fixed => "at even distances",
+                None | Some(Arrival::Poisson) => "as of many users",
+                Some(Arrival::Fixed) => "at even distances",
             };
             format!(", {} per second {arrival}", rates.join(" then "))
         }

@@ -206,6 +206,7 @@ fn the_json_is_described() {
         &["--verify", "--destroy-data"],
         &["--neighbour", "2x2x64KiB", "--pattern", "objects"],
         &["--crowd", "70", "--storms", "1", "--target-pid", &pid],
+        &["--sweep", "--slo", "p50<1s", "--depth", "4"],
     ] {
         let value = node.measured(arguments);
         assert_eq!(value["schema"], "ferroce-probe/1");
@@ -305,6 +306,14 @@ fn an_objective_is_judged_by_the_status() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("p50 of reads is"), "{said}");
     assert!(!said.contains("errors"), "{said}");
+
+    let sweep = node.measured(&["--sweep", "--slo", "p50<10ms", "--depth", "8"]);
+    let highest = sweep["sweep"]["highest"]
+        .as_f64()
+        .expect("some rate is kept");
+    assert!(highest > 1.0, "{sweep}");
+    let output = node.probe(&["--time", "50ms", "--sweep", "--slo", "p50<1us"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
 
 #[test]
@@ -353,6 +362,7 @@ fn contradictions_are_refused_with_the_reason() {
             "--baseline contradict",
         ),
         (&["--workload", "model-load"], "--time contradict"),
+        (&["--arrival", "fixed"], "add --rate"),
         (&["--rounds", "5"], "add --baseline or --against"),
         (
             &["--baseline=tcp://127.0.0.1:1", "--baseline-core", "0"],

@@ -70,6 +70,12 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
             "--workload kv-cache and --verify contradict each other: parts of two objects may be one place"
         );
     }
+    if args.arrival.is_some() && args.rate.is_none() && !args.sweep {
+        fail!("--arrival, but a closed loop has no schedule: add --rate");
+    }
+    if args.sweep && args.workload == Some(Workload::ModelLoad) {
+        fail!("--sweep and --workload model-load contradict each other: it has no rate");
+    }
     if args.rounds.is_some() && args.baseline.is_none() && args.against.is_none() {
         fail!("--rounds, but there are no two targets to take turns: add --baseline or --against");
     }

@@ -13,7 +13,7 @@ use super::report::Sliced;
 use super::schedule::Schedule;
 use super::watch::Watch;
 use super::{Target, cpu, memory, raw, writes};
-use crate::cli::{Neighbour, ProbeArgs, Workload};
+use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result};
 use crate::units::Size;
 use crate::url::Url;
@@ -197,7 +197,7 @@ impl Side {
         for (number, load) in (0..queues).zip(&mut self.loads) {
             let place = (number, queues);
             let schedule = phase.rate.map(|rate| {
-                let arrival = self.plan.args.arrival;
+                let arrival = self.plan.args.arrival.unwrap_or(Arrival::Poisson);
                 Schedule::new(slice.start, rate, arrival, place, self.plan.next_seed())
             });
             load.begin(&slice, schedule);
