@@ -11,6 +11,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Pieces that one system call takes. The kernel's bound is 1024; half of it is a page pair of stack.
 pub const PIECES_MAX: usize = 512;
@@ -140,6 +141,32 @@ pub fn prefetch(bytes: &[u8]) {
         }
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let _ = at;
+    }
+}
+
+/// Sleeps until a descriptor is readable; false if the timeout, a microsecond at least, was over first
+/// or a signal came.
+///
+/// # Errors
+/// Of ppoll.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().max(1000) as libc::c_long,
+    };
+    // SAFETY: both structures live through the call, and the descriptor is open.
+    let count = unsafe { libc::ppoll(&raw mut poll, 1, &raw const timeout, std::ptr::null()) };
+    if count >= 0 {
+        return Ok(count > 0);
+    }
+    match io::Error::last_os_error() {
+        cause if cause.kind() == io::ErrorKind::Interrupted => Ok(false),
+        cause => Err(cause),
     }
 }
 

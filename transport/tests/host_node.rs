@@ -3,12 +3,14 @@
 mod node;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{
-    Completion, Controller, Data, HostError, HostIdentity, Options, Queue, discover,
+    Completion, Controller, Data, HostError, HostIdentity, Options, Queue, RdmaHost, Via, discover,
 };
+use ferroce_transport::roce::udp;
 use ferroce_wire::Wire;
 use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::feature::DsmRange;
@@ -25,6 +27,15 @@ fn options(header_digest: bool, data_digest: bool) -> Options {
     }
 }
 
+/// By software RoCEv2, from an address of this host's own.
+fn by_roce() -> Options {
+    let host = RdmaHost::roce(node::loopback(), 8, udp::Options::default()).unwrap();
+    Options {
+        via: Via::Roce(host),
+        ..options(false, false)
+    }
+}
+
 fn connect(node: &node::Node, options: &Options) -> Controller {
     Controller::connect(node.address, &Nqn::new(node::NQN).unwrap(), options).unwrap()
 }
@@ -35,15 +46,24 @@ fn exec(queue: &mut Queue, sqe: Sqe, data: Data) -> Completion {
 
 #[test]
 fn a_node_is_discovered_and_described() {
-    let node = node::Node::start(&[512, 4096]);
-    let log = discover(node.address, &options(false, false)).unwrap();
+    described(&node::Node::start(&[512, 4096]), &options(false, false));
+}
+
+#[test]
+fn a_node_is_discovered_and_described_over_rdma() {
+    let node = node::Node::start_roce(&[512, 4096], |turn| turn());
+    described(&node, &by_roce());
+}
+
+fn described(node: &node::Node, options: &Options) {
+    let log = discover(node.address, options).unwrap();
     let found: Vec<_> = log.subsystems().collect();
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].nqn.as_str(), found[0].address),
         (node::NQN, node.address)
     );
-    let controller = connect(&node, &options(false, false));
+    let controller = connect(node, options);
     let namespaces = controller.namespaces().unwrap();
     let shapes: Vec<_> = namespaces
         .iter()
@@ -72,6 +92,31 @@ fn unknown_subsystems_are_refused_in_words() {
     );
 }
 
+#[test]
+fn every_command_does_what_the_model_says_over_rdma() {
+    let node = node::Node::start_roce(&[512, 4096], |turn| turn());
+    modelled(&node, &by_roce());
+}
+
+#[test]
+fn who_cannot_be_reached_over_rdma_is_told_so() {
+    let quick = Options {
+        timeout: Duration::from_secs(2),
+        ..by_roce()
+    };
+    let node = node::Node::start_roce(&[512], |turn| turn());
+    let wrong_port = SocketAddr::new(node.address.ip(), 4421);
+    let nqn = Nqn::new(node::NQN).unwrap();
+    let error = Controller::connect(wrong_port, &nqn, &quick).unwrap_err();
+    assert!(error.to_string().contains("nothing listens"), "{error}");
+    // The queue pair can be used again.
+    Controller::connect(node.address, &nqn, &quick).unwrap();
+    // Nobody there at all.
+    let nobody = SocketAddr::new(node::loopback(), 4420);
+    let error = Controller::connect(nobody, &nqn, &quick).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
 /// Random commands one after the other; what is read is what was written.
 #[test]
 fn every_command_does_what_the_model_says() {
@@ -81,14 +126,18 @@ fn every_command_does_what_the_model_says() {
             sq_flow_control: flow_control,
             ..options(dgst & 1 != 0, dgst & 2 != 0)
         };
-        let controller = connect(&node, &options);
-        let mut queue = controller.queues(1, 32).unwrap().remove(0);
-        for (nsid, block_len) in [(1, 512), (2, 4096)] {
-            let mut model = Model::new(nsid, block_len);
-            model.write_zeroes(&mut queue, 0, SPAN as u32);
-            for _ in 0..100 {
-                model.step(&mut queue);
-            }
+        modelled(&node, &options);
+    }
+}
+
+fn modelled(node: &node::Node, options: &Options) {
+    let controller = connect(node, options);
+    let mut queue = controller.queues(1, 32).unwrap().remove(0);
+    for (nsid, block_len) in [(1, 512), (2, 4096)] {
+        let mut model = Model::new(nsid, block_len);
+        model.write_zeroes(&mut queue, 0, SPAN as u32);
+        for _ in 0..100 {
+            model.step(&mut queue);
         }
     }
 }

@@ -22,9 +22,11 @@ pub struct DiscoveryLog {
     pub generation: u64,
     /// The entries, as they are.
     pub entries: Vec<DiscoveryLogEntry>,
+    /// What it was read by.
+    pub trtype: TrType,
 }
 
-/// One way to one NVM subsystem over TCP.
+/// One way to one NVM subsystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subsystem {
     /// Its name.
@@ -78,6 +80,7 @@ impl Controller {
             return Ok(DiscoveryLog {
                 generation: header.genctr.get(),
                 entries: entries.iter().map(entry).collect(),
+                trtype: self.options().via.trtype(),
             });
         }
         Err(HostError::Nonsense {
@@ -92,10 +95,10 @@ impl Controller {
 }
 
 impl DiscoveryLog {
-    /// NVM subsystems that can be reached over TCP. Entries that make no sense are left out.
+    /// NVM subsystems that can be reached by what the log was read by. Entries that make no sense are left out.
     pub fn subsystems(&self) -> impl Iterator<Item = Subsystem> + '_ {
         self.entries.iter().filter_map(|entry| {
-            if entry.trtype != TrType::TCP || entry.subtype != SubType::NVM {
+            if entry.trtype != self.trtype || entry.subtype != SubType::NVM {
                 return None;
             }
             let ip: IpAddr = entry.traddr()?.parse().ok()?;

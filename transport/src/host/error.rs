@@ -10,6 +10,7 @@ use ferroce_engine::host::BringupError;
 use ferroce_wire::fabrics::{ConnectData, ConnectRefusal, Nqn};
 use ferroce_wire::status::Status;
 
+use crate::rdma::host as rdma;
 use crate::tcp::host::Broken;
 
 /// Why something on the host's side failed: what was tried, on what, and the cause.
@@ -91,6 +92,20 @@ pub enum HostError {
         /// Who.
         address: SocketAddr,
     },
+    /// There is no queue pair for a connection by RDMA.
+    NoQueuePair {
+        /// To where.
+        address: SocketAddr,
+        /// Why.
+        why: String,
+    },
+    /// A connection by RDMA could not be made, or broke.
+    Rdma {
+        /// To whom.
+        address: SocketAddr,
+        /// How.
+        broken: rdma::Broken,
+    },
     /// The connection broke.
     Lost {
         /// To whom.
@@ -117,7 +132,9 @@ impl HostError {
                 why,
                 BringupError::ReadyTimeout { .. } | BringupError::ShutdownTimeout { .. }
             ),
+            HostError::Rdma { broken, .. } => broken.is_transient(),
             HostError::NotNvmeTcp { .. }
+            | HostError::NoQueuePair { .. }
             | HostError::NoDigests { .. }
             | HostError::AuthenticationRequired { .. }
             | HostError::Nonsense { .. }
@@ -194,6 +211,10 @@ impl fmt::Display for HostError {
             HostError::Lost { address, cause } => {
                 write!(f, "the connection to {address} is lost: {cause}")
             }
+            HostError::NoQueuePair { address, why } => {
+                write!(f, "cannot connect to {address} by RDMA: {why}")
+            }
+            HostError::Rdma { address, broken } => write!(f, "{address}: {broken}"),
             HostError::Stopped => f.write_str("called off"),
         }
     }

@@ -32,6 +32,7 @@ mod discovery;
 mod error;
 mod options;
 mod queue;
+mod rdma;
 mod reconnect;
 mod tcp;
 
@@ -39,6 +40,7 @@ pub use controller::{Connector, Controller, Namespace};
 pub use data::{Completion, Data, Refused, RefusedWhy};
 pub use discovery::{DiscoveryLog, Subsystem, discover};
 pub use error::HostError;
-pub use options::{HostIdentity, Options};
+pub use options::{HostIdentity, Options, Via};
 pub use queue::Queue;
+pub use rdma::{RdmaHost, local_address};
 pub use reconnect::Backoff;

@@ -3,7 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use ferroce_wire::discovery::TrType;
 use ferroce_wire::fabrics::{Nqn, UUID_NQN_PREFIX};
+
+use super::RdmaHost;
+use crate::roce::provider::Roce;
 
 /// Who the host says it is. Targets allow or refuse it by its NQN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,9 +66,31 @@ impl HostIdentity {
     }
 }
 
+/// By what targets are reached.
+#[derive(Clone, Debug, Default)]
+pub enum Via {
+    /// NVMe/TCP.
+    #[default]
+    Tcp,
+    /// NVMe/RDMA over software RoCEv2.
+    Roce(RdmaHost<Roce>),
+}
+
+impl Via {
+    /// As discovery calls it.
+    pub fn trtype(&self) -> TrType {
+        match self {
+            Via::Tcp => TrType::TCP,
+            Via::Roce(_) => TrType::RDMA,
+        }
+    }
+}
+
 /// How a host connects.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// By what.
+    pub via: Via,
     /// Who it is.
     pub identity: HostIdentity,
     /// Ask for header digests.
@@ -92,6 +118,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            via: Via::Tcp,
             identity: HostIdentity::of_machine(),
             header_digest: false,
             data_digest: false,

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use ferroce_wire::sqe::Sqe;
 
+use super::rdma::RdmaWire;
 use super::tcp::TcpWire;
-use super::{Completion, Data, HostError, Options, Refused, RefusedWhy};
+use super::{Completion, Data, HostError, Options, Refused, RefusedWhy, Via};
+use crate::roce::provider::Roce;
 
 /// A connected queue: commands in, completions out, polled.
 ///
@@ -33,12 +35,14 @@ pub struct Queue {
 #[derive(Debug)]
 enum Wire {
     Tcp(Box<TcpWire>),
+    Roce(Box<RdmaWire<Roce>>),
 }
 
 macro_rules! each_wire {
     ($self:expr, $wire:ident => $call:expr) => {
         match $self {
             Wire::Tcp($wire) => $call,
+            Wire::Roce($wire) => $call,
         }
     };
 }
@@ -51,7 +55,10 @@ impl Queue {
         depth: u16,
         options: &Options,
     ) -> Result<Queue, HostError> {
-        let wire = Wire::Tcp(Box::new(TcpWire::open(address, depth, options)?));
+        let wire = match &options.via {
+            Via::Tcp => Wire::Tcp(Box::new(TcpWire::open(address, depth, options)?)),
+            Via::Roce(host) => Wire::Roce(Box::new(RdmaWire::open(host, address, qid, depth)?)),
+        };
         let mut queue = Queue {
             qid,
             address,
@@ -61,8 +68,8 @@ impl Queue {
             timeout: options.timeout,
         };
         queue.handshake()?;
-        match &queue.wire {
-            Wire::Tcp(wire) => wire.check(options)?,
+        if let Wire::Tcp(wire) = &queue.wire {
+            wire.check(options)?;
         }
         Ok(queue)
     }
@@ -74,11 +81,13 @@ impl Queue {
             if let Some(error) = self.error.take() {
                 return Err(match &self.wire {
                     Wire::Tcp(wire) => wire.not_nvme(error),
+                    Wire::Roce(_) => error,
                 });
             }
             if !each_wire!(&self.wire, wire => wire.conn.is_open()) {
                 let what = match &self.wire {
                     Wire::Tcp(_) => "ICResp",
+                    Wire::Roce(_) => "answer to the request for a queue pair",
                 };
                 self.wait_until(deadline, what)?;
             }
@@ -95,6 +104,8 @@ impl Queue {
     pub(super) fn set_sq_flow_control(&mut self, on: bool) {
         match &mut self.wire {
             Wire::Tcp(wire) => wire.conn.set_sq_flow_control(on),
+            // Over RDMA each command has its completion.
+            Wire::Roce(_) => {}
         }
     }
 
@@ -137,6 +148,7 @@ impl Queue {
     pub fn submit(&mut self, sqe: Sqe, data: Data, user_data: u64) -> Result<u16, Refused> {
         match &mut self.wire {
             Wire::Tcp(wire) => wire.conn.submit(sqe, data, user_data),
+            Wire::Roce(wire) => wire.submit(sqe, data, user_data),
         }
     }
 
@@ -177,7 +189,9 @@ impl Queue {
     /// Sends and receives once, without waiting; [`Queue::next_done`] has what came.
     pub fn exchange(&mut self) {
         self.flush();
-        if self.error.is_none()
+        // What is posted to a dead queue pair comes back, too.
+        let drains = matches!(self.wire, Wire::Roce(_));
+        if (self.error.is_none() || drains)
             && let Err(error) = each_wire!(&mut self.wire, wire => wire.receive())
         {
             self.fail(error);

@@ -28,6 +28,8 @@ use crate::rdma::target::{Outcome, State, Target, Wanted, reject};
 /// Connections whose handshake is not over, at most. Each holds RECVs for nothing if its host never
 /// comes.
 const OPENING_MAX: usize = 128;
+/// Lists of Bufs on their way home for which there is room from the start.
+const HOMES_READY: usize = 1024;
 /// Two warnings of the same kind are at least so far apart.
 const WARN_EVERY_MS: u64 = 10_000;
 
@@ -103,9 +105,9 @@ impl<P: Provider> RdmaFabric<P> {
             count: 0,
             opening: 0,
             spare: recvs,
-            held: VecDeque::new(),
+            held: VecDeque::with_capacity(limits::INBOUND_PER_TURN),
             current: None,
-            homes: VecDeque::new(),
+            homes: VecDeque::with_capacity(HOMES_READY),
             closed: VecDeque::new(),
             refused: 0,
             warned: None,

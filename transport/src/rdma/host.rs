@@ -107,6 +107,21 @@ pub enum Broken {
     Bogus(u16, u32),
 }
 
+impl Broken {
+    /// True if the same may well succeed a little later.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Broken::Lost(Why::Violation) => false,
+            // Whoever rejects may be about to listen, or to forget who we were before.
+            Broken::Lost(_) => true,
+            Broken::Refused(status) => status == RdmaCmStatus::NO_RESOURCES,
+            Broken::NoResponse(_) | Broken::NoCommand(_) | Broken::Again(_) | Broken::Bogus(..) => {
+                false
+            }
+        }
+    }
+}
+
 /// A request's private data, and what its queue pair is made for.
 pub fn request(qid: u16, entries: u16) -> (RdmaCmRequest, Demand) {
     let demand = Demand {

@@ -22,6 +22,9 @@ use crate::rdma::provider::{Answer, Demand, HEAD_LEN, Limits, Read, Remote, Requ
 pub const READS_MAX: u32 = 16;
 /// Answers that wait for room on the queue pair before the engine is asked to hold back.
 pub const ANSWERS_WAITING_MAX: usize = 16;
+/// Parts that wait to be fetched, for which there is room from the start. Hosts that write more at a
+/// time cost an allocation once.
+const FETCHES_READY: usize = 256;
 /// Bufs of one part of a command at most: its pages, and one more if they are cut unluckily.
 const PART_BUFS: usize = limits::CHUNK_LEN as usize / ferroce_buf::PAGE + 1;
 
@@ -199,7 +202,7 @@ impl Target {
             state: State::Opening,
             limits,
             answers: VecDeque::with_capacity(ANSWERS_WAITING_MAX),
-            fetches: VecDeque::new(),
+            fetches: VecDeque::with_capacity(FETCHES_READY),
             answer_wrs: 0,
             answer_wrs_max,
             read_wrs: 0,

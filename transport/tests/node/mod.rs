@@ -2,7 +2,7 @@
 //! Hosts connect over loopback.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
@@ -15,9 +15,12 @@ use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::limits;
 use ferroce_engine::mail::{ToControl, mailbox};
-use ferroce_engine::port::Tick;
+use ferroce_engine::port::{Fabric, Tick};
 use ferroce_engine::table::{Listener as Listening, Subsystem, Transport};
-use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
+use ferroce_transport::rdma::fabric::RdmaFabric;
+use ferroce_transport::roce::provider::Roce;
+use ferroce_transport::roce::udp;
+use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::listen::{Accepted, Listener};
 use ferroce_transport::tcp::target::Offer;
 
@@ -41,12 +44,59 @@ impl Node {
         Node::start_with(block_lens, |turn| turn())
     }
 
+    /// The same over RDMA: software RoCEv2 on a loopback address that nobody else has.
+    pub fn start_roce(block_lens: &[u32], around: Turn) -> Node {
+        let ip = loopback();
+        let address = SocketAddr::new(ip, 4420);
+        let options = udp::Options::default();
+        let (mut sockets, listener) =
+            udp::open(&[ip], vec![address], 1, options).expect("the address is free");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, block_lens) = (stop.clone(), block_lens.to_vec());
+        let thread = std::thread::spawn(move || {
+            let mut listener = listener.expect("it was asked for");
+            let provider = Roce::new(sockets.remove(0), fastrand::u64(..), fastrand::u64(..));
+            let in_capsule = limits::IN_CAPSULE as usize;
+            let mut recvs = pool(Home(9), &[(in_capsule, 1024)]);
+            let bufs = (0..1024).map(|_| recvs.take(in_capsule).expect("as many as there are"));
+            let fabric = RdmaFabric::new(provider, bufs.collect());
+            let accept = |now| listener.accept(now);
+            run(
+                fabric,
+                accept,
+                (Transport::Rdma, address),
+                &block_lens,
+                &stopped,
+                around,
+            );
+        });
+        Node {
+            address,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
     pub fn start_with(block_lens: &[u32], around: Turn) -> Node {
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local();
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, block_lens) = (stop.clone(), block_lens.to_vec());
-        let thread = std::thread::spawn(move || run(&listener, &block_lens, &stopped, around));
+        let thread = std::thread::spawn(move || {
+            let fabric = TcpFabric::new(Offer::default()).expect("descriptors");
+            let accept = |_| match listener.accept() {
+                Accepted::One(incoming) => Some(incoming),
+                _ => None,
+            };
+            run(
+                fabric,
+                accept,
+                (Transport::Tcp, address),
+                &block_lens,
+                &stopped,
+                around,
+            );
+        });
         Node {
             address,
             stop,
@@ -65,10 +115,23 @@ impl Drop for Node {
     }
 }
 
-fn run(listener: &Listener, block_lens: &[u32], stop: &AtomicBool, around: Turn) {
+/// An address of 127.0.0.0/8 that most likely nobody uses.
+pub fn loopback() -> IpAddr {
+    let [_, b, c, d] = fastrand::u32(..).to_be_bytes();
+    IpAddr::from([127, b, c, d.clamp(3, 250)])
+}
+
+fn run<F: Fabric>(
+    fabric: F,
+    mut accept: impl FnMut(Tick) -> Option<F::Incoming>,
+    (transport, address): (Transport, SocketAddr),
+    block_lens: &[u32],
+    stop: &AtomicBool,
+    around: Turn,
+) {
     let (to_core, from_control) = mailbox(1024, Waker::noop().clone());
     let (to_control, from_core) = mailbox::<ToControl>(1024, Waker::noop().clone());
-    let mut control: Control<Incoming, RamQueue> = Control::new(vec![to_core]);
+    let mut control: Control<F::Incoming, RamQueue> = Control::new(vec![to_core]);
     let config = CoreConfig {
         index: 0,
         cores: 1,
@@ -78,10 +141,9 @@ fn run(listener: &Listener, block_lens: &[u32], stop: &AtomicBool, around: Turn)
         facts: Arc::default(),
         counters: Arc::default(),
     };
-    let fabric = TcpFabric::new(Offer::default()).expect("descriptors");
     let mut core = Core::new(config, vec![fabric], from_control, to_control);
     let mut drives = Vec::new();
-    plan(&mut control, listener.local(), block_lens, &mut drives);
+    plan(&mut control, transport, address, block_lens, &mut drives);
 
     let start = Instant::now();
     let mut stopping = false;
@@ -94,7 +156,7 @@ fn run(listener: &Listener, block_lens: &[u32], stop: &AtomicBool, around: Turn)
             busy = true;
         }
         control.on_time(now);
-        while !stopping && let Accepted::One(incoming) = listener.accept() {
+        while !stopping && let Some(incoming) = accept(now) {
             control.adopt(0, 0, incoming);
             busy = true;
         }
@@ -113,8 +175,9 @@ fn run(listener: &Listener, block_lens: &[u32], stop: &AtomicBool, around: Turn)
     assert!(control.hosts().is_empty(), "no controller is left");
 }
 
-fn plan(
-    control: &mut Control<Incoming, RamQueue>,
+fn plan<I: Send>(
+    control: &mut Control<I, RamQueue>,
+    transport: Transport,
     address: SocketAddr,
     block_lens: &[u32],
     drives: &mut Vec<Arc<RamDrive>>,
@@ -131,7 +194,7 @@ fn plan(
         namespaces: Default::default(),
     }));
     let listener = Listening {
-        transport: Transport::Tcp,
+        transport,
         address,
         port_id: 1,
     };
