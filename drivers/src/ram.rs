@@ -497,7 +497,7 @@ impl RamQueue {
     }
 
     /// The page as it is now and the entry that names it; `None` if it is unwritten.
-    #[inline]
+    #[inline(always)]
     fn share_written(&mut self, page: u64) -> Option<(Buf, Entry)> {
         loop {
             let slot = self.drive.entry(page);
@@ -670,14 +670,15 @@ impl RamQueue {
         }
     }
 
-    fn finish(&mut self, io: Io) -> Result<(), Io> {
-        let Io { tag, op, mut bufs } = io;
-        match self.execute(op, &mut bufs) {
+    #[inline(always)]
+    fn finish(&mut self, mut io: Io) -> Result<(), Io> {
+        match self.execute(io.op, &mut io.bufs) {
             Ok(status) => {
+                let Io { tag, bufs, .. } = io;
                 self.done.push_back(Done { tag, status, bufs });
                 Ok(())
             }
-            Err(NoRoom) => Err(Io { tag, op, bufs }),
+            Err(NoRoom) => Err(io),
         }
     }
 }

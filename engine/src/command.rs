@@ -237,7 +237,15 @@ impl Command {
     }
 
     /// Gives the places of finished parts at both ends back.
+    #[inline]
     pub fn pop_free_parts(&mut self) {
+        if self.count == 1 {
+            // The usual case: the loops below, for one.
+            if matches!(self.parts[self.head as usize].chunk, Chunk::Free) {
+                self.count = 0;
+            }
+            return;
+        }
         while self.count > 0 {
             let last = (self.head as usize + self.count as usize - 1) % CHUNKS_PER_COMMAND;
             if !matches!(self.parts[last].chunk, Chunk::Free) {
@@ -306,7 +314,7 @@ impl Slab {
     }
 
     /// A slot for a command that came in, with everything at its start.
-    pub fn take(&mut self, queue: u32, sqe: Sqe, now: Tick) -> Option<u32> {
+    pub fn take(&mut self, queue: u32, sqe: &Sqe, now: Tick) -> Option<u32> {
         let slot = self.free.pop()?;
         let command = &mut self.commands[slot as usize];
         debug_assert!(
@@ -315,7 +323,7 @@ impl Slab {
         );
         command.ticket = Some(Ticket::new(sqe.cid.get()));
         command.queue = queue;
-        command.sqe = sqe;
+        command.sqe = *sqe;
         command.kind = Kind::Admin;
         command.part_max = crate::limits::CHUNK_LEN;
         command.stamps = Stamps {

@@ -74,11 +74,15 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 };
                 busy = true;
                 match inbound {
-                    Inbound::Capsule { conn, sqe, data } => {
+                    Inbound::Capsule {
+                        conn,
+                        ref sqe,
+                        data,
+                    } => {
                         self.queues
                             .on_capsule(index, conn, sqe, data, &mut self.drives);
                     }
-                    Inbound::Spoiled { conn, sqe } => {
+                    Inbound::Spoiled { conn, ref sqe } => {
                         self.queues.on_spoiled(index, conn, sqe, &mut self.drives);
                     }
                     Inbound::Fetched {

@@ -89,14 +89,12 @@ impl Queues {
             return;
         }
         let command = &self.slab[slot];
-        let (sqe, len) = (command.sqe, command.len);
+        let (sqe, len) = (&command.sqe, command.len);
         let transport = self.queues[command.queue as usize].transport;
         let found = match command.kind {
-            Kind::Write { .. } | Kind::Compare => source(&sqe, transport, len, capsule),
-            Kind::Deallocate { .. } => {
-                source(&sqe, transport, ranges_len(&sqe, transport), capsule)
-            }
-            Kind::Read => match check_sgl(&sqe, transport, len) {
+            Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, capsule),
+            Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), capsule),
+            Kind::Read => match check_sgl(sqe, transport, len) {
                 Ok(sgl) if sgl.kind == Sgl::IN_CAPSULE => {
                     Err(Refusal::sgl(Status::SGL_TYPE_INVALID))
                 }
@@ -118,12 +116,13 @@ impl Queues {
 
     /// Checks opcode, namespace and range, and fills in what the command will do.
     fn check_io(&mut self, slot: u32) -> Result<(), Refusal> {
-        let sqe = self.slab[slot].sqe;
+        let command = &mut self.slab[slot];
+        let sqe = &command.sqe;
         let opcode = sqe.nvm_opcode();
         if sqe.fuse() != Sqe::FUSE_NORMAL {
             return Err(Refusal::field(offset_of!(Sqe, flags)));
         }
-        let at = self.slab[slot].queue;
+        let at = command.queue;
         let queue = &self.queues[at as usize];
         let subsystem = &queue.subsystem;
         let namespaces = &subsystem.as_ref().ok_or(Refusal::opcode())?.namespaces;
@@ -149,8 +148,7 @@ impl Queues {
             .ok_or(Refusal::namespace())?;
         if let Some(who) = &queue.who {
             let phases = &self.config.counters.phases;
-            let series = self.clerk.begin(phases, at, who, sqe.nsid.get(), self.now);
-            self.slab[slot].series = series;
+            command.series = self.clerk.begin(phases, at, who, sqe.nsid.get(), self.now);
         }
         let writes = matches!(
             kind,
@@ -163,7 +161,6 @@ impl Queues {
             ));
         }
         let shift = namespace.info.block_len.trailing_zeros() as u8;
-        let command = &mut self.slab[slot];
         command.kind = kind;
         command.drive = namespace.drive;
         command.block_shift = shift;
@@ -234,13 +231,22 @@ impl Queues {
                 Kind::Admin => self.start_admin(slot),
             };
             match step {
-                Served::Took(bytes) => took += bytes.max(1),
+                Served::Took(bytes) => {
+                    took += bytes.max(1);
+                    // The next step of a read would only find that there is nothing to begin.
+                    let command = &self.slab[slot];
+                    let all = command.kind == Kind::Read && command.started == command.len;
+                    if all && took < budget {
+                        return Served::Leaves;
+                    }
+                }
                 Served::Blocked if took > 0 => return Served::Took(took),
                 other => return other,
             }
         }
     }
 
+    #[inline]
     fn start_read<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
         let command = &mut self.slab[slot];
         let offset = command.started;
@@ -278,6 +284,7 @@ impl Queues {
         }
     }
 
+    #[inline(always)]
     fn submit<D: Backend>(
         &mut self,
         slot: u32,

@@ -716,7 +716,7 @@ mod tests {
         }
 
         fn begin(&mut self, queue: u32, who: &Arc<Association>, sqe: Sqe, at: u64) -> u32 {
-            let slot = self.slab.take(queue, sqe, Tick(at)).expect("a free slot");
+            let slot = self.slab.take(queue, &sqe, Tick(at)).expect("a free slot");
             let (nsid, clerk) = (sqe.nsid.get(), &mut self.clerk);
             let command = &mut self.slab[slot];
             command.series = clerk.begin(&self.phases, queue, who, nsid, Tick(at));

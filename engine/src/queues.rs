@@ -72,6 +72,8 @@ pub struct Queues {
     pub(crate) controllers: Vec<Option<Controller>>,
     pub(crate) line: Line,
     outboxes: Vec<VecDeque<Outgoing>>,
+    /// Data of commands that is to be fetched, by fabric.
+    fetches: Vec<VecDeque<(ConnId, Fetch)>>,
     mail: VecDeque<ToControl>,
     /// Commands begun under tables of even and odd epoch.
     in_flight: [u32; 2],
@@ -99,8 +101,6 @@ pub struct Queues {
 enum Outgoing {
     /// A command has data or its answer to send.
     Send { slot: u32, generation: u32 },
-    /// Data of a command is to be fetched.
-    Fetch { conn: ConnId, fetch: Fetch },
     /// A connection is to end.
     Close { conn: ConnId, how: Close },
 }
@@ -120,6 +120,7 @@ impl Queues {
             controllers: Vec::new(),
             line: Line::default(),
             outboxes: (0..fabrics).map(|_| VecDeque::new()).collect(),
+            fetches: (0..fabrics).map(|_| VecDeque::new()).collect(),
             mail: VecDeque::new(),
             in_flight: [0, 0],
             draining: None,
@@ -217,7 +218,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: Sqe,
+        sqe: &Sqe,
         data: &[u8],
         drives: &mut Drives<D>,
     ) {
@@ -225,7 +226,7 @@ impl Queues {
             return;
         };
         let queue = self.queue(slot);
-        if queue.state == State::Live && queue.qid != 0 && !is_fabrics(&sqe) {
+        if queue.state == State::Live && queue.qid != 0 && !is_fabrics(sqe) {
             self.begin_io(slot, data, drives);
         } else {
             self.begin_admin(slot, data, drives);
@@ -237,7 +238,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: Sqe,
+        sqe: &Sqe,
         drives: &mut Drives<D>,
     ) {
         if let Some(slot) = self.begin(fabric, conn, sqe, drives) {
@@ -250,7 +251,7 @@ impl Queues {
         &mut self,
         fabric: usize,
         conn: ConnId,
-        sqe: Sqe,
+        sqe: &Sqe,
         drives: &mut Drives<D>,
     ) -> Option<u32> {
         let at = self.queue_of(fabric, conn)?;
@@ -506,6 +507,7 @@ impl Queues {
 
     // To the fabrics.
 
+    #[inline(always)]
     pub(crate) fn send_later(&mut self, slot: u32) {
         let command = &mut self.slab[slot];
         if command.to_send {
@@ -520,7 +522,7 @@ impl Queues {
     pub(crate) fn fetch_later(&mut self, slot: u32, fetch: Fetch) {
         let queue = self.queue(slot);
         let (fabric, conn) = (queue.fabric, queue.conn);
-        self.outboxes[fabric].push_back(Outgoing::Fetch { conn, fetch });
+        self.fetches[fabric].push_back((conn, fetch));
     }
 
     /// Hands the fabric what waits for it. What a connection has no room for waits on.
@@ -531,6 +533,10 @@ impl Queues {
         drives: &mut Drives<D>,
     ) -> bool {
         let mut busy = false;
+        while let Some((conn, fetch)) = self.fetches[index].pop_front() {
+            busy = true;
+            fabric.fetch(conn, fetch);
+        }
         for _ in 0..self.outboxes[index].len() {
             let Some(outgoing) = self.outboxes[index].pop_front() else {
                 break;
@@ -540,10 +546,6 @@ impl Queues {
                     if self.slab[slot].generation == generation && self.slab[slot].to_send {
                         busy |= self.send(slot, fabric, drives);
                     }
-                }
-                Outgoing::Fetch { conn, fetch } => {
-                    busy = true;
-                    fabric.fetch(conn, fetch);
                 }
                 Outgoing::Close { conn, how } => {
                     busy = true;

@@ -26,8 +26,9 @@ pub const BLOCKS: u64 = 16 * 1024;
 #[derive(Default)]
 pub struct Memory {
     opened: VecDeque<u32>,
-    capsules: VecDeque<(u32, Sqe, Vec<u8>)>,
+    capsules: VecDeque<(u32, Sqe)>,
     homes: VecDeque<(ConnId, BufList)>,
+    /// Data of the one capsule that has some.
     in_capsule: Vec<u8>,
     pub replies: u64,
     bytes: u64,
@@ -58,8 +59,10 @@ impl Fabric for Memory {
                 transport: Transport::Tcp,
             });
         }
-        let (slot, sqe, data) = self.capsules.pop_front().filter(|_| room)?;
-        self.in_capsule = data;
+        if !room {
+            return None;
+        }
+        let (slot, sqe) = self.capsules.pop_front()?;
         Some(Inbound::Capsule {
             conn: conn(slot),
             sqe,
@@ -162,7 +165,9 @@ impl Node {
     }
 
     fn send(&mut self, slot: u32, sqe: Sqe, data: Vec<u8>) {
-        self.core.fabrics[0].capsules.push_back((slot, sqe, data));
+        let fabric = &mut self.core.fabrics[0];
+        fabric.in_capsule = data;
+        fabric.capsules.push_back((slot, sqe));
         self.settle();
     }
 
@@ -179,9 +184,7 @@ impl Node {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let sqe = read((*random >> 33) % BLOCKS, cid as u16);
-            self.core.fabrics[0]
-                .capsules
-                .push_back((1, sqe, Vec::new()));
+            self.core.fabrics[0].capsules.push_back((1, sqe));
         }
     }
 
