@@ -2,22 +2,25 @@
 //! table is agreed on by all cores. Pure: mail and requests in, mail out.
 //!
 //! **Changes are one mechanism.** A change makes a new [`Table`] and sends it to every core
-//! (`prepare`: new commands see the new table); each core answers when no command begun under the
-//! old one is left (`drained`); when all did, the change is done. Changes go one after the other.
+//! (`prepare`: new commands see the new table); each core answers that it has it, and when no command
+//! begun under the old one is left (`drained`). When all have it, cores may tell hosts what is new;
+//! when all have drained, the change is done. Changes go one after the other.
 //!
-//! **No stale write.** While queues of an association that ended have commands at a drive, the same
-//! host's next I/O queue in that subsystem waits, see [`Control::admit_io`].
+//! **No stale write.** While I/O queues that ended, alone or with their association, have commands at a
+//! drive, the same host's next I/O queue in that subsystem waits, see [`Control::admit_io`].
+
+mod connect;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ferroce_wire::fabrics::{CNTLID_DYNAMIC, CNTLID_MAX, ConnectRefusal, DISCOVERY_NQN};
+use ferroce_wire::fabrics::DISCOVERY_NQN;
 use ferroce_wire::status::Status;
 
 use crate::controller::{Association, Kind};
 use crate::limits;
-use crate::mail::{Admission, ConnectRequest, Post, Refused, ToControl, ToCore};
+use crate::mail::{ConnectRequest, Post, ToControl, ToCore};
 use crate::plant::{self, Bug};
 use crate::port::{DriveId, DriveInfo, Tick};
 use crate::queue::QueueRef;
@@ -46,6 +49,8 @@ struct CoreLink<I, D> {
     post: Post<ToCore<I, D>>,
     /// What did not fit the mailbox.
     backlog: VecDeque<ToCore<I, D>>,
+    /// The latest table it has.
+    has: u64,
     /// The latest table it has drained to.
     drained: u64,
     stopped: bool,
@@ -57,12 +62,19 @@ struct Live {
     who: Arc<Association>,
     /// Where its admin queue is.
     owner: usize,
-    /// By QID, the core.
-    queues: BTreeMap<u16, usize>,
+    /// By QID.
+    queues: BTreeMap<u16, LiveQueue>,
     /// It takes no more queues, and its number is free when its last queue is gone.
     ending: bool,
     /// Its I/O queues must go before CSTS.RDY may clear.
     resetting: bool,
+}
+
+#[derive(Debug)]
+struct LiveQueue {
+    core: usize,
+    /// It takes no more commands; some may be at a drive.
+    ending: bool,
 }
 
 /// A Connect that waits for the host's earlier commands to come back from the drives.
@@ -197,6 +209,8 @@ struct Current {
     id: ChangeId,
     epoch: u64,
     remove: Option<DriveId>,
+    /// Every core has the table, and may tell hosts what is new in it.
+    told: bool,
 }
 
 /// A host, as `ctl hosts` shows it.
@@ -216,6 +230,7 @@ impl<I, D> Control<I, D> {
         let cores = posts.into_iter().map(|post| CoreLink {
             post,
             backlog: VecDeque::new(),
+            has: 0,
             drained: 0,
             stopped: false,
         });
@@ -346,9 +361,19 @@ impl<I, D> Control<I, D> {
             } => {
                 self.on_connect(core, queue, request, now);
             }
+            ToControl::QueueEnding { cntlid, qid } => {
+                let live = self.controllers.get_mut(&cntlid);
+                if let Some(queue) = live.and_then(|live| live.queues.get_mut(&qid)) {
+                    queue.ending = !plant::on(Bug::LostQueueForgotten);
+                }
+            }
             ToControl::QueueEnded { cntlid, qid } => self.on_queue_ended(cntlid, qid, now),
             ToControl::ControllerEnding { cntlid } => self.end(cntlid),
             ToControl::Resetting { cntlid } => self.on_resetting(cntlid),
+            ToControl::HasTable { core, epoch } => {
+                self.cores[core].has = epoch;
+                self.tell_if_all_have_it();
+            }
             ToControl::Drained { core, epoch } => {
                 self.cores[core].drained = epoch;
                 self.next_step();
@@ -388,189 +413,6 @@ impl<I, D> Control<I, D> {
         self.waiting.iter().map(|waiting| waiting.until).min()
     }
 
-    // Connect.
-
-    fn on_connect(
-        &mut self,
-        core: usize,
-        queue: QueueRef,
-        request: Box<ConnectRequest>,
-        now: Tick,
-    ) {
-        let kind = match self.check_connect(&request) {
-            Ok(kind) => kind,
-            Err(refused) => {
-                log::info!(
-                    "{}: {} may not connect to {}: {}",
-                    request.peer,
-                    request.hostnqn,
-                    request.subnqn,
-                    refused.status
-                );
-                let admission = Err(refused);
-                self.send(core, ToCore::Admit { queue, admission });
-                return;
-            }
-        };
-        if request.qid == 0 {
-            self.admit_admin(core, queue, &request, kind, now);
-        } else {
-            self.admit_io(core, queue, request, now);
-        }
-    }
-
-    fn check_connect(&self, request: &ConnectRequest) -> Result<Kind, Refused> {
-        let invalid = |what: ConnectRefusal| Refused {
-            status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
-            dw0: what.dw0(),
-        };
-        if self.stopping {
-            return Err(Refused {
-                status: Status::CONNECT_CONTROLLER_BUSY,
-                dw0: 0,
-            });
-        }
-        if request.subnqn.is_discovery() {
-            // A discovery controller has no I/O queues (Base 3.1.2.3).
-            return match (request.qid, request.cntlid) {
-                (0, CNTLID_DYNAMIC) => Ok(Kind::Discovery),
-                (0, _) => Err(invalid(ConnectRefusal::CNTLID)),
-                _ => Err(invalid(ConnectRefusal::QID)),
-            };
-        }
-        let Some(subsystem) = self.table.subsystems.get(request.subnqn.as_str()) else {
-            return Err(invalid(ConnectRefusal::SUBNQN));
-        };
-        if !subsystem.allows(request.hostnqn.as_str()) {
-            return Err(Refused {
-                status: Status::CONNECT_INVALID_HOST.dnr(),
-                dw0: 0,
-            });
-        }
-        // The dynamic controller model (Base 3.1.3): a new controller for each association.
-        if request.qid == 0 && request.cntlid != CNTLID_DYNAMIC {
-            return Err(invalid(ConnectRefusal::CNTLID));
-        }
-        Ok(Kind::Io)
-    }
-
-    fn admit_admin(
-        &mut self,
-        core: usize,
-        queue: QueueRef,
-        request: &ConnectRequest,
-        kind: Kind,
-        now: Tick,
-    ) {
-        let range = match self.table.subsystems.get(request.subnqn.as_str()) {
-            Some(subsystem) => subsystem.cntlids,
-            None => (1, CNTLID_MAX),
-        };
-        let Some(cntlid) = self.free_cntlid(range) else {
-            log::warn!(
-                "{}: all controller identifiers from {range:?} are in use",
-                request.peer
-            );
-            self.refuse(core, queue, Status::CONNECT_CONTROLLER_BUSY, 0);
-            return;
-        };
-        let who = Arc::new(Association::new(
-            cntlid,
-            kind,
-            request.subnqn.as_str().to_owned(),
-            request.hostnqn.as_str().to_owned(),
-            request.hostid,
-            request.transport,
-            (request.local, request.peer),
-            self.cores.len(),
-            now,
-        ));
-        let live = Live {
-            who: who.clone(),
-            owner: core,
-            queues: BTreeMap::from([(0, core)]),
-            ending: false,
-            resetting: false,
-        };
-        self.controllers.insert(cntlid, live);
-        let admission = Ok(Admission { who, qid: 0 });
-        self.send(core, ToCore::Admit { queue, admission });
-    }
-
-    fn free_cntlid(&mut self, (first, last): (u16, u16)) -> Option<u16> {
-        let start = self.next_cntlid.clamp(first, last);
-        let found = (start..=last)
-            .chain(first..start)
-            .find(|cntlid| !self.controllers.contains_key(cntlid))?;
-        self.next_cntlid = found.wrapping_add(1);
-        Some(found)
-    }
-
-    /// An I/O queue joins its controller, unless commands of the same host's dead associations are
-    /// still on their way to a drive: a write of theirs could land on top of a newer one.
-    fn admit_io(&mut self, core: usize, queue: QueueRef, request: Box<ConnectRequest>, now: Tick) {
-        if self.has_stale(&request) {
-            let until = now.plus_ms(limits::STALE_WAIT_MS);
-            self.waiting.push(Waiting {
-                core,
-                queue,
-                request,
-                until,
-            });
-            return;
-        }
-        let invalid = |what: ConnectRefusal| Refused {
-            status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
-            dw0: what.dw0(),
-        };
-        let sequence = Refused {
-            status: Status::COMMAND_SEQUENCE_ERROR.dnr(),
-            dw0: 0,
-        };
-        let admission = match self.controllers.get_mut(&request.cntlid) {
-            Some(live) if !live.ending && live.who.subnqn == request.subnqn.as_str() => {
-                if live.who.hostnqn != request.hostnqn.as_str() {
-                    Err(invalid(ConnectRefusal::HOSTNQN))
-                } else if live.who.hostid != request.hostid {
-                    Err(invalid(ConnectRefusal::HOSTID))
-                } else if live.resetting
-                    || !live.who.is_ready()
-                    || live.queues.contains_key(&request.qid)
-                {
-                    Err(sequence)
-                } else {
-                    live.queues.insert(request.qid, core);
-                    Ok(Admission {
-                        who: live.who.clone(),
-                        qid: request.qid,
-                    })
-                }
-            }
-            _ => Err(invalid(ConnectRefusal::CNTLID)),
-        };
-        self.send(core, ToCore::Admit { queue, admission });
-    }
-
-    /// The host has an association in that subsystem which ended, or is in reset, and whose I/O
-    /// queues are not all gone.
-    fn has_stale(&self, request: &ConnectRequest) -> bool {
-        if plant::on(Bug::StaleAdmitted) {
-            return false;
-        }
-        self.controllers.values().any(|live| {
-            (live.ending || live.resetting)
-                && live.who.hostid == request.hostid
-                && live.who.hostnqn == request.hostnqn.as_str()
-                && live.who.subnqn == request.subnqn.as_str()
-                && live.queues.keys().any(|qid| *qid != 0)
-        })
-    }
-
-    fn refuse(&mut self, core: usize, queue: QueueRef, status: Status, dw0: u32) {
-        let admission = Err(Refused { status, dw0 });
-        self.send(core, ToCore::Admit { queue, admission });
-    }
-
     // Ends.
 
     /// All queues of a controller must go.
@@ -601,7 +443,7 @@ impl<I, D> Control<I, D> {
         let Some(live) = self.controllers.get(&cntlid) else {
             return;
         };
-        let cores: BTreeSet<usize> = live.queues.values().copied().collect();
+        let cores: BTreeSet<usize> = live.queues.values().map(|queue| queue.core).collect();
         for core in cores {
             self.send(core, ToCore::EndController { cntlid, keep_admin });
         }
@@ -658,7 +500,12 @@ impl<I, D> Control<I, D> {
             return;
         };
         let (id, epoch, remove) = (pending.id, pending.table.epoch, pending.remove);
-        self.current = Some(Current { id, epoch, remove });
+        self.current = Some(Current {
+            id,
+            epoch,
+            remove,
+            told: false,
+        });
         if let Some((drive, queues)) = pending.add {
             assert!(
                 queues.len() == self.cores.len(),
@@ -674,6 +521,21 @@ impl<I, D> Control<I, D> {
             self.send(core, ToCore::Table(table.clone()));
         }
         self.end_forbidden();
+    }
+
+    /// A host that hears of a change may use it on any of its queues.
+    fn tell_if_all_have_it(&mut self) {
+        let Some(current) = self.current.as_mut().filter(|current| !current.told) else {
+            return;
+        };
+        let epoch = current.epoch;
+        if self.cores.iter().any(|core| core.has < epoch) {
+            return;
+        }
+        current.told = true;
+        for core in 0..self.cores.len() {
+            self.send(core, ToCore::Tell { epoch });
+        }
     }
 
     /// Hosts that may not be connected any more, or whose subsystem went, are disconnected.

@@ -276,6 +276,7 @@ impl Queues {
             return Answer::Refused(Refusal::of(Status::CONNECT_INCOMPATIBLE_FORMAT.dnr()));
         }
         self.queue(slot).state = State::Closing;
+        self.say_ending(self.slab[slot].queue);
         Answer::Done(0)
     }
 }

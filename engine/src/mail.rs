@@ -94,6 +94,13 @@ pub enum ToControl {
         /// What it asked for.
         request: Box<ConnectRequest>,
     },
+    /// An admitted I/O queue takes no more commands; those it has may be at a drive.
+    QueueEnding {
+        /// Its controller.
+        cntlid: u16,
+        /// Which of its queues.
+        qid: u16,
+    },
     /// An admitted queue is gone, and nothing of it is at any drive.
     QueueEnded {
         /// Its controller.
@@ -110,6 +117,13 @@ pub enum ToControl {
     Resetting {
         /// Which.
         cntlid: u16,
+    },
+    /// Commands that come to this core are served by this table.
+    HasTable {
+        /// Which core.
+        core: usize,
+        /// Which table.
+        epoch: u64,
     },
     /// No command that began under an earlier table is left on this core.
     Drained {
@@ -156,6 +170,11 @@ pub enum ToCore<I, D> {
     },
     /// The table from now on.
     Table(Arc<Table>),
+    /// Every core has that table: hosts may be told what is new in it.
+    Tell {
+        /// Which table.
+        epoch: u64,
+    },
     /// A drive for tables to come.
     AddDrive(DriveId, D),
     /// No table names this drive any more, and none of its commands is left.

@@ -43,11 +43,13 @@ pub enum Bug {
     LendsAll,
     /// A change waits for commands that wait for their hosts.
     DrainsForEver,
+    /// Commands that a lost I/O queue left at a drive are not waited for.
+    LostQueueForgotten,
 }
 
 impl Bug {
     /// All there are, by the name they are asked for.
-    pub const ALL: [(&'static str, Bug); 19] = [
+    pub const ALL: [(&'static str, Bug); 20] = [
         ("generation-kept", Bug::GenerationKept),
         ("head-too-far", Bug::HeadTooFar),
         ("bufs-lost", Bug::BufsLost),
@@ -67,6 +69,7 @@ impl Bug {
         ("holds-all", Bug::HoldsAll),
         ("lends-all", Bug::LendsAll),
         ("drains-for-ever", Bug::DrainsForEver),
+        ("lost-queue-forgotten", Bug::LostQueueForgotten),
     ];
 }
 

@@ -79,6 +79,8 @@ pub struct Queues {
     in_flight: [u32; 2],
     /// The control thread was not yet told that commands of the earlier table are gone; since when.
     draining: Option<Tick>,
+    /// The last table that hosts were told of, if it is not the present one.
+    untold: Option<Arc<Table>>,
     /// Emptied lists with room for many Bufs, to be used again.
     pub(crate) lists: Vec<BufList>,
     pub(crate) shares: Shares,
@@ -124,6 +126,7 @@ impl Queues {
             mail: VecDeque::new(),
             in_flight: [0, 0],
             draining: None,
+            untold: None,
             lists: Vec::new(),
             shares: Shares::new(&config.pool),
             promised: 0,

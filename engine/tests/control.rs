@@ -499,3 +499,68 @@ fn while_stopping_nobody_is_admitted_and_nothing_changes() {
         .on_mail(ToControl::Stopped { core: 0 }, node.now);
     assert!(node.control.is_stopped());
 }
+
+#[test]
+fn hosts_are_told_when_every_core_has_the_table() {
+    let mut node = Node::new(2);
+    let change = Change::Allow {
+        nqn: NQN.into(),
+        hosts: None,
+    };
+    node.control.change(change).expect("it fits");
+    let tells = |mail: Vec<Mail>| mail.iter().any(|mail| matches!(mail, ToCore::Tell { .. }));
+    assert!(!tells(node.mail(0)));
+    let epoch = node.control.table().epoch;
+    let now = node.now;
+    let has = |core| ToControl::HasTable { core, epoch };
+    node.control.on_mail(has(0), now);
+    assert!(!tells(node.mail(0)), "the other core has not said so");
+    node.mail(1);
+    node.control.on_mail(has(1), now);
+    assert!(tells(node.mail(0)) && tells(node.mail(1)));
+    // It is told once, and a change that is over is not told again.
+    node.control.on_mail(has(1), now);
+    for core in 0..2 {
+        node.control
+            .on_mail(ToControl::Drained { core, epoch }, now);
+    }
+    assert!(!tells(node.mail(0)) && !tells(node.mail(1)));
+}
+
+#[test]
+fn a_queue_waits_for_what_a_lost_one_of_the_same_association_left_at_a_drive() {
+    for qid in [1, 2] {
+        let mut node = Node::new(2);
+        let cntlid = node.controller(0);
+        assert_eq!(node.connect(1, io(cntlid, 1)), Ok(cntlid));
+        let ending = ToControl::QueueEnding { cntlid, qid: 1 };
+        node.control.on_mail(ending, node.now);
+        let waiting = node.ask(0, io(cntlid, qid));
+        assert_eq!(node.admission(0, waiting), None);
+        // Another host's queue does not.
+        let other = node.connect(0, |request| {
+            request.hostnqn = Nqn::new("nqn.2026-01.test:other").unwrap();
+        });
+        assert!(other.is_ok());
+        node.ended(cntlid, 1);
+        assert_eq!(node.admission(0, waiting), Some(Ok(cntlid)));
+    }
+}
+
+#[test]
+fn who_asks_again_for_a_queue_is_not_kept_out_by_its_first_try() {
+    let mut node = Node::new(1);
+    let cntlid = node.controller(0);
+    assert_eq!(node.connect(0, io(cntlid, 1)), Ok(cntlid));
+    let ending = ToControl::QueueEnding { cntlid, qid: 1 };
+    node.control.on_mail(ending, node.now);
+    let first = node.ask(0, io(cntlid, 1));
+    let second = node.ask(0, io(cntlid, 1));
+    let refused = node
+        .admission(0, first)
+        .expect("it is answered")
+        .unwrap_err();
+    assert_eq!(refused.status, Status::CONNECT_CONTROLLER_BUSY);
+    node.ended(cntlid, 1);
+    assert_eq!(node.admission(0, second), Some(Ok(cntlid)));
+}

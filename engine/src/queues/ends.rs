@@ -28,6 +28,7 @@ impl Queues {
                 });
             }
             self.end_controller_of(at);
+            self.say_ending(at);
         }
         let mut next = self.queues[at as usize].commands;
         while next != NONE {
@@ -42,6 +43,19 @@ impl Queues {
             }
         }
         self.release_if_over(at);
+    }
+
+    /// The control thread hears at once that an I/O queue ends, and again when nothing is left of it.
+    pub(crate) fn say_ending(&mut self, at: u32) {
+        let queue = &self.queues[at as usize];
+        if let Some(who) = queue
+            .who
+            .as_ref()
+            .filter(|_| queue.admitted && queue.qid != 0)
+        {
+            let (cntlid, qid) = (who.cntlid, queue.qid);
+            self.mail.push_back(ToControl::QueueEnding { cntlid, qid });
+        }
     }
 
     /// Takes home what a command has, but for what a drive has. What the fabric has comes home by

@@ -19,6 +19,8 @@ impl Queues {
     pub(crate) fn on_table(&mut self, table: Arc<Table>) {
         let old = std::mem::replace(&mut self.table, table);
         self.draining = Some(self.now);
+        let (core, epoch) = (self.config.index, self.table.epoch);
+        self.mail.push_back(ToControl::HasTable { core, epoch });
         for queue in &mut self.queues {
             if let Some(subsystem) = &queue.subsystem {
                 // A subsystem that was removed stays with its queues until they end.
@@ -27,6 +29,17 @@ impl Queues {
                 }
             }
         }
+        self.untold.get_or_insert(old);
+    }
+
+    /// Hosts are told what is new in the table, now that every core works by it.
+    pub(crate) fn on_tell(&mut self, epoch: u64) {
+        if self.table.epoch != epoch {
+            return;
+        }
+        let Some(old) = self.untold.take() else {
+            return;
+        };
         for at in 0..self.controllers.len() {
             if let Some(controller) = &mut self.controllers[at] {
                 admin::on_table(controller, &old, &self.table);

@@ -77,6 +77,10 @@ pub struct Path {
     /// Namespaces as it was told.
     pub known: BTreeSet<u32>,
     stale_list: bool,
+    /// Namespaces as an event said it: every core must know them.
+    told: BTreeSet<u32>,
+    /// I/O queues to be connected anew, by number and the link they had.
+    lost: Vec<(u16, LinkId)>,
     /// Writes that were in flight at a reset, and the links they were on.
     reset_writes: Vec<u64>,
     reset_links: Vec<LinkId>,
@@ -103,6 +107,8 @@ impl Path {
             granted: 0,
             known: BTreeSet::new(),
             stale_list: false,
+            told: BTreeSet::new(),
+            lost: Vec::new(),
             reset_writes: Vec::new(),
             reset_links: Vec::new(),
             returns: true,
@@ -132,7 +138,8 @@ impl Path {
 
     /// It has nothing to do any more but to stay alive.
     pub fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.to_verify.is_empty() && !self.stale_list
+        let complete = self.lost.is_empty() && !self.stale_list;
+        self.in_flight() == 0 && self.to_verify.is_empty() && complete
     }
 
     /// Wakes the path at a time.
@@ -409,6 +416,7 @@ impl Path {
             return;
         }
         self.read_lists(ground);
+        self.mend(ground);
         if self.plan.is_bad() {
             self.be_bad(ground);
         } else if calm {
@@ -427,6 +435,38 @@ impl Path {
                 .skewed(self.plan.pause / 4 + 1, self.plan.pause * 2);
             self.wake(ground, now + pause);
         }
+    }
+
+    /// Connects another queue for one that was lost, under its number or another.
+    fn mend(&mut self, ground: &mut Ground) {
+        // As long as the node does not know, the number is in use.
+        let known = |(_, link): &(u16, LinkId)| ground.net.borrow_mut().link(*link).target_closed;
+        let all = self.lost.iter().all(known);
+        if !all || ground.has_unknown_dead(self.plan.host, self.plan.subsystem) {
+            return;
+        }
+        let Some((mut qid, _)) = self.lost.pop() else {
+            return;
+        };
+        let free = |qid: &u16| self.io.iter().all(|queue| queue.qid != *qid);
+        let others: Vec<u16> = (1..=self.granted).filter(free).collect();
+        if ground.rng.bool() {
+            qid = *ground.rng.pick(&others);
+            self.lost.retain(|(lost, _)| *lost != qid);
+        }
+        let link = ground.dial(self.index);
+        let queue = Queue::new(link, qid, self.plan.depth, self.plan.flow_control);
+        self.io.push(queue);
+    }
+
+    /// Of a live association, one I/O queue is gone.
+    fn lose(&mut self, ground: &mut Ground, at: usize) {
+        let queue = self.io.remove(at);
+        let writes = forget(ground, &queue);
+        let (host, subsystem) = (self.plan.host, self.plan.subsystem);
+        ground.lose(host, subsystem, vec![queue.link], writes);
+        self.lost.push((queue.qid, queue.link));
+        self.wake(ground, ground.common.now() + 50 * US);
     }
 
     /// Asks for as much as there is, or promises as much, and takes no further part in it.
@@ -455,7 +495,7 @@ impl Path {
         }
         let at = *ground.rng.pick(&roomy);
         ground.left -= 1;
-        let Some(made) = io::make(ground, &self.plan) else {
+        let Some(made) = io::make(ground, &self.plan, &self.told) else {
             return false;
         };
         self.send_made(ground, at, made);
@@ -609,6 +649,7 @@ impl Path {
             }
         }
         let io = std::mem::take(&mut self.io);
+        self.lost.clear();
         for queue in &io {
             let writes = forget(ground, queue);
             self.reset_writes.extend(writes);
@@ -645,6 +686,8 @@ impl Path {
         self.io.clear();
         self.bringup = None;
         self.known.clear();
+        self.told.clear();
+        self.lost.clear();
         self.stale_list = false;
         let now = ground.common.now();
         self.not_before = now + ground.rng.skewed(50 * US, 50 * MS);

@@ -1,5 +1,7 @@
 //! I/O commands of simulated hosts: what they ask, and what their answers may say.
 
+use std::collections::BTreeSet;
+
 use bytemuck::Zeroable;
 use ferroce_engine::host;
 use ferroce_engine::limits;
@@ -56,6 +58,8 @@ pub struct Io {
     pub blocks: u64,
     /// Made wrong on purpose: one of these is the answer.
     pub refused: &'static [Status],
+    /// The namespace is new, and an event told of it.
+    pub told: bool,
 }
 
 /// A command ready to be sent.
@@ -77,17 +81,23 @@ pub struct Made {
 const SPAN_MAX: u64 = 4096;
 
 /// A command of one path; none while there is no namespace it could go to.
-pub fn make(ground: &mut Ground, plan: &PathPlan) -> Option<Made> {
+pub fn make(ground: &mut Ground, plan: &PathPlan, told: &BTreeSet<u32>) -> Option<Made> {
     let here: Vec<usize> = (0..ground.spaces.len())
         .filter(|&at| {
             let space = &ground.spaces[at];
-            space.subsystem == plan.subsystem && space.stage == Stage::Here
+            let early = space.stage == Stage::Coming && told.contains(&space.nsid);
+            space.subsystem == plan.subsystem && (space.stage == Stage::Here || early)
         })
         .collect();
     if here.is_empty() {
         return None;
     }
-    let at = *ground.rng.pick(&here);
+    // A host that was told of a new one is quick to look at it.
+    let new = |at: &&usize| ground.spaces[**at].stage == Stage::Coming;
+    let at = match here.iter().find(new) {
+        Some(at) if ground.rng.bool() => *at,
+        _ => *ground.rng.pick(&here),
+    };
     if ground.rng.once_in(plan.wrong) {
         return Some(make_wrong(ground, at, plan));
     }
@@ -168,6 +178,7 @@ fn made(ground: &mut Ground, at: usize, sqe: Sqe, op: Op, lba: u64, blocks: u64)
             lba,
             blocks,
             refused: &[],
+            told: ground.spaces[at].stage == Stage::Coming,
         },
         data: Vec::new(),
         capsule: None,
@@ -549,6 +560,7 @@ fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool
         _ if drive_failed(&plan, status) => true,
         Status::COMMAND_INTERRUPTED => plan.operator > 0,
         Status::TRANSIENT_TRANSPORT_ERROR => plan.weather.spoil > 0,
+        Status::INVALID_NAMESPACE if io.told => false,
         Status::INVALID_NAMESPACE | Status::LBA_OUT_OF_RANGE => unsure,
         Status::COMPARE_FAILURE => {
             let Op::Compare { contents } = &io.op else {

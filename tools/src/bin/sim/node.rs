@@ -35,7 +35,8 @@ pub struct Node {
     pub control: Control<Incoming, SimDrive>,
     mail: Mailbox<ToControl>,
     control_bell: Arc<Bell>,
-    control_planned: bool,
+    /// When the control thread looks at its mail next.
+    control_at: u64,
     cores: Vec<Slot>,
 }
 
@@ -116,7 +117,7 @@ impl Node {
             control: Control::new(posts),
             mail,
             control_bell,
-            control_planned: false,
+            control_at: u64::MAX,
             cores,
         }
     }
@@ -167,7 +168,11 @@ impl Node {
         }
         slot.planned = true;
         slot.last_look = false;
-        let delay = self.rng.u64(0..5 * US);
+        // The system may be in no hurry to wake it.
+        let delay = match self.rng.once_in(self.naps) && !self.common.calm.get() {
+            true => self.rng.u64(100 * US..10 * MS),
+            false => self.rng.u64(0..5 * US),
+        };
         let (life, core) = (self.life, at);
         self.common.after(delay, Event::Turn { life, core });
     }
@@ -185,17 +190,17 @@ impl Node {
     }
 
     fn plan_control(&mut self, wait: u64) {
-        if !self.control_planned {
-            self.control_planned = true;
+        let soonest = self.common.now() + wait;
+        if soonest + US < self.control_at {
             let life = self.life;
-            let delay = wait + self.rng.u64(US..30 * US);
-            self.common.after(delay, Event::Control { life });
+            self.control_at = soonest + self.rng.u64(US..30 * US);
+            self.common.at(self.control_at, Event::Control { life });
         }
     }
 
     /// The control thread reads its mail.
     pub fn run_control(&mut self) {
-        self.control_planned = false;
+        self.control_at = u64::MAX;
         let now = self.common.now();
         while let Some(mail) = self.mail.poll() {
             if self.common.prints() {

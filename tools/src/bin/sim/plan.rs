@@ -59,6 +59,8 @@ pub struct PathPlan {
     pub wrong: u32,
     /// One tick in so many resets or disconnects.
     pub restless: u32,
+    /// An I/O queue that is lost is connected anew; else all of them are.
+    pub mends: bool,
     pub manner: Manner,
 }
 
@@ -169,7 +171,7 @@ impl Plan {
                 rng.usize(4..=24)
             },
             mail: if rng.once_in(4) {
-                rng.usize(8..=16)
+                rng.usize(1..=8)
             } else {
                 256
             },
@@ -259,6 +261,7 @@ impl PathPlan {
             } else {
                 rng.u32(20..=200)
             },
+            mends: rng.bool(),
             manner: Manner::Honest,
         }
     }
@@ -270,6 +273,7 @@ impl PathPlan {
             depth: rng.u16(8..=32),
             wrong: 0,
             restless: 0,
+            mends: false,
             manner: *rng.pick(&[Manner::Deaf, Manner::Mute]),
             ..PathPlan::of(rng, host, subsystems, true)
         }

@@ -90,6 +90,10 @@ impl Path {
             );
         }
         self.queue(at).closed = true;
+        if let Some(at) = at.filter(|_| self.phase == Phase::Live && self.plan.mends) {
+            self.lose(ground, at);
+            return;
+        }
         if self.phase == Phase::Disconnecting
             && at.is_some()
             && self.io.iter().any(|queue| !queue.closed)
@@ -202,6 +206,10 @@ impl Path {
                         .borrow_mut()
                         .send_to_target(refused, ToTarget::Closed);
                 }
+                if self.phase == Phase::Live && !self.io.is_empty() {
+                    self.wake(ground, ground.common.now());
+                    return;
+                }
                 if self.io.iter().any(|queue| !queue.connected) {
                     return;
                 }
@@ -217,6 +225,7 @@ impl Path {
     }
 
     fn on_list(&mut self, ground: &mut Ground, answered: &Answered) {
+        let now = ground.common.now();
         let status = answered.cqe.status();
         if !status.is_success() {
             let kind = &answered.cmd.what;
@@ -230,6 +239,10 @@ impl Path {
             What::Namespaces if whole => {
                 let list: NamespaceList = bytemuck::pod_read_unaligned(answered.got());
                 self.known = list.iter().collect();
+                if !matches!(self.phase, Phase::Setup(_)) {
+                    self.told.clone_from(&self.known);
+                    self.wake(ground, now);
+                }
             }
             What::Changed if whole => {
                 let identify = Sqe::identify(Cns::ACTIVE_NAMESPACES, 0, Csi::NVM);
