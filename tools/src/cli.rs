@@ -1,6 +1,6 @@
 //! The command line: what can be said, and what contradicts itself.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -201,9 +201,13 @@ pub enum CtlCommand {
     ferroce probe tcp://127.0.0.1:4420 --rate 10k --slo 'p99<500us,errors=0'\n  \
     ferroce probe tcp://127.0.0.1:4420 --cores 1 --baseline --baseline-core 0")]
 pub struct ProbeArgs {
-    /// tcp://ADDRESS:PORT, or tcp://ADDRESS:PORT/NQN where a node has several subsystems
+    /// tcp://ADDRESS:PORT or roce://ADDRESS:PORT, with /NQN behind it where a node has several subsystems
     #[arg(required_unless_present = "ceiling")]
     pub url: Option<Url>,
+    /// The address of this machine to come from, for roce:// alone; both ends need UDP port 4791 of theirs [default: that of
+    /// the route, or another loopback address if the target is on the same]
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
     /// How long to measure: each target, and each rate [default: 2s]
     #[arg(long, short, value_name = "TIME", value_parser = parse_time)]
     pub time: Option<Duration>,

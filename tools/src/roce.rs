@@ -1,11 +1,45 @@
 //! What node and probe share of software RoCEv2.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+
+use ferroce_transport::host::{self, RdmaHost};
+use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::roce::udp::Options;
 
-use crate::fail::{Result, fail};
+use crate::fail::{Context, Fail, Result, fail};
+
+/// Queues that packets can be dealt to on one address.
+const QUEUES_MAX: usize = 128;
 
 /// Drops packets that come, to see what loss does: `PPM`, or `PPM:SEED`.
 const LOSS: &str = "FERROCE_ROCE_LOSS";
+
+/// What this process has as a host, by its addresses: one on each, since each has port 4791 to itself.
+static HOSTS: Mutex<BTreeMap<IpAddr, RdmaHost<Roce>>> = Mutex::new(BTreeMap::new());
+
+/// A host's end for a target: at `bind`, or else by the route there. It is opened once in a process, for
+/// so many queues at a time.
+pub fn host(target: SocketAddr, bind: Option<IpAddr>, queues: usize) -> Result<RdmaHost<Roce>> {
+    let local = match bind {
+        Some(local) => local,
+        None => host::local_address(target)
+            .context(|| format!("cannot find the address of ours that leads to {target}"))?,
+    };
+    let mut hosts = HOSTS.lock().expect("nobody panics with the lock");
+    if let Some(host) = hosts.get(&local) {
+        return Ok(host.clone());
+    }
+    let queues = queues.min(QUEUES_MAX);
+    let host = RdmaHost::roce(local, queues, options()?).map_err(|why| {
+        Fail(format!(
+            "{why}; --bind names another address of this machine"
+        ))
+    })?;
+    hosts.insert(local, host.clone());
+    Ok(host)
+}
 
 /// The usual, but for what the environment of a test says.
 pub fn options() -> Result<Options> {

@@ -772,3 +772,55 @@ fn the_demo_ends_in_a_table() {
         assert!(out.contains(line), "`{line}` is missing:\n{out}");
     }
 }
+
+/// Over Ferroce's own RoCEv2, from another loopback address than the node's.
+#[test]
+fn rdma_is_measured_and_verified_and_compared() {
+    let [_, b, c, d] = fastrand::u32(..).to_be_bytes();
+    let at = format!("127.{b}.{c}.{}", d.clamp(3, 250));
+    let roce = format!("roce://{at}:4420");
+    let node = Node::serve(&[
+        "--device",
+        "ram:16MiB,block=512",
+        "--nqn",
+        NQN,
+        "--listen",
+        &roce,
+    ]);
+    let probe = |arguments: &[&str]| {
+        ferroce()
+            .args(["probe", &roce, "--json", "--time", "300ms"])
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+    };
+    let good = |output: Output| -> serde_json::Value {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    // In capsules and by READ, on two queues.
+    for size in ["4KiB", "64KiB"] {
+        let verify = [
+            "--verify",
+            "--destroy-data",
+            "--force",
+            "--queues",
+            "2",
+            "--depth",
+            "4",
+        ];
+        let found = good(probe(&[&verify[..], &["--block-size", size]].concat()));
+        let verified = found["blocks_verified"].as_u64();
+        assert!(verified.is_some_and(|blocks| blocks > 0), "{found}");
+    }
+    good(probe(&["--against", &node.url(), "--depth", "2"]));
+    // Both ends need the port.
+    let refused = probe(&["--bind", &at]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{said}");
+    assert!(
+        said.contains("port 4791") && said.contains("--bind"),
+        "{said}"
+    );
+}

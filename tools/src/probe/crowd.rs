@@ -74,7 +74,7 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
     let plan = Plan {
         address: target.address(),
         nqn: target.nqn,
-        options: super::target::options(args)?,
+        options: super::target::options(args, url.scheme, target.address())?,
         own_identity: args.hostnqn.is_none(),
         namespace: target.namespace.clone(),
         depth: args.depth,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{
-    Backoff, Controller, Data, HostError, HostIdentity, Namespace, Options, Queue, discover,
+    Backoff, Controller, Data, HostError, HostIdentity, Namespace, Options, Queue, Via, discover,
 };
 use ferroce_wire::fabrics::Nqn;
 
@@ -16,8 +16,9 @@ use super::{PLACES_MAX, guard, writes};
 use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
+use crate::roce;
 use crate::units::{Size, about};
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// How a lost target is looked for: soon and often, for the gap is what is measured.
 const RECONNECT: Backoff = Backoff {
@@ -39,11 +40,12 @@ pub struct Target {
 impl Target {
     /// Finds and connects it.
     pub fn connect(url: &Url, args: &ProbeArgs) -> Result<Target> {
-        let options = options(args)?;
         let addresses = url.resolve()?;
         let mut last = Fail(String::new());
         for address in addresses {
-            match Target::connect_at(address, url, args, &options) {
+            let target = options(args, url.scheme, address)
+                .and_then(|options| Target::connect_at(address, url, args, &options));
+            match target {
                 Ok(target) => return Ok(target),
                 Err(why) => last = why,
             }
@@ -59,7 +61,7 @@ impl Target {
     ) -> Result<Target> {
         let (nqn, address) = match &url.nqn {
             Some(nqn) => (Nqn::new(nqn).context(|| nqn.clone())?, address),
-            None => only_subsystem(address, options)?,
+            None => only_subsystem(address, url.scheme, options)?,
         };
         let controller = Controller::connect(address, &nqn, options).map_err(plain)?;
         let namespace = choose(&controller, args.nsid)?;
@@ -240,7 +242,8 @@ impl Target {
     }
 }
 
-pub fn options(args: &ProbeArgs) -> Result<Options> {
+/// How this host connects to a target at an address.
+pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<Options> {
     let mut identity = if Path::new("/etc/nvme/hostnqn").exists() {
         HostIdentity::of_machine()
     } else {
@@ -250,7 +253,17 @@ pub fn options(args: &ProbeArgs) -> Result<Options> {
         identity.nqn = Nqn::new(nqn).context(|| format!("--hostnqn {nqn}"))?;
         identity.id = identity::of_nqn(nqn).into_bytes();
     }
+    let via = match scheme {
+        Scheme::Tcp => Via::Tcp,
+        Scheme::Roce => {
+            // Those of a connection that was lost, and of the one in its place.
+            let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
+            let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2);
+            Via::Roce(roce::host(address, args.bind, queues)?)
+        }
+    };
     Ok(Options {
+        via,
         identity,
         header_digest: args.header_digest,
         data_digest: args.data_digest,
@@ -259,7 +272,11 @@ pub fn options(args: &ProbeArgs) -> Result<Options> {
 }
 
 /// The subsystem a discovery controller names, if it names one only.
-fn only_subsystem(address: SocketAddr, options: &Options) -> Result<(Nqn, SocketAddr)> {
+fn only_subsystem(
+    address: SocketAddr,
+    scheme: Scheme,
+    options: &Options,
+) -> Result<(Nqn, SocketAddr)> {
     let log = discover(address, options).map_err(plain)?;
     let mut places: BTreeMap<Nqn, Vec<SocketAddr>> = BTreeMap::new();
     for found in log.subsystems() {
@@ -283,7 +300,7 @@ fn only_subsystem(address: SocketAddr, options: &Options) -> Result<(Nqn, Socket
         _ => {
             let names: Vec<String> = places
                 .keys()
-                .map(|nqn| format!("\n  tcp://{address}/{nqn}"))
+                .map(|nqn| format!("\n  {scheme}://{address}/{nqn}"))
                 .collect();
             fail!(
                 "{address} serves several subsystems; choose one:{}",
