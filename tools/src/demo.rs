@@ -7,8 +7,8 @@ use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::print;
 use crate::fail::{Fail, Result, fail};
 use crate::node::Node;
+use crate::probe::measure;
 use crate::probe::report::Sliced;
-use crate::probe::{judge, measure};
 use crate::signals::Signals;
 use crate::units::{Size, about, gib_per_s, thousands, us};
 use crate::url::Url;
@@ -78,7 +78,7 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
     let interrupted = || signals.came();
     let verify = probe(&url, args.time, &LOADS[1], true);
     let outcome = measure(&verify, false, &interrupted)?;
-    judge(&outcome)?;
+    outcome.judge()?;
     print(&format!(
         "First, does it keep what it is given? {} blocks of random places were read while others\n\
          were written, and each was the last one acknowledged.\n\n",
@@ -92,7 +92,7 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
     for load in &LOADS {
         let probe = probe(&url, args.time, load, false);
         let outcome = measure(&probe, false, &interrupted)?;
-        judge(&outcome)?;
+        outcome.judge()?;
         print(&row(load, &outcome.whole()))?;
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);

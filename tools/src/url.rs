@@ -128,6 +128,14 @@ impl Url {
         Ok(found)
     }
 
+    /// For what speaks plain TCP, without NVMe.
+    pub fn resolve_tcp(&self) -> Result<Vec<SocketAddr>> {
+        if self.scheme != Scheme::Tcp || self.nqn.is_some() {
+            fail!("`{self}`: a raw server speaks plain TCP; write tcp://ADDRESS:PORT");
+        }
+        self.resolve()
+    }
+
     /// As a place to listen.
     pub fn resolve_listener(&self) -> Result<SocketAddr> {
         if self.nqn.is_some() {

@@ -26,8 +26,12 @@ struct Node {
 
 impl Node {
     fn serve(arguments: &[&str]) -> Node {
+        Node::serve_by(ferroce(), arguments)
+    }
+
+    fn serve_by(mut command: Command, arguments: &[&str]) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = ferroce()
+        let mut child = command
             .args(["serve", "--listen", "tcp://127.0.0.1:0", "--ctl"])
             .arg(dir.path().join("ctl.sock"))
             .args(arguments)
@@ -348,6 +352,62 @@ fn a_crowd_is_connected_and_comes_back() {
     node.refused(&["--crowd", "2000"], "ferroce: ");
 }
 
+/// The target's disk is full from 4 MiB on: whoever looks sees what failed and why, and what was measured.
+#[test]
+fn a_full_disk_loses_no_result() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("disk");
+    let file = std::fs::File::create(&disk).expect("creates");
+    file.set_len(16 << 20).expect("grows");
+    let device = format!("file:{}", disk.display());
+    // A limit on the size of files stands for the disk's end; the signal that goes with it is none of a full disk.
+    let mut without_signal = Command::new("sh");
+    without_signal.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    without_signal.arg(env!("CARGO_BIN_EXE_ferroce"));
+    let node = Node::serve_by(without_signal, &["--device", &device, "--nqn", NQN]);
+    let limited = Command::new("prlimit")
+        .args([
+            format!("--pid={}", node.child.id()),
+            format!("--fsize={}", 4 << 20),
+        ])
+        .status();
+    if limited.is_ok_and(|status| status.success()) {
+        let writes = &[
+            "--time",
+            "300ms",
+            "--json",
+            "--write",
+            "50",
+            "--destroy-data",
+        ];
+        let output = node.probe(writes);
+        assert!(!output.status.success());
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let errors = value["errors"].as_object().expect("errors");
+        assert!(
+            errors.keys().any(|kind| kind.contains("Capacity Exceeded")),
+            "{value}"
+        );
+        assert!(value["write"]["ios"].as_u64() > Some(0), "{value}");
+    }
+
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("opens");
+    let output = ferroce()
+        .args(["probe", &node.url(), "--time", "200ms"])
+        .stdout(full)
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("No space left") && said.contains("read "),
+        "{said}"
+    );
+}
+
 #[test]
 fn contradictions_are_refused_with_the_reason() {
     let node = Node::one();
@@ -363,6 +423,7 @@ fn contradictions_are_refused_with_the_reason() {
         ),
         (&["--workload", "model-load"], "--time contradict"),
         (&["--arrival", "fixed"], "add --rate"),
+        (&["--baseline=rdma://127.0.0.1:1"], "speaks plain TCP"),
         (&["--rounds", "5"], "add --baseline or --against"),
         (
             &["--baseline=tcp://127.0.0.1:1", "--baseline-core", "0"],

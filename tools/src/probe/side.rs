@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use ferroce_transport::host::HostIdentity;
 
+use super::check::writes;
 use super::ledger::Ledger;
 use super::link::Link;
 use super::load::{Load, Slice, Work};
 use super::report::Sliced;
 use super::schedule::Schedule;
 use super::watch::Watch;
-use super::{Target, cpu, memory, raw, writes};
+use super::{Target, cpu, memory, raw};
 use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result};
 use crate::units::Size;

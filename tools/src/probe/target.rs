@@ -12,7 +12,8 @@ use ferroce_transport::host::{
 };
 use ferroce_wire::fabrics::Nqn;
 
-use super::{PLACES_MAX, guard, writes};
+use super::check::writes;
+use super::{PLACES_MAX, guard};
 use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;

@@ -31,7 +31,7 @@ const SEND_RETRY: Duration = Duration::from_millis(1);
 
 /// Runs the command: serves until it is killed.
 pub fn run(args: RawServerArgs) -> Result<()> {
-    let address = args.listen.resolve_listener()?;
+    let address = args.listen.resolve_tcp()?[0];
     let listener = TcpListener::bind(address).context(|| format!("cannot listen at {address}"))?;
     if let Some(id) = args.core
         && !core_affinity::set_for_current(core_affinity::CoreId { id })

@@ -67,7 +67,7 @@ impl Site {
     /// Connects to one that runs.
     pub fn connect(url: &Url) -> Result<Site> {
         let mut last = Fail(String::new());
-        for address in url.resolve()? {
+        for address in url.resolve_tcp()? {
             match Site::connect_at(address) {
                 Ok(site) => return Ok(site),
                 Err(why) => last = why,
