@@ -1,6 +1,9 @@
 //! `ferroce demo`: a node and a probe on this machine, talking over loopback, and what came of it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+use ferroce_engine::table::Transport;
 
 use crate::cli::{DemoArgs, Pattern, ProbeArgs};
 use crate::config::{Config, Namespace, Subsystem};
@@ -11,7 +14,7 @@ use crate::probe::measure;
 use crate::probe::report::Sliced;
 use crate::signals::Signals;
 use crate::units::{Size, about, gib_per_s, thousands, us};
-use crate::url::Url;
+use crate::url::{self, Scheme, Url};
 
 const NQN: &str = "nqn.2014-08.org.nvmexpress:ferroce-demo";
 
@@ -67,41 +70,52 @@ pub fn run(args: DemoArgs) -> Result<()> {
 }
 
 fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
-    let Some(url) = node.listeners()?.pop() else {
-        fail!("the node has no listener")
-    };
+    let urls = node.listeners()?;
+    let places: Vec<String> = urls.iter().map(Url::to_string).collect();
     print(&format!(
-        "A storage node serves {} of memory at {url}, and a host on the same machine uses it.\n\n",
-        about(args.size.0)
+        "A storage node serves {} of memory at {}, and a host on the same machine uses it.\n\n",
+        about(args.size.0),
+        places.join(" and ")
     ))?;
 
     let interrupted = || signals.came();
-    let verify = probe(&url, args.time, &LOADS[1], true);
-    let outcome = measure(&verify, false, &interrupted)?;
-    outcome.judge()?;
+    let mut verified = 0;
+    for url in &urls {
+        let verify = probe(url, args.time, &LOADS[1], true);
+        let outcome = measure(&verify, false, &interrupted)?;
+        outcome.judge()?;
+        verified += outcome.whole().totals.blocks_verified;
+    }
     print(&format!(
         "First, does it keep what it is given? {} blocks of random places were read while others\n\
          were written, and each was the last one acknowledged.\n\n",
-        thousands(outcome.whole().totals.blocks_verified)
+        thousands(verified)
     ))?;
 
     print(&format!(
         "{:<30}{:>12}{:>9}{:>12}{:>12}{:>12}\n",
         "How fast is it?", "per second", "GiB/s", "median us", "p99 us", "p99.9 us"
     ))?;
-    for load in &LOADS {
-        let probe = probe(&url, args.time, load, false);
-        let outcome = measure(&probe, false, &interrupted)?;
-        outcome.judge()?;
-        print(&row(load, &outcome.whole()))?;
+    for url in &urls {
+        print(match url.scheme {
+            Scheme::Tcp => "NVMe/TCP\n",
+            Scheme::Roce => "NVMe/RDMA, in software at both ends\n",
+        })?;
+        for load in &LOADS {
+            let probe = probe(url, args.time, load, false);
+            let outcome = measure(&probe, false, &interrupted)?;
+            outcome.judge()?;
+            print(&row(load, &outcome.whole()))?;
+        }
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     print(&format!(
         "\n\"p99 us\" is the time within which 99 of 100 commands were answered, in microseconds. Host and node share\n\
-         this machine's {cpus} CPUs and the kernel's TCP here; each on its own machine does better.\n\n\
+         this machine's {cpus} CPUs and the kernel's network here; each on its own machine does better.\n\n\
          Next, a node that stays, and a look at it from another terminal:\n\
          \x20 ferroce serve --device ram:1GiB\n\
          \x20 ferroce probe tcp://127.0.0.1:4420 --time 2s\n\
+         With --listen roce://ADDRESS:4420 it serves RDMA hosts, too.\n\
          `ferroce serve` also prints the lines by which a Linux host makes a disk of it.\n"
     ))
 }
@@ -124,11 +138,22 @@ fn row(load: &Load, slice: &Sliced) -> String {
     )
 }
 
+/// Two loopback addresses that most likely nobody else uses now: both ends of RoCE need their port.
+fn loopbacks() -> [IpAddr; 2] {
+    let pid = std::process::id();
+    [1, 2].map(|last| Ipv4Addr::new(127, 128 | (pid >> 8) as u8, pid as u8, last).into())
+}
+
 /// A small node: memory for one host, on a port that is free.
 fn config(args: &DemoArgs) -> Result<Config> {
     let device = format!("ram:{}", args.size).parse().map_err(Fail)?;
     let mut config = Config::default();
     config.listen[0].port = 0;
+    let [at, _] = loopbacks();
+    config
+        .listen
+        .push(Url::from((Transport::Rdma, (at, url::PORT).into())));
+    config.limits.rdma_entries = 1024;
     config.memory.buffers = Size(16 << 20);
     config.limits.commands = 1024;
     config.limits.queues = 64;
@@ -144,6 +169,8 @@ fn config(args: &DemoArgs) -> Result<Config> {
 }
 
 fn probe(url: &Url, time: Duration, load: &Load, verify: bool) -> ProbeArgs {
+    let [_, bind] = loopbacks();
+    let bind = (url.scheme == Scheme::Roce).then_some(bind);
     let url = Url {
         nqn: Some(NQN.into()),
         ..url.clone()
@@ -157,6 +184,7 @@ fn probe(url: &Url, time: Duration, load: &Load, verify: bool) -> ProbeArgs {
         verify,
         destroy_data: true,
         force: true,
+        bind,
         ..ProbeArgs::of(&url)
     }
 }

@@ -255,6 +255,9 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
         identity.id = identity::of_nqn(nqn).into_bytes();
     }
     let via = match scheme {
+        Scheme::Tcp if args.bind.is_some() => {
+            fail!("--bind: the address to come from is chosen for roce:// only")
+        }
         Scheme::Tcp => Via::Tcp,
         Scheme::Roce => {
             // Those of a connection that was lost, and of the one in its place.

@@ -1,0 +1,183 @@
+//! Node and probe over software RoCEv2, as a person uses them: data is verified, with and without loss,
+//! and what is in the way is named.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const NQN: &str = "nqn.2024-01.org.example:node";
+
+fn ferroce() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// An address of this machine that nothing else uses.
+fn address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    let last = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{}.{last}", 32 | (pid >> 8 & 31), pid & 255)
+}
+
+/// A node that runs until the test ends.
+struct Node {
+    child: Child,
+    dir: tempfile::TempDir,
+    url: String,
+    greeting: String,
+}
+
+impl Node {
+    fn serve(loss: Option<&str>) -> Node {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("roce://{}:4420", address());
+        let mut command = ferroce();
+        if let Some(loss) = loss {
+            command.env("FERROCE_ROCE_LOSS", loss);
+        }
+        let mut child = command
+            .args(["serve", "--device", "ram:16MiB", "--nqn", NQN])
+            .args(["--listen", "tcp://127.0.0.1:0", "--listen", &url, "--ctl"])
+            .arg(dir.path().join("ctl.sock"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut greeting = String::new();
+        while !greeting.ends_with("\n\n") || !greeting.contains("disconnect") {
+            let count = out.read_line(&mut greeting).expect("reads");
+            assert!(count > 0, "the node ended: {greeting}");
+        }
+        Node {
+            child,
+            dir,
+            url,
+            greeting,
+        }
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = ferroce();
+        command
+            .args(["ctl", "--ctl"])
+            .arg(self.dir.path().join("ctl.sock"));
+        command.args(arguments).output().expect("the binary runs")
+    }
+
+    fn probe(&self, loss: Option<&str>, arguments: &[&str]) -> Output {
+        let mut command = ferroce();
+        if let Some(loss) = loss {
+            command.env("FERROCE_ROCE_LOSS", loss);
+        }
+        command.args(["probe", &self.url, "--bind", &address()]);
+        command.args(arguments).output().expect("the binary runs")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Whether it went well, and what it said.
+fn well(output: &Output) -> String {
+    let said = said(output);
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+const VERIFY: [&str; 4] = ["--verify", "--destroy-data", "--time", "500ms"];
+
+#[test]
+fn data_is_what_was_written() {
+    let node = Node::serve(None);
+    assert!(node.greeting.contains(&format!("  at {}\n", node.url)));
+    assert!(
+        node.greeting.contains("nvme connect -t rdma"),
+        "{}",
+        node.greeting
+    );
+    for size in [["--block-size", "4KiB"], ["--block-size", "64KiB"]] {
+        let text = well(&node.probe(None, &[&VERIFY[..], &size, &["--queues", "3"]].concat()));
+        assert!(
+            text.contains("each was the last one acknowledged"),
+            "{text}"
+        );
+    }
+    let shown = well(&node.ctl(&["show"]));
+    assert!(
+        shown.contains(&format!("listens   {}\n", node.url)),
+        "{shown}"
+    );
+    assert!(shown.contains("rdma    received"), "{shown}");
+}
+
+#[test]
+fn loss_costs_time_and_nothing_else() {
+    let node = Node::serve(Some("10000:1"));
+    let text = well(&node.probe(Some("10000:2"), &[&VERIFY[..], &["--depth", "8"]].concat()));
+    assert!(
+        text.contains("each was the last one acknowledged"),
+        "{text}"
+    );
+    // What was counted is told every now and then.
+    let start = std::time::Instant::now();
+    loop {
+        let shown = well(&node.ctl(&["show"]));
+        if shown.contains("resent") && shown.contains("dropped_injected") {
+            return;
+        }
+        assert!(start.elapsed().as_secs() < 60, "{shown}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let node = Node::serve(None);
+    let refused = |output: Output, why: &str| {
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+    };
+    refused(
+        node.ctl(&["listen", "roce://127.0.0.1:4420"]),
+        "at the start",
+    );
+    let serve = |listen: &str| {
+        let mut command = ferroce();
+        command.args(["serve", "--device", "ram:1MiB", "--listen", listen, "--ctl"]);
+        command.arg(node.dir.path().join("other.sock"));
+        command.output().expect("the binary runs")
+    };
+    refused(serve(&node.url), "UDP port 4791");
+    refused(serve("roce://0.0.0.0:4420"), "very address");
+    refused(serve("roce://192.0.2.1:4420"), "no interface");
+    let probe = |arguments: &[&str]| {
+        let mut command = ferroce();
+        command.args(["probe", "--time", "100ms"]).args(arguments);
+        command.output().expect("the binary runs")
+    };
+    let at = node
+        .url
+        .strip_prefix("roce://")
+        .and_then(|at| at.split(':').next());
+    let at = at.expect("an address");
+    refused(
+        probe(&[&node.url, "--bind", at]),
+        "another address of this machine",
+    );
+    refused(probe(&["tcp://127.0.0.1:1", "--bind", at]), "roce:// only");
+    let elsewhere = format!("roce://{at}:4421");
+    refused(
+        probe(&[&elsewhere, "--bind", &address()]),
+        "nothing listens there",
+    );
+}
