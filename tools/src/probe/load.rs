@@ -55,9 +55,9 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// From now on.
+    /// From as soon on as all threads can be there.
     pub fn new(time: Duration, early: Option<Duration>) -> Slice {
-        let start = Instant::now();
+        let start = Instant::now() + GATHER;
         Slice {
             start,
             end: start + time,
@@ -72,6 +72,8 @@ impl Slice {
     }
 }
 
+/// What it takes to start threads.
+const GATHER: Duration = Duration::from_millis(1);
 /// A closed loop with nothing to do polls so long before it sleeps. An open loop never sleeps: it would measure its own
 /// waking up.
 const SPIN: Duration = Duration::from_micros(100);

@@ -12,7 +12,7 @@ use super::link::Link;
 use super::load::{Load, Slice, Work};
 use super::report::Sliced;
 use super::schedule::Schedule;
-use super::watch::Watch;
+use super::watch::{AtWork, Watch};
 use super::{Target, cpu, memory, raw};
 use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result};
@@ -272,12 +272,16 @@ impl Side {
         for (number, load) in beside.enumerate() {
             crews[number % count].beside.push(load);
         }
+        let work = &AtWork::new(count);
         thread::scope(|scope| {
-            let threads: Vec<_> = crews
-                .into_iter()
-                .map(|crew| scope.spawn(move || crew.run(slice)))
-                .collect();
-            watch.until(slice, || threads.iter().all(|thread| thread.is_finished()));
+            let mut threads = Vec::new();
+            for crew in crews {
+                threads.push(scope.spawn(move || {
+                    let _shift = work.shift();
+                    crew.run(slice);
+                }));
+            }
+            watch.until_done(work, slice);
             threads.into_iter().try_for_each(|thread| {
                 thread
                     .join()
@@ -293,9 +297,13 @@ impl Side {
         self.loads.iter_mut().for_each(Load::hang_up);
         slice.stop.store(false, Ordering::Relaxed);
         let left = slice.end.saturating_duration_since(Instant::now());
+        let work = &AtWork::new(1);
         let queues = thread::scope(|scope| {
-            let thread = scope.spawn(|| target.reconnect(left, &slice.stop));
-            watch.until(slice, || thread.is_finished());
+            let thread = scope.spawn(move || {
+                let _shift = work.shift();
+                target.reconnect(left, &slice.stop)
+            });
+            watch.until_done(work, slice);
             thread
                 .join()
                 .map_err(|_| Fail("reconnecting failed".into()))?
@@ -398,6 +406,9 @@ impl Crew<'_> {
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {
             log::warn!("the system does not let a thread run on CPU {id}");
+        }
+        while Instant::now() < slice.start {
+            std::hint::spin_loop();
         }
         let mut busy_at = Instant::now();
         loop {

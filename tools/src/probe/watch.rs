@@ -1,14 +1,50 @@
 //! What looks at a run while it lasts: a progress bar, and whoever wants it to end.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::Slice;
 use crate::units::thousands;
+
+/// How often the run is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Threads that are at work; whoever made this is woken when they leave.
+#[derive(Debug)]
+pub struct AtWork {
+    left: AtomicUsize,
+    waiter: Thread,
+}
+
+/// Held by a thread while it is at work.
+#[derive(Debug)]
+pub struct Shift<'a>(&'a AtWork);
+
+impl AtWork {
+    /// So many, each of which is to hold a [`Shift`].
+    pub fn new(count: usize) -> AtWork {
+        AtWork {
+            left: AtomicUsize::new(count),
+            waiter: thread::current(),
+        }
+    }
+
+    /// Of one thread.
+    pub fn shift(&self) -> Shift<'_> {
+        Shift(self)
+    }
+}
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        self.0.left.fetch_sub(1, Ordering::Release);
+        self.0.waiter.unpark();
+    }
+}
 
 /// The watch over a run of one or more slices.
 pub struct Watch<'a> {
@@ -42,11 +78,11 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Stays until `done`, and passes a wish to end on to the slice.
-    pub fn until(&self, slice: &Slice, done: impl Fn() -> bool) {
-        while !done() {
-            // Short slices are not to be made longer by our sleep.
-            thread::sleep(Duration::from_millis(20).min((slice.end - slice.start) / 16));
+    /// Stays until nobody is at work any more, and passes a wish to end on to the slice.
+    pub fn until_done(&self, work: &AtWork, slice: &Slice) {
+        while work.left.load(Ordering::Acquire) > 0 {
+            // Each look takes a CPU from the load or from the target for a moment: few are enough.
+            thread::park_timeout(LOOK);
             if (self.wants_end)() {
                 slice.stop.store(true, Ordering::Relaxed);
             }
