@@ -353,7 +353,12 @@ impl Device {
     /// Lets the peer reach some memory.
     pub fn grant(&mut self, id: QpId, bufs: BufList, access: Access) -> Result<Remote, BufList> {
         let random = self.random.u16(..);
-        self.qp_mut(id).grants.grant(bufs, access, random)
+        let qp = self.qp_mut(id);
+        // It may be about to go, and then nobody would give this back.
+        if let State::Down = qp.state {
+            return Err(bufs);
+        }
+        qp.grants.grant(bufs, access, random)
     }
 
     /// Takes memory back.
