@@ -257,6 +257,24 @@ fn data_of_every_shape_comes_back() {
 }
 
 #[test]
+fn transfers_are_cut_at_the_boundaries_a_drive_likes() {
+    // 11 blocks of 512 bytes: parts begin anywhere in a page.
+    let mut bench = Bench::new(512, patient(), |mischief| {
+        mischief.namespace = Some(|id| id.noiob = 11.into());
+    });
+    for (lba, len, parts) in [(0, 512, 1), (10, 1024, 2), (11, 5632, 1), (3, 131_072, 24)] {
+        let data = pattern(len, lba);
+        for piece in [131_072, 4096] {
+            let before = bench.player.seen().commands;
+            assert_eq!(bench.write(lba, &data, piece), Status::SUCCESS);
+            assert_eq!(bench.player.seen().commands - before, parts);
+            assert!(bench.read(lba, len, piece) == data, "{len} at {lba}");
+        }
+    }
+    bench.end();
+}
+
+#[test]
 fn what_a_drive_cannot_do_is_done_by_what_it_can() {
     let none: fn(&mut IdentifyController) = |id| id.oncs = 0.into();
     for controller in [None, Some(none)] {

@@ -856,6 +856,7 @@ impl Facts<'_> {
             nsid,
             block_shift: shift as u8,
             transfer,
+            boundary: namespace.noiob.get().into(),
             zeroes: can(IdentifyController::ONCS_WRITE_ZEROES).then(|| limit(limits.wzsl)),
             zeroes_deallocate: zeros
                 && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0,

@@ -282,6 +282,8 @@ pub struct Abilities {
     pub block_shift: u8,
     /// Read and Write.
     pub transfer: u32,
+    /// Read and Write had better not cross a multiple of this (NOIOB); 0 if it does not matter.
+    pub boundary: u32,
     /// Write Zeroes, if it is supported.
     pub zeroes: Option<u32>,
     /// Write Zeroes may give the space back.
@@ -290,6 +292,19 @@ pub struct Abilities {
     pub verify: Option<u32>,
     /// Deallocate, if it is supported and leaves zeros.
     pub deallocate: Option<u32>,
+}
+
+impl Abilities {
+    /// How many of these blocks one Read or Write may carry. That a request is cut at a boundary breaks no
+    /// promise: hosts are told that one block is written atomically.
+    #[inline]
+    fn part(&self, lba: u64, blocks: u32) -> u32 {
+        if self.boundary == 0 {
+            return blocks;
+        }
+        let boundary = u64::from(self.boundary);
+        blocks.min((boundary - lba % boundary) as u32)
+    }
 }
 
 /// A request, and how far it is.
@@ -428,15 +443,17 @@ impl NvmeQueue {
         command.suspected = false;
         let mut sqe = match command.io.op {
             Op::Read { lba, blocks } => {
-                command.part = blocks;
-                let mut sqe = host::read(abilities.nsid, lba, blocks);
-                list.point_at_bufs(&mut sqe, &command.io, &self.bufs);
+                let lba = lba + u64::from(command.done);
+                command.part = abilities.part(lba, blocks - command.done);
+                let mut sqe = host::read(abilities.nsid, lba, command.part);
+                list.point_at_bufs(&mut sqe, command, &self.bufs, abilities.block_shift);
                 sqe
             }
             Op::Write { lba, blocks, fua } => {
-                command.part = blocks;
-                let mut sqe = host::write(abilities.nsid, lba, blocks, fua);
-                list.point_at_bufs(&mut sqe, &command.io, &self.bufs);
+                let lba = lba + u64::from(command.done);
+                command.part = abilities.part(lba, blocks - command.done);
+                let mut sqe = host::write(abilities.nsid, lba, command.part, fua);
+                list.point_at_bufs(&mut sqe, command, &self.bufs, abilities.block_shift);
                 sqe
             }
             _ => slice(&abilities, command, &list),
@@ -587,12 +604,27 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
+    /// The bytes of a command's part.
     #[inline]
-    fn point_at_bufs(&self, sqe: &mut Sqe, io: &Io, bufs: &BufMap) {
+    fn point_at_bufs(&self, sqe: &mut Sqe, command: &Command, bufs: &BufMap, shift: u8) {
         let mut prps = Prps::new(self);
-        for buf in io.bufs.iter() {
-            prps.run(bufs.iova(buf), buf.len() as u64);
+        let mut skip = u64::from(command.done) << shift;
+        let mut left = u64::from(command.part) << shift;
+        for buf in command.io.bufs.iter() {
+            let len = buf.len() as u64;
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            let run = left.min(len - skip);
+            prps.run(bufs.iova(buf) + skip, run);
+            skip = 0;
+            left -= run;
+            if left == 0 {
+                break;
+            }
         }
+        assert!(left == 0, "a request has Bufs for its blocks");
         sqe.set_prp(prps.pointer());
     }
 
