@@ -4,6 +4,7 @@
 //! of [`Queues`]. Commands end in one place, [`Queues::finish`], and queues in another,
 //! [`Queues::end_queue`] (`queues/ends.rs`).
 
+mod abort;
 mod ends;
 mod tables;
 
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ferroce_buf::{BufList, Pool};
+use ferroce_wire::opcode::AdminOpcode;
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
@@ -313,6 +315,10 @@ impl Queues {
                     Answer::Refused(refusal)
                 }
             },
+            // What `admin` says when it finds nothing wrong with it.
+            Answer::Done(1) if self.slab[slot].sqe.admin_opcode() == AdminOpcode::ABORT => {
+                Answer::Done(u32::from(!self.abort(slot, drives)))
+            }
             answer => answer,
         };
         self.answer(slot, answer, drives);
@@ -838,5 +844,5 @@ impl Queues {
 }
 
 fn is_fabrics(sqe: &Sqe) -> bool {
-    sqe.opc == ferroce_wire::opcode::AdminOpcode::FABRICS.0
+    sqe.opc == AdminOpcode::FABRICS.0
 }

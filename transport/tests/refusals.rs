@@ -306,3 +306,27 @@ fn disconnect_ends_an_io_queue_and_only_that() {
     );
     assert_eq!(nqn(NQN).as_str(), NQN);
 }
+
+#[test]
+fn an_event_request_is_aborted_and_nothing_else_is() {
+    let node = Node::start(&[4096]);
+    let (mut admin, _) = Raw::admin(node.address);
+    let request = admin.send(nvme::async_event_request(), &[]);
+    let abort = admin.send(Sqe::abort(0, request), &[]);
+    let (first, second) = (admin.answer(), admin.answer());
+    assert_eq!(first.cqe.cid.get(), request);
+    assert_eq!(first.cqe.status(), Status::ABORT_REQUESTED);
+    assert_eq!((second.cqe.cid.get(), second.cqe.dw0.get()), (abort, 0));
+    // It is gone, and there never was such an I/O queue.
+    for gone in [Sqe::abort(0, request), Sqe::abort(3, request)] {
+        let answer = admin.ask(gone, &[]);
+        assert!(answer.cqe.status().is_success());
+        assert_eq!(answer.cqe.dw0.get(), 1);
+    }
+    // There is room for as many requests as before.
+    for _ in 0..limits::AERS_MAX {
+        admin.send(nvme::async_event_request(), &[]);
+    }
+    let beyond = admin.ask(nvme::async_event_request(), &[]);
+    refused(&beyond, Status::ASYNC_EVENT_LIMIT_EXCEEDED);
+}

@@ -156,8 +156,8 @@ fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
     Ok(answer)
 }
 
-/// Abort (Base 5.1.1). Dword 0 bit 0 says that the command was not aborted, which is always allowed:
-/// commands here end by themselves, and soon. An Abort is over at once, so ACL cannot be exceeded.
+/// Abort (Base 5.1.1). Dword 0 bit 0 says that the command was not aborted; whoever has the commands
+/// clears it if one was. An Abort is over at once, so ACL cannot be exceeded.
 fn abort(sqe: &Sqe) -> Outcome {
     if sqe.abort_sqid() > limits::IO_QUEUES_MAX {
         return Err(Refusal::field(offset_of!(Sqe, cdw10)));

@@ -87,7 +87,12 @@ impl Queues {
     }
 
     /// A command of which no drive has anything ends here; the host may try it again.
-    fn interrupt<D: Backend>(&mut self, slot: u32, status: Status, drives: &mut Drives<D>) {
+    pub(super) fn interrupt<D: Backend>(
+        &mut self,
+        slot: u32,
+        status: Status,
+        drives: &mut Drives<D>,
+    ) {
         self.slab[slot].error.get_or_insert(status);
         self.drop_parts(slot, drives);
         self.end_in_error(slot);

@@ -570,7 +570,18 @@ impl Path {
                 let sqe = Sqe::get_features(fid, nsid, FeatureSelect::CURRENT);
                 (sqe.with_sgl(Sgl::transport(len)), len)
             }
-            3 => (Sqe::abort(ground.rng.u16(0..4), ground.rng.u16(..)), 0),
+            3 => {
+                let queue = match self.io.get(ground.rng.usize(0..4)) {
+                    Some(queue) => queue,
+                    None => &*admin,
+                };
+                let cids: Vec<u16> = queue.cids.cids().collect();
+                let cid = match cids.is_empty() || ground.rng.once_in(4) {
+                    true => ground.rng.u16(..),
+                    false => *ground.rng.pick(&cids),
+                };
+                (Sqe::abort(queue.qid, cid), 0)
+            }
             4 => (Sqe::new(ground.rng.u8(0x80..=0xFF)), 0),
             _ => (host::keep_alive(), 0),
         };

@@ -456,6 +456,7 @@ pub fn check(ground: &mut Ground, io: &Io, start: u64, got: &[u8], status: Statu
                 || [
                     Status::TRANSIENT_TRANSPORT_ERROR,
                     Status::COMMAND_INTERRUPTED,
+                    Status::ABORT_REQUESTED,
                 ]
                 .contains(&status.code());
             if !expected {
@@ -559,6 +560,8 @@ fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool
     let fine = match code {
         _ if drive_failed(&plan, status) => true,
         Status::COMMAND_INTERRUPTED => plan.operator > 0,
+        // Hosts abort this and that.
+        Status::ABORT_REQUESTED => true,
         Status::TRANSIENT_TRANSPORT_ERROR => plan.weather.spoil > 0,
         Status::INVALID_NAMESPACE if io.told => false,
         Status::INVALID_NAMESPACE | Status::LBA_OUT_OF_RANGE => unsure,

@@ -268,7 +268,7 @@ impl Path {
     }
 
     fn on_event(&mut self, ground: &mut Ground, status: Status) {
-        if !status.is_success() {
+        if !status.is_success() && status.code() != Status::ABORT_REQUESTED {
             return;
         }
         if let Some(admin) = self.admin.as_mut().filter(|admin| admin.has_room()) {
