@@ -30,6 +30,8 @@ pub struct Counters {
     pub keep_alive_expiries: Counter,
     /// Queues connected now.
     pub queues: Counter,
+    /// Of these, admin queues.
+    pub admin_queues: Counter,
     /// Bytes of all Bufs for data to and from hosts.
     pub pool_bytes: Counter,
     /// Bytes of those that are out, as of the last turn that did something.

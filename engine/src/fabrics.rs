@@ -203,6 +203,7 @@ impl Queues {
             who.note_io_queue();
         }
         if admission.qid == 0 {
+            self.config.counters.admin_queues.add(1);
             let controller = Controller::new(who, at, command.kato_ms.get());
             let free = self.controllers.iter().position(Option::is_none);
             let index = free.unwrap_or_else(|| {

@@ -98,6 +98,9 @@ impl Queues {
             self.promised -= usize::from(queue.depth);
             self.shares.leave(at);
             self.config.counters.queues.sub(1);
+            if queue.qid == 0 {
+                self.config.counters.admin_queues.sub(1);
+            }
             let who = queue.who.expect("an admitted queue is somebody's");
             self.mail.push_back(ToControl::QueueEnded {
                 cntlid: who.cntlid,

@@ -205,14 +205,22 @@ impl Door {
         None
     }
 
-    /// The core with the fewest connections, going round among equals; `None` if all are full.
+    /// The core with the fewest I/O queues, of those with room; `None` if all are full. Whoever comes
+    /// does not say yet what it will be, so all count as I/O queues but those known as admin queues:
+    /// else one host after the other, each an admin queue and an I/O queue, would have all their I/O
+    /// queues on the same core.
     fn core(&self) -> Option<usize> {
         let count = self.cores.len();
-        let load = |core: &usize| self.cores[*core].connections.load(Ordering::Relaxed);
+        let load = |core: &usize| {
+            let core = &self.cores[*core];
+            let all = core.connections.load(Ordering::Relaxed);
+            let admin = core.counters.admin_queues.get() as usize;
+            (all.saturating_sub(admin), all)
+        };
         let round = (0..count).map(|i| (self.last + 1 + i) % count);
         round
+            .filter(|core| load(core).1 < self.places)
             .min_by_key(load)
-            .filter(|core| load(core) < self.places)
     }
 
     /// A listener where somebody waits would wake us again at once, so it is not watched meanwhile.
@@ -267,6 +275,27 @@ mod tests {
         assert_eq!(dealt, [0, 0, 1, 1, 2, 2]);
         door.close(Transport::Tcp, address);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn hosts_of_one_io_queue_do_not_all_have_it_on_the_same_core() {
+        let (bed, (listener, address)) = (Bed::new().expect("a bed"), listener());
+        let cores = cores(2);
+        let mut door = Door::new(cores.clone(), 100);
+        door.open(listener, &bed);
+        let mut streams = Vec::new();
+        let mut io = [0; 2];
+        for _ in 0..6 {
+            for admin in [true, false] {
+                streams.push(TcpStream::connect(address).expect("connects"));
+                let core = poll(&mut door, &bed, Tick(0)).expect("there is room");
+                match admin {
+                    true => cores[core].counters.admin_queues.add(1),
+                    false => io[core] += 1,
+                }
+            }
+        }
+        assert_eq!(io, [3, 3]);
     }
 
     #[test]
