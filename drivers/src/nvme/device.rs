@@ -483,13 +483,17 @@ impl Keeper {
 
     fn abort_suspects(&mut self) {
         let timeout = Duration::from_millis(self.patience.abort_ms.into());
+        let mut told = false;
         for end in self.ends.clone() {
             while let Some(cid) = end.suspect() {
                 let (qid, ms) = (end.qid(), self.patience.command_ms);
-                log::warn!(
-                    "{}: no answer within {ms} ms on queue {qid}: aborting",
-                    self.label
-                );
+                // One line for all of a look: a drive that stalls has many.
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!(
+                        "{}: no answer within {ms} ms on queue {qid}: aborting",
+                        self.label
+                    );
+                }
                 match self.call(|admin| admin.call_for(Sqe::abort(qid, cid), timeout)) {
                     // Dword 0 says whether it was aborted; if not, its age will tell.
                     Ok(_) | Err(AdminError::Status(_)) => {}
