@@ -48,7 +48,7 @@ pub enum Command {
     RawServer(RawServerArgs),
     /// Show it all at work: a node and a probe on this machine
     Demo(DemoArgs),
-    /// List NVMe drives, and take them from the kernel or give them back
+    /// List NVMe drives and RDMA devices; take drives from the kernel or give them back
     Devices(DevicesArgs),
     /// Print the completions of a shell
     Completions {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ferroce_drivers::DriveSpec;
 use ferroce_engine::limits;
+use ferroce_engine::table::Transport;
 use ferroce_wire::fabrics::{CNTLID_MAX, Nqn};
 use serde::Deserialize;
 
@@ -172,7 +173,7 @@ impl Config {
     pub fn has_rdma(&self) -> bool {
         self.listen
             .iter()
-            .any(|url| url.scheme == url::Scheme::Roce)
+            .any(|url| url.scheme.transport() == Transport::Rdma)
     }
 
     /// Fills in what was left out and refuses what cannot be.

@@ -99,7 +99,7 @@ fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
     for url in &urls {
         print(match url.scheme {
             Scheme::Tcp => "NVMe/TCP\n",
-            Scheme::Roce => "NVMe/RDMA, in software at both ends\n",
+            Scheme::Rdma | Scheme::Verbs | Scheme::Roce => "NVMe/RDMA, in software at both ends\n",
         })?;
         for load in &LOADS {
             let probe = probe(url, args.time, load, false);
@@ -170,7 +170,7 @@ fn config(args: &DemoArgs) -> Result<Config> {
 
 fn probe(url: &Url, time: Duration, load: &Load, verify: bool) -> ProbeArgs {
     let [_, bind] = loopbacks();
-    let bind = (url.scheme == Scheme::Roce).then_some(bind);
+    let bind = (url.scheme != Scheme::Tcp).then_some(bind);
     let url = Url {
         nqn: Some(NQN.into()),
         ..url.clone()

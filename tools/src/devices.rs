@@ -1,4 +1,8 @@
-//! `ferroce devices`: the machine's NVMe drives, and who drives them. Binding goes through sysfs, as root.
+//! `ferroce devices`: the machine's NVMe drives, and who drives them, and its RDMA devices. Binding goes through sysfs, as
+//! root.
+
+#[cfg(feature = "verbs")]
+mod rdma;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,11 +23,21 @@ const KERNEL: &str = "nvme";
 pub fn run(args: &DevicesArgs) -> Result<()> {
     let sysfs = Sysfs::default();
     let said = match &args.order {
-        None => list(&sysfs),
+        None => list(&sysfs) + &rdma(),
         Some(DevicesOrder::Bind { address, force }) => bind(&sysfs, *address, *force)?,
         Some(DevicesOrder::Unbind { address, force }) => unbind(&sysfs, *address, *force)?,
     };
     print(&said)
+}
+
+#[cfg(feature = "verbs")]
+fn rdma() -> String {
+    format!("\n{}", rdma::list())
+}
+
+#[cfg(not(feature = "verbs"))]
+fn rdma() -> String {
+    "\nRDMA devices: this build does without (feature `verbs`)\n".into()
 }
 
 /// A line for each drive.

@@ -9,6 +9,8 @@ mod drives;
 mod handle;
 mod memory;
 mod roce;
+#[cfg(feature = "verbs")]
+mod verbs;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -85,10 +87,24 @@ impl Node {
             firmware: env!("CARGO_PKG_VERSION").into(),
             started: clock.now(),
         });
+        #[cfg(feature = "verbs")]
+        let mut devices = verbs::open(&config.listen, cpus.len(), &regions)?;
+        #[cfg(feature = "verbs")]
+        let (others, both) = (&devices.others, devices.verbs.is_some());
+        #[cfg(not(feature = "verbs"))]
+        let (others, both) = (&config.listen, false);
         let roce::Opened {
             mut fabrics,
             listener,
-        } = roce::open(&config.listen, cpus.len())?;
+        } = roce::open(others, cpus.len())?;
+        // Queues that come by devices and those that come by our own RoCEv2 have their RECVs apart.
+        let entries = config.limits.rdma_entries as usize;
+        let entries = match both && !fabrics.is_empty() {
+            true => entries / 2,
+            false => entries,
+        };
+        #[cfg(feature = "verbs")]
+        let mut devices_at = 0;
         let mut posts = Vec::new();
         let mut facts = Vec::new();
         let mut cores = Vec::new();
@@ -101,7 +117,7 @@ impl Node {
                 counters: Arc::new(Counters::with_series(config.limits.series as usize)),
                 ..CoreFacts::default()
             });
-            let (pool, landing, recvs) = pools.remove(0);
+            let (pool, landing, mut recvs) = pools.remove(0);
             let config_of_core = CoreConfig {
                 index,
                 cores: cpus.len(),
@@ -114,7 +130,12 @@ impl Node {
             let mut all = vec![AnyFabric::Tcp(Box::new(fabric))];
             // Index by index as `sets::TCP` and `sets::ROCE` say.
             if let Some(provider) = fabrics.pop_front() {
-                all.push(roce::fabric(provider, recvs));
+                all.push(roce::fabric(provider, &mut recvs, entries));
+            }
+            #[cfg(feature = "verbs")]
+            if let Some(provider) = devices.fabrics.pop_front() {
+                devices_at = all.len();
+                all.push(verbs::fabric(provider, &mut recvs, entries));
             }
             for fabric in &all {
                 bed.watch(fabric.wake_fd())
@@ -146,12 +167,20 @@ impl Node {
                 file,
                 (config.memory, regions),
                 clock,
+                #[cfg(feature = "verbs")]
+                devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
             memory,
             control,
             cores,
         };
-        match node.fill(config, listener) {
+        let filled = node.fill(config, listener);
+        #[cfg(feature = "verbs")]
+        let filled = filled.and_then(|()| {
+            let mut listeners = devices.listeners.into_iter();
+            listeners.try_for_each(|listener| node.handle.listen_verbs(listener))
+        });
+        match filled {
             Ok(()) => Ok(node),
             Err(why) => {
                 let _ = node.stop();

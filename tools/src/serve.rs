@@ -5,6 +5,7 @@ mod setup;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use ferroce_engine::table::Transport;
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 
 use crate::cli::ServeArgs;
@@ -17,7 +18,7 @@ use crate::metrics::Place;
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::units::about;
-use crate::url::{Scheme, Url};
+use crate::url::Url;
 
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -167,16 +168,17 @@ fn greeting(
         .iter()
         .filter_map(|url| url.parse().ok())
         .collect();
-    for scheme in [Scheme::Tcp, Scheme::Roce] {
-        let Some(url) = places.iter().find(|url| url.scheme == scheme) else {
+    for transport in [Transport::Tcp, Transport::Rdma] {
+        let leads = |url: &&Url| url.scheme.transport() == transport;
+        let Some(url) = places.iter().find(leads) else {
             continue;
         };
-        let transport = match scheme {
-            Scheme::Tcp => {
+        let transport = match transport {
+            Transport::Tcp => {
                 out.push_str("  modprobe nvme-tcp\n");
                 "tcp"
             }
-            Scheme::Roce => {
+            Transport::Rdma => {
                 out.push_str(
                     "  modprobe -a nvme-rdma rdma_rxe  # the latter without an RDMA NIC\n  \
                      rdma link add rxe0 type rxe netdev ITS_INTERFACE\n",

@@ -9,6 +9,8 @@ use ferroce_drivers::{FileQueue, NvmeQueue, RamQueue};
 use ferroce_engine::port::{Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Tick};
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::rdma::provider::Provider;
+#[cfg(feature = "verbs")]
+use ferroce_transport::rdma::verbs::{VerbsIncoming, VerbsProvider};
 use ferroce_transport::roce;
 use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
@@ -22,11 +24,14 @@ pub enum AnyFabric {
     Tcp(Box<TcpFabric>),
     /// NVMe/RDMA over software RoCEv2.
     Roce(Box<RdmaFabric<Roce>>),
+    /// NVMe/RDMA over RDMA devices.
+    #[cfg(feature = "verbs")]
+    Verbs(Box<RdmaFabric<VerbsProvider>>),
 }
 
 /// Index of the TCP fabric on each core.
 pub const TCP: usize = 0;
-/// Index of the RoCE fabric on each core, if there is one.
+/// Index of the RoCE fabric on each core, if there is one; that of RDMA devices comes after it.
 pub const ROCE: usize = 1;
 
 /// A connection on its way to a core.
@@ -36,6 +41,9 @@ pub enum AnyIncoming {
     Tcp(Incoming),
     /// A request that was not answered yet.
     Roce(Box<roce::cm::Incoming>),
+    /// The same, for RDMA devices, with the index of their fabric.
+    #[cfg(feature = "verbs")]
+    Verbs(usize, Box<VerbsIncoming>),
 }
 
 impl AnyIncoming {
@@ -44,6 +52,8 @@ impl AnyIncoming {
         match self {
             AnyIncoming::Tcp(_) => TCP,
             AnyIncoming::Roce(_) => ROCE,
+            #[cfg(feature = "verbs")]
+            AnyIncoming::Verbs(index, _) => *index,
         }
     }
 }
@@ -53,6 +63,8 @@ macro_rules! each_fabric {
         match $self {
             AnyFabric::Tcp($fabric) => $call,
             AnyFabric::Roce($fabric) => $call,
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs($fabric) => $call,
         }
     };
 }
@@ -63,6 +75,8 @@ impl AnyFabric {
         match self {
             AnyFabric::Tcp(fabric) => fabric.as_fd(),
             AnyFabric::Roce(fabric) => fabric.provider().fd().expect("sockets can be watched"),
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs(fabric) => fabric.provider().fd().expect("devices can be watched"),
         }
     }
 
@@ -71,6 +85,9 @@ impl AnyFabric {
         match self {
             AnyFabric::Tcp(fabric) => fabric.copied(),
             AnyFabric::Roce(fabric) => fabric.provider().copied(),
+            // The device reads and writes the Bufs themselves.
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs(_) => 0,
         }
     }
 
@@ -79,6 +96,19 @@ impl AnyFabric {
         match self {
             AnyFabric::Tcp(_) => (),
             AnyFabric::Roce(fabric) => fabric.provider().each_counter(give),
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs(fabric) => fabric.provider().each_counter(give),
+        }
+    }
+
+    /// Has what wakes a sleeping core armed. False if there is something to do already. The core turns once more before it
+    /// sleeps.
+    pub fn arm(&mut self) -> bool {
+        match self {
+            AnyFabric::Tcp(_) => true,
+            AnyFabric::Roce(fabric) => fabric.provider_mut().arm(),
+            #[cfg(feature = "verbs")]
+            AnyFabric::Verbs(fabric) => fabric.provider_mut().arm(),
         }
     }
 
@@ -95,7 +125,11 @@ impl Fabric for AnyFabric {
         match (self, incoming) {
             (AnyFabric::Tcp(fabric), AnyIncoming::Tcp(incoming)) => fabric.adopt(incoming, now),
             (AnyFabric::Roce(fabric), AnyIncoming::Roce(incoming)) => fabric.adopt(incoming, now),
-            (AnyFabric::Tcp(_) | AnyFabric::Roce(_), _) => {
+            #[cfg(feature = "verbs")]
+            (AnyFabric::Verbs(fabric), AnyIncoming::Verbs(_, incoming)) => {
+                fabric.adopt(*incoming, now);
+            }
+            _ => {
                 unreachable!("a connection goes to the fabric it is for")
             }
         }

@@ -1,4 +1,4 @@
-//! Where something listens: `tcp://ADDRESS:PORT` or `roce://ADDRESS:PORT`, for a host with the
+//! Where something listens: `tcp://ADDRESS:PORT` or `rdma://ADDRESS:PORT`, for a host with the
 //! subsystem's NQN behind it.
 
 use std::fmt;
@@ -20,7 +20,11 @@ pub enum Scheme {
     /// NVMe/TCP.
     #[default]
     Tcp,
-    /// NVMe/RDMA over our own RoCEv2. `rdma://` is the same as long as there is no other.
+    /// NVMe/RDMA by whatever leads there: an RDMA device that has the address, else our own RoCEv2.
+    Rdma,
+    /// NVMe/RDMA over RDMA devices.
+    Verbs,
+    /// NVMe/RDMA over our own RoCEv2.
     Roce,
 }
 
@@ -28,7 +32,9 @@ impl Scheme {
     fn parse(text: &str) -> Option<Scheme> {
         match text {
             "tcp" => Some(Scheme::Tcp),
-            "roce" | "rdma" => Some(Scheme::Roce),
+            "rdma" => Some(Scheme::Rdma),
+            "verbs" => Some(Scheme::Verbs),
+            "roce" => Some(Scheme::Roce),
             _ => None,
         }
     }
@@ -37,7 +43,7 @@ impl Scheme {
     pub fn transport(self) -> Transport {
         match self {
             Scheme::Tcp => Transport::Tcp,
-            Scheme::Roce => Transport::Rdma,
+            Scheme::Rdma | Scheme::Verbs | Scheme::Roce => Transport::Rdma,
         }
     }
 }
@@ -46,12 +52,14 @@ impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Scheme::Tcp => "tcp",
+            Scheme::Rdma => "rdma",
+            Scheme::Verbs => "verbs",
             Scheme::Roce => "roce",
         })
     }
 }
 
-/// `tcp://HOST[:PORT][/NQN]`, or `roce://` with the same.
+/// `tcp://HOST[:PORT][/NQN]`, or `rdma://`, `verbs://`, `roce://` with the same.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Url {
@@ -157,7 +165,7 @@ impl From<(Transport, SocketAddr)> for Url {
         Url {
             scheme: match transport {
                 Transport::Tcp => Scheme::Tcp,
-                Transport::Rdma => Scheme::Roce,
+                Transport::Rdma => Scheme::Rdma,
             },
             host: address.ip().to_string(),
             port: address.port(),
@@ -201,7 +209,8 @@ mod tests {
             ("tcp://[::1]:8009", "tcp://[::1]:8009"),
             ("tcp://[::]", "tcp://[::]:4420"),
             ("roce://10.0.0.1", "roce://10.0.0.1:4420"),
-            ("rdma://10.0.0.1:4421", "roce://10.0.0.1:4421"),
+            ("rdma://10.0.0.1:4421", "rdma://10.0.0.1:4421"),
+            ("verbs://10.0.0.1", "verbs://10.0.0.1:4420"),
             (
                 "tcp://node-1:4420/nqn.2024-01.org.example:a/b",
                 "tcp://node-1:4420/nqn.2024-01.org.example:a/b",

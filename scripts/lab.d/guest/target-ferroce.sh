@@ -4,7 +4,7 @@ export RUST_BACKTRACE=1
 # serve OPTIONS...: as of `ferroce serve`; remembered for restart.
 serve() {
     SERVE=("$@")
-    [ "$FABRIC" = tcp ] || SERVE+=(--listen "$FABRIC://$TARGET:4420")
+    [ "$FABRIC" = tcp ] || SERVE+=(--listen "${PROVIDER:-$FABRIC}://$TARGET:4420")
     restart
 }
 
@@ -16,11 +16,12 @@ restart() {
     until_true 20 listening
 }
 
-# TCP port 4420 in state LISTEN, or UDP port 4791 bound; 1144 and 12B7 are their hexadecimal forms. No `grep -q`: it
-# leaves at once, and what still writes to it fails the pipeline.
+# A connection identifier of the node in state LISTEN, TCP port 4420 in that state, or UDP port 4791 bound; 1144 and 12B7
+# are their hexadecimal forms. No `grep -q`: it leaves at once, and what still writes to it fails the pipeline.
 listening() {
     kill -0 $NODE || fail "the node ended: $(tail -n 3 /tmp/node.log)"
-    case $FABRIC in
+    case ${PROVIDER:-$FABRIC} in
+        verbs) rdma resource show cm_id | grep 'state LISTEN.*comm ferroce' >/dev/null ;;
         tcp) $WITHIN cat /proc/net/tcp /proc/net/tcp6 | grep ':1144 [0-9A-F]*:0000 0A' >/dev/null ;;
         rdma) $WITHIN cat /proc/net/udp | grep ':12B7 ' >/dev/null ;;
     esac

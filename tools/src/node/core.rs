@@ -156,11 +156,15 @@ impl Thread {
                 limit_ns = UNWATCHED_NS;
             }
         }
+        let mut armed = true;
+        for fabric in self.core.fabrics.iter_mut() {
+            armed &= fabric.arm();
+        }
         let now = self.clock.now();
         let work = self
             .core
             .turn(now, self.clock.wall_ms(now), || self.clock.now());
-        if work.busy || work.stopped {
+        if work.busy || work.stopped || !armed {
             return 0;
         }
         self.count();

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use ferroce_engine::port::Tick;
 use ferroce_engine::table::Transport;
 use ferroce_transport::rdma::provider::Incoming as _;
+#[cfg(feature = "verbs")]
+use ferroce_transport::rdma::verbs;
 use ferroce_transport::roce;
 use ferroce_transport::tcp::listen::{Accepted, Listener};
 
@@ -33,6 +35,9 @@ pub enum AnyListener {
     Tcp(Listener),
     /// What hears requests at all RoCE addresses.
     Roce(Box<roce::udp::Listener>),
+    /// What hears requests at one address of RDMA devices, which go to the fabric with this index.
+    #[cfg(feature = "verbs")]
+    Verbs(usize, Box<verbs::Listener>),
 }
 
 impl AnyListener {
@@ -40,6 +45,8 @@ impl AnyListener {
         match self {
             AnyListener::Tcp(listener) => listener.as_fd(),
             AnyListener::Roce(listener) => listener.as_fd(),
+            #[cfg(feature = "verbs")]
+            AnyListener::Verbs(_, listener) => listener.as_fd(),
         }
     }
 
@@ -59,12 +66,20 @@ impl AnyListener {
                 }
                 None => Knock::Nobody,
             },
+            #[cfg(feature = "verbs")]
+            AnyListener::Verbs(fabric, listener) => match listener.accept() {
+                Some(incoming) => {
+                    let peer = incoming.request().peer;
+                    Knock::One(peer, AnyIncoming::Verbs(*fabric, Box::new(incoming)))
+                }
+                None => Knock::Nobody,
+            },
         }
     }
 
     /// Tells who came that there is no place.
     fn turn_away(&mut self, incoming: AnyIncoming) {
-        // A socket that is dropped says it by itself.
+        // A socket that is dropped says it by itself, and so does a request to a device.
         if let (AnyListener::Roce(listener), AnyIncoming::Roce(incoming)) = (self, incoming) {
             listener.refuse(&incoming);
         }
@@ -130,6 +145,10 @@ impl Door {
                     listener.forget(address);
                 }
                 !listener.services().is_empty()
+            }
+            #[cfg(feature = "verbs")]
+            AnyListener::Verbs(_, listener) => {
+                transport != Transport::Rdma || listener.local() != address
             }
         });
     }

@@ -56,6 +56,15 @@ impl Drive {
         }
     }
 
+    /// The memory it brings, for devices that are to reach it.
+    #[cfg(feature = "verbs")]
+    pub fn regions(&self) -> Vec<Arc<Region>> {
+        match self {
+            Drive::Ram(drive) => drive.regions(),
+            Drive::File(_) | Drive::Nvme(_) => Vec::new(),
+        }
+    }
+
     /// What hosts are told.
     pub fn info(&self) -> DriveInfo {
         match self {

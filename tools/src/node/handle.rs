@@ -17,6 +17,8 @@ use ferroce_engine::mail::Post;
 use ferroce_engine::phases::Slow;
 use ferroce_engine::port::DriveId;
 use ferroce_engine::table::{self, Listener, Table, Transport};
+#[cfg(feature = "verbs")]
+use ferroce_transport::rdma::verbs::{self, Verbs};
 use ferroce_transport::roce;
 use ferroce_transport::tcp::listen;
 use ferroce_wire::fabrics::Nqn;
@@ -36,7 +38,9 @@ use crate::fail::{Context, Fail, Result, fail};
 use crate::persist::{self, persist};
 use crate::sets::AnyDrive;
 use crate::units::{Size, about};
-use crate::url::{Scheme, Url};
+#[cfg(feature = "verbs")]
+use crate::url::Scheme;
+use crate::url::Url;
 
 /// The way to a node's control thread.
 #[derive(Debug)]
@@ -51,6 +55,9 @@ pub struct Handle {
     /// What the cores' Bufs lie in.
     regions: Vec<Arc<Region>>,
     clock: Clock,
+    /// RDMA devices, and the index of their fabric on each core.
+    #[cfg(feature = "verbs")]
+    verbs: Option<(usize, Arc<Verbs>)>,
     since: Instant,
     /// Bytes that drives copied which are gone.
     copied_before: AtomicU64,
@@ -85,6 +92,7 @@ impl Handle {
         file: Option<PathBuf>,
         (memory, regions): (Memory, Vec<Arc<Region>>),
         clock: Clock,
+        #[cfg(feature = "verbs")] verbs: Option<(usize, Arc<Verbs>)>,
     ) -> Handle {
         Handle {
             asks,
@@ -95,6 +103,8 @@ impl Handle {
             memory,
             regions,
             clock,
+            #[cfg(feature = "verbs")]
+            verbs,
             since: Instant::now(),
             copied_before: AtomicU64::new(0),
         }
@@ -294,6 +304,7 @@ impl Handle {
         }
         let id = self.ask(Ask::NextDrive)?;
         let drive = Drive::open(namespace, id, self.cores.len(), self.memory)?;
+        self.register(&drive)?;
         let queues = drive.ends(self.cores.len(), &self.regions)?;
         self.change(Change::AddNamespace {
             nqn: nqn.into(),
@@ -322,6 +333,7 @@ impl Handle {
             .context_none(|| "the drive is gone".into())?;
         if blocks > now.info.blocks {
             drive.resize(blocks)?;
+            self.register(drive)?;
         }
         self.change(Change::Resize {
             nqn: nqn.into(),
@@ -337,9 +349,20 @@ impl Handle {
 
     fn listen(&self, table: &Table, url: &Url) -> Result<Url> {
         let address = url.resolve_listener()?;
-        if url.scheme == Scheme::Roce {
+        #[cfg(feature = "verbs")]
+        if let Some((_, verbs)) = &self.verbs
+            && (url.scheme == Scheme::Verbs
+                || url.scheme == Scheme::Rdma && verbs.has(address.ip()))
+        {
+            let listener = super::verbs::listen(verbs, url, address)?;
+            let address = listener.local();
+            self.listen_verbs(listener)?;
+            return Ok((Transport::Rdma, address).into());
+        }
+        if url.scheme.transport() == Transport::Rdma {
             fail!(
-                "`{url}`: each core has sockets of its own for RoCE, and gets them at the start; name the                  address in `listen` of the configuration, or with `serve --listen`"
+                "`{url}`: each core has sockets or queue pairs of its own for RDMA, and gets them at the start; name the \
+                 address in `listen` of the configuration, or with `serve --listen`"
             );
         }
         let listener = listen::Listener::bind(address).map_err(|cause| {
@@ -369,6 +392,31 @@ impl Handle {
         }
         let listener = Box::new(AnyListener::Roce(Box::new(listener)));
         self.ask(|reply| Ask::Accept(listener, reply))
+    }
+
+    /// Hosts may connect where this listens.
+    #[cfg(feature = "verbs")]
+    pub(super) fn listen_verbs(&self, listener: verbs::Listener) -> Result<()> {
+        let Some((fabric, _)) = &self.verbs else {
+            fail!("no core has queue pairs on RDMA devices");
+        };
+        self.announce(&self.table()?, Transport::Rdma, listener.local())?;
+        let listener = Box::new(AnyListener::Verbs(*fabric, Box::new(listener)));
+        self.ask(|reply| Ask::Accept(listener, reply))
+    }
+
+    /// Lets RDMA devices reach the memory a drive brings, before any of it is dealt.
+    fn register(&self, drive: &Drive) -> Result<()> {
+        #[cfg(feature = "verbs")]
+        if let Some((_, verbs)) = &self.verbs {
+            for region in drive.regions() {
+                verbs
+                    .register(&region)
+                    .context(|| drive.info().label.clone())?;
+            }
+        }
+        let _ = drive;
+        Ok(())
     }
 
     /// Discovery names an address from now on.

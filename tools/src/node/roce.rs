@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferroce_buf::Pool;
 use ferroce_engine::limits;
+use ferroce_engine::table::Transport;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::roce::udp::{self, Listener};
@@ -13,7 +14,7 @@ use ferroce_transport::sys::udp::random;
 use crate::fail::{Context, Result, fail};
 use crate::roce::options;
 use crate::sets::AnyFabric;
-use crate::url::{Scheme, Url};
+use crate::url::Url;
 
 /// What was opened.
 #[derive(Debug)]
@@ -24,10 +25,13 @@ pub struct Opened {
     pub listener: Option<Listener>,
 }
 
-/// Opens what the addresses with `roce://` need, for so many cores.
+/// Opens what the RDMA addresses need that are for no device, for so many cores.
 pub fn open(urls: &[Url], cores: usize) -> Result<Opened> {
     let mut services: Vec<SocketAddr> = Vec::new();
-    for url in urls.iter().filter(|url| url.scheme == Scheme::Roce) {
+    for url in urls
+        .iter()
+        .filter(|url| url.scheme.transport() == Transport::Rdma)
+    {
         let service = url.resolve_listener()?;
         if service.port() == 0 {
             fail!("`{url}`: RoCE has no port that is free by itself; name one, as 4420");
@@ -61,8 +65,8 @@ fn number() -> Result<u64> {
 }
 
 /// A core's queue pairs as its fabric, with the memory of its RECVs.
-pub fn fabric(provider: Roce, mut recvs: Pool) -> AnyFabric {
+pub fn fabric(provider: Roce, recvs: &mut Pool, count: usize) -> AnyFabric {
     // They stay with the fabric as long as it lives, and the process with both.
-    let recvs = std::iter::from_fn(|| recvs.take(limits::IN_CAPSULE as usize)).collect();
-    AnyFabric::Roce(Box::new(RdmaFabric::new(provider, recvs)))
+    let recvs = std::iter::from_fn(|| recvs.take(limits::IN_CAPSULE as usize)).take(count);
+    AnyFabric::Roce(Box::new(RdmaFabric::new(provider, recvs.collect())))
 }

@@ -259,7 +259,10 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
             fail!("--bind: the address to come from is chosen for roce:// only")
         }
         Scheme::Tcp => Via::Tcp,
-        Scheme::Roce => {
+        Scheme::Verbs => fail!(
+            "the probe has no use for RDMA devices yet; roce:// reaches the same targets over its own RoCEv2"
+        ),
+        Scheme::Roce | Scheme::Rdma => {
             // Those of a connection that was lost, and of the one in its place.
             let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
             let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2);

@@ -132,6 +132,9 @@ struct Scratch {
     sges: Vec<sys::ibv_sge>,
 }
 
+// SAFETY: its pointers are written and used within one call; between calls nobody reads them.
+unsafe impl Send for Scratch {}
+
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Scratch")

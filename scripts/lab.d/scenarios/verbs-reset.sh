@@ -1,0 +1,4 @@
+# Verbs: controller resets while checksummed I/O runs
+#: timeout=150
+use_verbs 4500
+. /lab/scenarios/reset.sh

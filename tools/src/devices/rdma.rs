@@ -1,0 +1,279 @@
+//! The machine's RDMA devices, and what is missing where there are none.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use ferroce_transport::rdma::verbs::inventory::{self, Ability, Found, Port};
+
+use crate::units::about;
+
+/// A paragraph for each device; then how much memory may be locked.
+pub fn list() -> String {
+    let mut out = String::new();
+    match inventory::devices() {
+        Ok(found) if !found.is_empty() => found.iter().for_each(|device| tell(&mut out, device)),
+        result => {
+            let found = System::look();
+            line(&mut out, &missing(result.err().as_ref(), &found));
+            return out;
+        }
+    }
+    if !Path::new("/dev/infiniband/rdma_cm").exists() {
+        line(
+            &mut out,
+            "  connections cannot be made: /dev/infiniband/rdma_cm is missing; as root: modprobe rdma_ucm",
+        );
+    }
+    line(&mut out, &locked());
+    out
+}
+
+fn line(out: &mut String, text: &str) {
+    writeln!(out, "{text}").expect("a String takes it");
+}
+
+fn tell(out: &mut String, device: &Found) {
+    let node = device.numa_node;
+    let node = node.map_or(String::new(), |node| format!(", NUMA node {node}"));
+    match &device.ability {
+        Ok(ability) => {
+            let kind = match ability.infiniband {
+                true if ability.soft => "soft-RoCE",
+                true => "RoCE or InfiniBand",
+                false => "iWARP, which is not supported",
+            };
+            line(out, &format!("RDMA {}: {kind}{node}", device.name));
+            for port in &ability.ports {
+                tell_port(out, port);
+            }
+            line(out, &limits(ability));
+        }
+        Err(why) => line(out, &format!("RDMA {}: {}", device.name, trouble(why))),
+    }
+}
+
+/// Why a device that is there cannot be opened.
+fn trouble(why: &io::Error) -> String {
+    match why.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            format!(
+                "cannot be opened: {why}; be root, or of the group that has /dev/infiniband/uverbs*"
+            )
+        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => format!(
+            "cannot be opened: {why}; in a container, /dev/infiniband must be passed in (docker run --device=/dev/infiniband)"
+        ),
+        Some(libc::ENOMEM) => format!("cannot be opened: {why}; {}", locked().trim_start()),
+        _ => format!("cannot be opened: {why}"),
+    }
+}
+
+fn tell_port(out: &mut String, port: &Port) {
+    let speed = match port.decigbits {
+        0 => String::new(),
+        tenths => format!(", {}.{} Gb/s", tenths / 10, tenths % 10),
+    };
+    line(
+        out,
+        &format!(
+            "  port {} is {}: {}{speed}, MTU {} of at most {}",
+            port.number,
+            port.state,
+            if port.ethernet {
+                "Ethernet"
+            } else {
+                "InfiniBand"
+            },
+            port.mtu,
+            port.mtu_max
+        ),
+    );
+    for gid in &port.gids {
+        line(
+            out,
+            &format!(
+                "    {:>3}  {:<8} {}  {}",
+                gid.index, gid.kind, gid.netdev, gid.address
+            ),
+        );
+    }
+    if port.gids.is_empty() {
+        line(
+            out,
+            "    no address: give the network interface one (ip addr add ADDRESS/24 dev INTERFACE)",
+        );
+    }
+    if port.ethernet && port.active && port.mtu < 4096 && port.mtu_max >= 4096 {
+        line(
+            out,
+            "    larger packets cost less: ip link set INTERFACE mtu 4200 or more gives MTU 4096, if the network carries it",
+        );
+    }
+}
+
+fn limits(ability: &Ability) -> String {
+    format!(
+        "  {} queue pairs of {} requests with {} pieces, {} completion queues of {}, {} memory regions, READs: {} out, {} in; \
+         remote invalidation: {}, windows: {}",
+        ability.qps,
+        ability.qp_wrs,
+        ability.sges,
+        ability.cqs,
+        ability.cqes,
+        ability.mrs,
+        ability.reads_out,
+        ability.reads_in,
+        if ability.remote_invalidate {
+            "yes"
+        } else {
+            "no"
+        },
+        if ability.windows { "yes" } else { "no" },
+    )
+}
+
+/// What devices may reach has to be locked.
+fn locked() -> String {
+    let limit = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limit
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory"));
+    let soft = limit.and_then(|limit| limit.split_whitespace().next());
+    match soft.map(str::parse::<u64>) {
+        None | Some(Err(_)) => "  locked memory: no limit".into(),
+        Some(Ok(bytes)) => format!(
+            "  locked memory: {} at most, unless the process has CAP_IPC_LOCK. Buffers and RAM drives have to fit once for \
+             each device; raise it with `ulimit -l`, or LimitMEMLOCK= of the service",
+            about(bytes)
+        ),
+    }
+}
+
+/// What the system has of RDMA where libibverbs sees no device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct System {
+    /// The kernel knows a device.
+    device: bool,
+    /// Programs may talk to devices.
+    verbs: bool,
+    /// Drivers of libibverbs are installed.
+    providers: bool,
+}
+
+impl System {
+    fn look() -> System {
+        let any = |folder: &str| {
+            std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+        };
+        System {
+            device: any("/sys/class/infiniband"),
+            verbs: any("/sys/class/infiniband_verbs"),
+            providers: any("/etc/libibverbs.d"),
+        }
+    }
+}
+
+/// Why there is no device, and the command that changes it.
+fn missing(why: Option<&io::Error>, system: &System) -> String {
+    let none = "no RDMA device";
+    let soft = "scripts/soft-roce up makes one of any network interface";
+    match (why, system) {
+        (
+            _,
+            System {
+                device: true,
+                verbs: false,
+                ..
+            },
+        ) => {
+            format!(
+                "{none} for programs, although the kernel has one; as root: modprobe ib_uverbs rdma_ucm"
+            )
+        }
+        (
+            _,
+            System {
+                device: true,
+                providers: false,
+                ..
+            },
+        ) => {
+            format!(
+                "{none} for programs, although the kernel has one: its driver of libibverbs is missing; as root: apt-get \
+                     install ibverbs-providers"
+            )
+        }
+        (_, System { device: true, .. }) => format!(
+            "{none} for this process, although the kernel has one; in a container, /dev/infiniband must be passed in"
+        ),
+        (Some(why), _) if why.raw_os_error() != Some(libc::ENOSYS) => format!("{none}: {why}"),
+        _ => format!("{none}. NVMe/TCP needs none; {soft}, if the kernel has the module rdma_rxe"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_its_command() {
+        let system = |device, verbs, providers| System {
+            device,
+            verbs,
+            providers,
+        };
+        let nosys = io::Error::from_raw_os_error(libc::ENOSYS);
+        let perm = io::Error::from_raw_os_error(libc::EPERM);
+        for (why, system, said) in [
+            (Some(&nosys), system(false, false, true), "soft-roce up"),
+            (None, system(false, true, true), "soft-roce up"),
+            (
+                Some(&nosys),
+                system(true, false, true),
+                "modprobe ib_uverbs",
+            ),
+            (None, system(true, true, false), "ibverbs-providers"),
+            (None, system(true, true, true), "/dev/infiniband"),
+            (Some(&perm), system(false, true, true), "not permitted"),
+        ] {
+            let text = missing(why, &system);
+            assert!(text.contains(said), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_told_with_ports_and_addresses() {
+        let gid = inventory::Gid {
+            index: 1,
+            address: [10, 9, 0, 1].into(),
+            kind: "RoCE v2".into(),
+            netdev: "eth0".into(),
+        };
+        let port = Port {
+            number: 1,
+            active: true,
+            state: "active",
+            ethernet: true,
+            mtu: 1024,
+            mtu_max: 4096,
+            decigbits: 1000,
+            gids: vec![gid],
+        };
+        let mut text = String::new();
+        tell_port(&mut text, &port);
+        for said in [
+            "port 1 is active: Ethernet, 100.0 Gb/s",
+            "10.9.0.1",
+            "mtu 4200",
+        ] {
+            assert!(text.contains(said), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_can_be_asked() {
+        let text = list();
+        assert!(text.contains("RDMA"), "{text}");
+    }
+}
