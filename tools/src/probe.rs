@@ -146,6 +146,9 @@ fn find_highest(args: &ProbeArgs, slo: &Slo, wants_end: &dyn Fn() -> bool) -> Re
     } else {
         format!("{about}\n\n{}", sweep.table())
     })?;
+    if let Some(why) = &sweep.cut_short {
+        fail!("the sweep ended before its answer was known: {why}");
+    }
     Ok(match sweep.highest {
         Some(_) => ExitCode::SUCCESS,
         None => ExitCode::from(MISSED),

@@ -10,7 +10,7 @@ use super::slo::Slo;
 use super::watch::Watch;
 use super::workload;
 use crate::cli::ProbeArgs;
-use crate::fail::{Result, fail};
+use crate::fail::Result;
 use crate::units::{thousands, us};
 
 /// Where it starts, and the least that is tried, in commands per second.
@@ -55,6 +55,8 @@ impl Search {
 pub struct Sweep {
     /// The highest rate that was kept.
     pub highest: Option<f64>,
+    /// Why it ended before it was found.
+    pub cut_short: Option<String>,
     tried: Vec<Tried>,
 }
 
@@ -74,7 +76,8 @@ pub fn run(
 ) -> Result<Sweep> {
     let mut search = Search::default();
     let mut tried = Vec::new();
-    while let Some(rate) = search.next() {
+    let mut cut_short = None;
+    'rates: while let Some(rate) = search.next() {
         let phase = Phase {
             rate: Some(rate),
             time: workload::time(args),
@@ -83,11 +86,12 @@ pub fn run(
         let mut kept = false;
         for _ in 0..TRIES {
             let ran = side.run(&phase, &Watch::new(phase.time, false, wants_end))?;
-            if let Some(why) = ran.cut_short {
-                fail!("at {} per second: {why}", thousands(rate as u64));
+            cut_short = ran.cut_short;
+            if cut_short.is_none() && wants_end() {
+                cut_short = Some("interrupted".into());
             }
-            if wants_end() {
-                fail!("interrupted");
+            if cut_short.is_some() {
+                break 'rates;
             }
             let missed = missed(slo, &ran.main);
             kept = missed.is_empty();
@@ -104,6 +108,7 @@ pub fn run(
     }
     Ok(Sweep {
         highest: search.kept,
+        cut_short,
         tried,
     })
 }
@@ -145,10 +150,10 @@ impl Sweep {
         let _ = match self.highest {
             Some(rate) => writeln!(
                 out,
-                "\nhighest rate within the objective: {} per second",
+                "\nhighest rate found within the objective: {} per second",
                 thousands(rate as u64)
             ),
-            None => writeln!(out, "\nno rate is within the objective"),
+            None => writeln!(out, "\nno rate was found within the objective"),
         };
         out
     }
@@ -161,7 +166,7 @@ impl Sweep {
             value["missed"] = json!(tried.missed);
             value
         });
-        json!({ "highest": self.highest, "tried": tried.collect::<Vec<_>>() })
+        json!({ "highest": self.highest, "cut_short": self.cut_short, "tried": tried.collect::<Vec<_>>() })
     }
 }
 
