@@ -1,4 +1,4 @@
 # RDMA: controller resets while checksummed I/O runs
-#: timeout=150
+#: smoke timeout=150
 use_rdma 1500
 . /lab/scenarios/reset.sh

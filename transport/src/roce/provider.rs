@@ -135,7 +135,6 @@ impl Provider for Roce {
                 return None;
             }
             if self.batches == BATCHES_PER_TURN {
-                self.device.on_time(now);
                 self.more = true;
             }
             if !self.more {
@@ -152,6 +151,8 @@ impl Provider for Roce {
     #[inline]
     fn flush(&mut self, now: Tick) {
         self.batches = BATCHES_PER_TURN;
+        // What was received comes first: of a core that did not run for a while, the acknowledgement is there already.
+        self.device.on_time(now);
         self.device.transmit(now, &mut self.sockets);
     }
 

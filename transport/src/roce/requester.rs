@@ -31,7 +31,7 @@ const WINDOW_MIN: u32 = 4;
 const READ_CHUNK: u32 = 16;
 /// In a long train, every so many packets one asks to be acknowledged.
 const ACK_EVERY: u32 = 32;
-/// An acknowledgement is late after four round trips, but never before or after these, in ns.
+/// An acknowledgement is late after what [`RoundTrip`] says, but never before or after these, in ns.
 const RTO_MIN: u64 = 5_000_000;
 /// See `RTO_MIN`.
 const RTO_MAX: u64 = 500_000_000;
@@ -96,7 +96,7 @@ pub struct Requester {
     window: Window,
     timer: Option<Tick>,
     rto: u64,
-    round_trip: Option<u64>,
+    round_trip: RoundTrip,
     /// A packet whose acknowledgement is timed.
     probe: Option<(Psn, Tick)>,
     /// Since when nothing was acknowledged.
@@ -115,6 +115,35 @@ struct Window {
     threshold: u32,
     /// Loss of packets before this one was reacted to.
     reacted: Psn,
+}
+
+/// How long acknowledgements take, and how much that varies, in ns; 0 as long as none was measured.
+#[derive(Debug, Default)]
+struct RoundTrip {
+    smooth: u64,
+    variation: u64,
+}
+
+impl RoundTrip {
+    /// One more measurement, weighed as RFC 6298 section 2 does.
+    fn sample(&mut self, ns: u64) {
+        if self.smooth == 0 {
+            (self.smooth, self.variation) = (ns.max(1), ns / 2);
+            return;
+        }
+        self.variation = self.variation - self.variation / 4 + self.smooth.abs_diff(ns) / 4;
+        self.smooth = (self.smooth - self.smooth / 8 + ns / 8).max(1);
+    }
+
+    /// After which an acknowledgement is late. Four round trips, because peers that share a CPU answer in bursts.
+    fn timeout(&self) -> u64 {
+        if self.smooth == 0 {
+            return RTO_START;
+        }
+        (4 * self.smooth)
+            .max(self.smooth + 4 * self.variation)
+            .clamp(RTO_MIN, RTO_MAX)
+    }
 }
 
 impl Requester {
@@ -142,7 +171,7 @@ impl Requester {
             },
             timer: None,
             rto: RTO_START,
-            round_trip: None,
+            round_trip: RoundTrip::default(),
             probe: None,
             stalled: Tick(0),
             gone_back: None,
@@ -493,16 +522,10 @@ impl Requester {
         if let Some((psn, sent)) = self.probe
             && psn.since(self.una) < 0
         {
-            let sample = now.since(sent);
-            let smooth = self
-                .round_trip
-                .map_or(sample, |old| old - old / 8 + sample / 8);
-            self.round_trip = Some(smooth);
+            self.round_trip.sample(now.since(sent));
             self.probe = None;
         }
-        self.rto = self
-            .round_trip
-            .map_or(RTO_START, |time| (4 * time).clamp(RTO_MIN, RTO_MAX));
+        self.rto = self.round_trip.timeout();
         self.window.grow(count);
         self.stalled = now;
         self.gone_back = None;
