@@ -154,6 +154,9 @@ fn self_test(args: &Args) -> ExitCode {
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         match said.lines().find(|line| line.starts_with("seed ")) {
             Some(found) => println!("{name:18} {took:6.1} s  {found:.120}"),
+            None if out.status.code().is_none() => {
+                println!("{name:18} {took:6.1} s  it brought the process down");
+            }
             None => {
                 println!("{name:18} NOT FOUND in {} seeds", args.seeds);
                 missed += 1;

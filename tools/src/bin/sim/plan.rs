@@ -251,7 +251,7 @@ impl PathPlan {
             io_queues: rng.u16(1..=3),
             depth: rng.skewed(2, 32) as u16,
             flow_control: rng.once_in(3),
-            kato_ms: if rng.bool() { 0 } else { rng.u32(500..=5000) },
+            kato_ms: *rng.pick(&[0, 500, 500, 1000, 1000, 4000]),
             len_max: *rng.pick(&[8 * 1024, 64 * 1024, 256 * 1024, 1 << 20]),
             burst: rng.u32(1..=8),
             pause: rng.skewed(5 * US, 2 * MS),
