@@ -187,6 +187,10 @@ impl Node {
         if self.control_bell.rang() {
             self.plan_control(0);
         }
+        // What the operator asked for may not have fitted a core's box.
+        if let Some(due) = self.control.next_timeout() {
+            self.plan_control(due.0.saturating_sub(self.common.now()).max(MS));
+        }
     }
 
     fn plan_control(&mut self, wait: u64) {
