@@ -176,7 +176,7 @@ impl Queues {
             let queue = &mut self.queues[at as usize];
             log::warn!(
                 "{}: a queue of {} entries was refused: all {} command slots of this core are \
-                 promised (raise `commands_per_core`)",
+                 promised (raise `limits.commands`)",
                 queue.peer,
                 queue.depth,
                 self.slab.capacity()

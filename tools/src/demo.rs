@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ferroce_engine::table::Transport;
 
 use crate::cli::{DemoArgs, Pattern, ProbeArgs};
 use crate::config::{Config, Namespace, Subsystem};
@@ -152,7 +151,7 @@ fn config(args: &DemoArgs) -> Result<Config> {
     let [at, _] = loopbacks();
     config
         .listen
-        .push(Url::from((Transport::Rdma, (at, url::PORT).into())));
+        .push(Url::from((Scheme::Roce, (at, url::PORT).into())));
     config.limits.rdma_entries = 1024;
     config.memory.buffers = Size(16 << 20);
     config.limits.commands = 1024;

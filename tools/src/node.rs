@@ -241,7 +241,7 @@ impl Node {
         Ok(table
             .listeners
             .iter()
-            .map(|listener| (listener.transport, listener.address).into())
+            .map(|listener| self.handle.url(listener))
             .collect())
     }
 

@@ -156,17 +156,14 @@ impl Url {
 /// By TCP.
 impl From<SocketAddr> for Url {
     fn from(address: SocketAddr) -> Url {
-        (Transport::Tcp, address).into()
+        (Scheme::Tcp, address).into()
     }
 }
 
-impl From<(Transport, SocketAddr)> for Url {
-    fn from((transport, address): (Transport, SocketAddr)) -> Url {
+impl From<(Scheme, SocketAddr)> for Url {
+    fn from((scheme, address): (Scheme, SocketAddr)) -> Url {
         Url {
-            scheme: match transport {
-                Transport::Tcp => Scheme::Tcp,
-                Transport::Rdma => Scheme::Rdma,
-            },
+            scheme,
             host: address.ip().to_string(),
             port: address.port(),
             nqn: None,

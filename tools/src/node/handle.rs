@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use ferroce_buf::Region;
@@ -38,9 +38,7 @@ use crate::fail::{Context, Fail, Result, fail};
 use crate::persist::{self, persist};
 use crate::sets::AnyDrive;
 use crate::units::{Size, about};
-#[cfg(feature = "verbs")]
-use crate::url::Scheme;
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// The way to a node's control thread.
 #[derive(Debug)]
@@ -58,6 +56,8 @@ pub struct Handle {
     /// RDMA devices, and the index of their fabric on each core.
     #[cfg(feature = "verbs")]
     verbs: Option<(usize, Arc<Verbs>)>,
+    /// Where software RoCEv2 listens; other RDMA listeners are devices'.
+    roce: OnceLock<Vec<SocketAddr>>,
     since: Instant,
     /// Bytes that drives copied which are gone.
     copied_before: AtomicU64,
@@ -105,6 +105,7 @@ impl Handle {
             clock,
             #[cfg(feature = "verbs")]
             verbs,
+            roce: OnceLock::new(),
             since: Instant::now(),
             copied_before: AtomicU64::new(0),
         }
@@ -357,7 +358,7 @@ impl Handle {
             let listener = super::verbs::listen(verbs, url, address)?;
             let address = listener.local();
             self.listen_verbs(listener)?;
-            return Ok((Transport::Rdma, address).into());
+            return Ok((Scheme::Verbs, address).into());
         }
         if url.scheme.transport() == Transport::Rdma {
             fail!(
@@ -382,11 +383,14 @@ impl Handle {
         self.announce(table, Transport::Tcp, address)?;
         let listener = Box::new(AnyListener::Tcp(listener));
         self.ask(|reply| Ask::Accept(listener, reply))?;
-        Ok((Transport::Tcp, address).into())
+        Ok((Scheme::Tcp, address).into())
     }
 
     /// Hosts may connect where this listens.
     pub(super) fn listen_roce(&self, listener: roce::udp::Listener) -> Result<()> {
+        self.roce
+            .set(listener.services().to_vec())
+            .expect("one listener has all addresses");
         for address in listener.services() {
             self.announce(&self.table()?, Transport::Rdma, *address)?;
         }
@@ -417,6 +421,17 @@ impl Handle {
         }
         let _ = drive;
         Ok(())
+    }
+
+    /// Where this is, with what carries it: who asked for `rdma://` sees which it became.
+    pub(super) fn url(&self, listener: &Listener) -> Url {
+        let in_software = |roce: &Vec<SocketAddr>| roce.contains(&listener.address);
+        let scheme = match listener.transport {
+            Transport::Tcp => Scheme::Tcp,
+            Transport::Rdma if self.roce.get().is_some_and(in_software) => Scheme::Roce,
+            Transport::Rdma => Scheme::Verbs,
+        };
+        (scheme, listener.address).into()
     }
 
     /// Discovery names an address from now on.
@@ -536,7 +551,7 @@ impl Handle {
             listen: table
                 .listeners
                 .iter()
-                .map(|known| Url::from((known.transport, known.address)).to_string())
+                .map(|known| self.url(known).to_string())
                 .collect(),
             cores: self.cores.iter().map(core).collect(),
             subsystems: table
