@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-
 use crate::cli::{DemoArgs, Pattern, ProbeArgs};
 use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::print;
