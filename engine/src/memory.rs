@@ -236,9 +236,7 @@ impl Queues {
         if len <= 1 << shift {
             return BufList::new();
         }
-        self.lists
-            .pop()
-            .unwrap_or_else(|| BufList::with_capacity(limits::CHUNK_LEN as usize / PAGE + 1))
+        self.lists.pop().unwrap_or_else(list_of_a_part)
     }
 
     /// Bufs come home, each to its own.
@@ -268,4 +266,9 @@ impl Queues {
             self.lists.push(bufs);
         }
     }
+}
+
+/// An empty list with room for the Bufs of any part: a page each, and one more where they lie across pages.
+pub(crate) fn list_of_a_part() -> BufList {
+    BufList::with_capacity(limits::CHUNK_LEN as usize / PAGE + 1)
 }

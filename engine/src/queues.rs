@@ -26,6 +26,7 @@ use crate::io::{Source, source};
 use crate::limits;
 use crate::line::{Lane, Line, Served};
 use crate::mail::{Post, ToControl};
+use crate::memory;
 use crate::phases::{Clerk, NO_SERIES};
 use crate::plant::{self, Bug};
 use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
@@ -129,7 +130,9 @@ impl Queues {
             in_flight: [0, 0],
             draining: None,
             untold: None,
-            lists: Vec::new(),
+            lists: (0..config.commands.min(limits::LISTS))
+                .map(|_| memory::list_of_a_part())
+                .collect(),
             shares: Shares::new(&config.pool),
             promised: 0,
             now: Tick(0),
