@@ -226,13 +226,12 @@ impl Command {
         }
         let at = (self.head as usize + self.count as usize) % CHUNKS_PER_COMMAND;
         self.count += 1;
-        self.parts[at] = Part {
-            chunk: Chunk::Free,
-            offset,
-            len,
-            lent: 0,
-            spare: BufList::new(),
-        };
+        let part = &mut self.parts[at];
+        debug_assert!(
+            matches!(part.chunk, Chunk::Free) && part.spare.is_empty(),
+            "a place that is not in use is empty"
+        );
+        (part.offset, part.len, part.lent) = (offset, len, 0);
         Some(at)
     }
 

@@ -72,9 +72,7 @@ impl Queues {
         let buf = self
             .shares
             .take(queue, &mut self.config.pool, len as usize)?;
-        let mut bufs = BufList::new();
-        bufs.push(buf);
-        Some(bufs)
+        Some(BufList::one(buf))
     }
 
     /// What a drive needs to read for a host: Bufs, or a list for its own and how many those will be.
@@ -241,29 +239,54 @@ impl Queues {
 
     /// Bufs come home, each to its own.
     #[inline]
-    pub(crate) fn home<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
+    pub(crate) fn home<D: Backend>(&mut self, bufs: BufList, drives: &mut Drives<D>) {
+        match bufs.into_one() {
+            Ok(buf) => {
+                let whose = self.home_one(buf, drives);
+                self.see_whether_over(whose);
+            }
+            Err(bufs) => self.home_many(bufs, drives),
+        }
+    }
+
+    fn home_many<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
         let mut whose = None;
         while let Some(buf) = bufs.pop() {
-            match buf.home() {
-                Home::CORE => whose = Some(self.shares.put(&mut self.config.pool, buf)),
-                LANDING => self.config.landing.put(buf),
-                _ => {
-                    if let Some(queue) = buf.dealt_to().checked_sub(1) {
-                        self.shares.returned(queue.into(), 1);
-                        whose = Some(queue.into());
-                    }
-                    drives.put(buf);
-                }
-            }
+            whose = self.home_one(buf, drives).or(whose);
         }
-        if let Some(queue) = whose
-            && self.queues[queue as usize].state == State::Dead
-        {
-            // This may be the last that was left of it.
-            self.release_if_over(queue);
-        }
+        self.see_whether_over(whose);
         if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {
             self.lists.push(bufs);
+        }
+    }
+
+    /// A Buf comes home; the queue whose peer had it.
+    #[inline]
+    fn home_one<D: Backend>(&mut self, buf: Buf, drives: &mut Drives<D>) -> Option<u32> {
+        match buf.home() {
+            Home::CORE => Some(self.shares.put(&mut self.config.pool, buf)),
+            LANDING => {
+                self.config.landing.put(buf);
+                None
+            }
+            _ => {
+                let queue = buf.dealt_to().checked_sub(1).map(u32::from);
+                if let Some(queue) = queue {
+                    self.shares.returned(queue, 1);
+                }
+                drives.put(buf);
+                queue
+            }
+        }
+    }
+
+    /// What came home may be the last that was left of a queue.
+    #[inline]
+    fn see_whether_over(&mut self, queue: Option<u32>) {
+        if let Some(queue) = queue
+            && self.queues[queue as usize].state == State::Dead
+        {
+            self.release_if_over(queue);
         }
     }
 }

@@ -3,20 +3,24 @@
 use crate::Buf;
 
 /// The Bufs of one transfer, in order. One Buf, the usual number, lies inside; more go to a vector
-/// that keeps its capacity, so that lists that are recycled do not allocate.
+/// that keeps its capacity, so that lists that are recycled do not allocate. The vector is boxed:
+/// lists are moved a lot, most of them without one.
 #[derive(Debug, Default)]
 #[must_use = "Bufs that are dropped are lost to their pool"]
 pub struct BufList {
     first: Option<Buf>,
-    rest: Vec<Buf>,
+    #[expect(clippy::box_collection, reason = "a third of the size")]
+    rest: Option<Box<Vec<Buf>>>,
 }
+
+const _: () = assert!(size_of::<BufList>() == 32);
 
 impl BufList {
     /// No Bufs.
     pub const fn new() -> BufList {
         BufList {
             first: None,
-            rest: Vec::new(),
+            rest: None,
         }
     }
 
@@ -24,7 +28,28 @@ impl BufList {
     pub fn with_capacity(count: usize) -> BufList {
         BufList {
             first: None,
-            rest: Vec::with_capacity(count),
+            rest: (count > 1).then(|| Box::new(Vec::with_capacity(count - 1))),
+        }
+    }
+
+    /// Just one.
+    #[inline]
+    pub const fn one(buf: Buf) -> BufList {
+        BufList {
+            first: Some(buf),
+            rest: None,
+        }
+    }
+
+    /// The one Buf, of a list that has one and room for no more; else the list.
+    #[inline]
+    pub fn into_one(self) -> Result<Buf, BufList> {
+        match self {
+            BufList {
+                first: Some(buf),
+                rest: None,
+            } => Ok(buf),
+            list => Err(list),
         }
     }
 
@@ -34,32 +59,36 @@ impl BufList {
         if self.first.is_none() {
             self.first = Some(buf);
         } else {
-            self.rest.push(buf);
+            self.rest.get_or_insert_default().push(buf);
         }
     }
 
     /// Takes the last one out.
     #[inline]
     pub fn pop(&mut self) -> Option<Buf> {
-        self.rest.pop().or_else(|| self.first.take())
+        let last = self.rest.as_mut().and_then(|rest| rest.pop());
+        last.or_else(|| self.first.take())
     }
 
     /// In order.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Buf> + Clone {
-        self.first.iter().chain(self.rest.iter())
+        self.first
+            .iter()
+            .chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     /// In order, to be written.
     #[inline]
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Buf> {
-        self.first.iter_mut().chain(self.rest.iter_mut())
+        let rest = self.rest.iter_mut().flat_map(|rest| rest.iter_mut());
+        self.first.iter_mut().chain(rest)
     }
 
     /// How many Bufs.
     #[inline]
     pub fn count(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// True if there is none.
@@ -75,8 +104,9 @@ impl BufList {
     }
 
     /// How many Bufs fit without allocating.
+    #[inline]
     pub fn capacity(&self) -> usize {
-        1 + self.rest.capacity()
+        1 + self.rest.as_ref().map_or(0, |rest| rest.capacity())
     }
 
     /// Copies `data` into the Bufs from byte `offset` of the list on.
