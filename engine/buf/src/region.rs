@@ -1,7 +1,6 @@
 //! Mapped memory: huge pages if there are any, locked if asked and allowed.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -18,14 +17,17 @@ pub enum PageKind {
     Huge1G,
     /// hugetlbfs pages of 2 MiB.
     Huge2M,
-    /// 4 KiB pages; the kernel was asked for transparent huge ones.
+    /// 2 MiB pages of the kernel's own making, for most of it (transparent huge pages).
+    Transparent,
+    /// 4 KiB pages.
     Small,
 }
 
 /// What is wanted of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Want {
-    /// Try hugetlbfs pages first. Without them, or where there are none, 4 KiB pages are used.
+    /// Try hugetlbfs pages first. Without them, or where there are none, the kernel is asked for
+    /// transparent huge pages, and gives 4 KiB pages where it has none.
     pub huge: bool,
     /// Lock the pages, as devices that reach memory by themselves need. Files and TCP do not.
     pub locked: bool,
@@ -38,8 +40,10 @@ pub struct Region {
     len: usize,
     id: RegionId,
     kind: PageKind,
-    fd: OwnedFd,
 }
+
+/// Of a transparent huge page, on x86-64 and on aarch64 with pages of 4 KiB.
+const TRANSPARENT: usize = 2 << 20;
 
 // SAFETY: a Region hands out no references to its bytes; Pool and Pages do, by their own rules.
 unsafe impl Send for Region {}
@@ -53,80 +57,90 @@ impl Region {
     /// so that the data path never faults.
     ///
     /// # Errors
-    /// Of memfd_create, ftruncate, mmap or mlock, with the size that was asked for; for mlock with
+    /// Of mmap, madvise or mlock, with the size that was asked for; for mlock with
     /// the limit and how to raise it.
     pub fn map(len: usize, want: Want) -> io::Result<Region> {
         assert!(len > 0, "a region has bytes");
         let huge = [
-            (PageKind::Huge1G, libc::MFD_HUGE_1GB, 1usize << 30),
-            (PageKind::Huge2M, libc::MFD_HUGE_2MB, 2 << 20),
+            (PageKind::Huge1G, libc::MAP_HUGE_1GB, 1usize << 30),
+            (PageKind::Huge2M, libc::MAP_HUGE_2MB, 2 << 20),
         ];
         if want.huge {
             for (kind, flag, size) in huge {
                 // A page of 1 GiB for a small pool would be mostly waste.
                 if len >= size / 2
                     && let Ok(region) =
-                        Region::map_kind(len.next_multiple_of(size), kind, libc::MFD_HUGETLB | flag)
+                        Region::map_kind(len.next_multiple_of(size), kind, libc::MAP_HUGETLB | flag)
                 {
                     return Ok(region);
                 }
             }
         }
-        let region =
+        let mut region =
             Region::map_kind(len.next_multiple_of(PAGE), PageKind::Small, 0).map_err(|cause| {
                 io::Error::new(
                     cause.kind(),
                     format!("cannot map {len} bytes of memory: {cause}"),
                 )
             })?;
+        if region.len >= TRANSPARENT && huge_bytes_at(region.base.as_ptr()) >= region.len / 2 {
+            region.kind = PageKind::Transparent;
+        }
         if want.locked {
             region.lock()?;
         }
         Ok(region)
     }
 
-    fn map_kind(len: usize, kind: PageKind, flags: libc::c_uint) -> io::Result<Region> {
-        // SAFETY: the name is a NUL-terminated string; the call has no other precondition.
-        let fd = unsafe { libc::memfd_create(c"ferroce".as_ptr(), libc::MFD_CLOEXEC | flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: plain system calls on a descriptor we own; the mapping is checked below.
-        let base = unsafe {
-            if libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            let flags = libc::MAP_SHARED
-                | if kind == PageKind::Small {
-                    0
-                } else {
-                    libc::MAP_POPULATE
-                };
+    /// Private memory, not shared: of that the usual kernel makes huge pages when asked, of shared memory
+    /// it does not (`shmem_enabled` is `never`). No child process ever has it, so no page is copied on write
+    /// under a device that knows it.
+    fn map_kind(len: usize, kind: PageKind, flags: libc::c_int) -> io::Result<Region> {
+        // Before Linux 6.7 a mapping does not by itself begin where a huge page can.
+        let spare = match kind {
+            PageKind::Small if len >= TRANSPARENT => TRANSPARENT,
+            _ => 0,
+        };
+        // SAFETY: a new mapping where the kernel likes; it is checked below.
+        let mapped = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                len,
+                len + spare,
                 libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                fd.as_raw_fd(),
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+                -1,
                 0,
             )
         };
-        if base == libc::MAP_FAILED {
+        if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base =
-            NonNull::new(base.cast::<u8>()).expect("mmap does not return NULL without MAP_FIXED");
+        let mapped = mapped.cast::<u8>();
+        let before = if spare > 0 {
+            mapped.align_offset(TRANSPARENT)
+        } else {
+            0
+        };
+        // SAFETY: `before` is at most `spare`, so all three ranges lie inside the mapping. What is unmapped
+        // at its ends was never handed out.
+        let base = unsafe {
+            let base = mapped.add(before);
+            for (from, len) in [(mapped, before), (base.add(len), spare - before)] {
+                if len > 0 {
+                    libc::munmap(from.cast(), len);
+                }
+            }
+            base
+        };
+        let base = NonNull::new(base).expect("mmap does not return NULL without MAP_FIXED");
         // Dropping `region` unmaps, so errors below leave nothing behind.
         let region = Region {
             base,
             len,
             id: RegionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             kind,
-            fd,
         };
-        // SAFETY: the range is exactly the mapping made above.
+        // SAFETY: the range is exactly what is left of the mapping made above.
         unsafe {
             libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK);
             if kind == PageKind::Small {
@@ -135,9 +149,12 @@ impl Region {
             }
             if libc::madvise(base.as_ptr().cast(), len, libc::MADV_POPULATE_WRITE) != 0 {
                 let cause = io::Error::last_os_error();
-                // Kernels before 5.14 do not know the advice; there the pages come with first use.
+                // Kernels before 5.14 do not know the advice.
                 if cause.raw_os_error() != Some(libc::EINVAL) {
                     return Err(cause);
+                }
+                for at in (0..len).step_by(PAGE) {
+                    base.as_ptr().add(at).write_volatile(0);
                 }
             }
         }
@@ -193,11 +210,6 @@ impl Region {
         self.kind
     }
 
-    /// The memfd behind it.
-    pub fn fd(&self) -> &OwnedFd {
-        &self.fd
-    }
-
     /// The address `offset` bytes in.
     #[inline]
     pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
@@ -215,5 +227,50 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `map_kind`; owners of Bufs keep the region alive.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Bytes of the mapping at `base` that lie in transparent huge pages, as the kernel says; 0 if it does not
+/// say (proc(5), smaps).
+fn huge_bytes_at(base: *const u8) -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let (base, mut within) = (base as usize, false);
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some((from, to)) = first.split_once('-') {
+            let address = |hex| usize::from_str_radix(hex, 16).unwrap_or(0);
+            within = (address(from)..address(to)).contains(&base);
+        } else if within && first == "AnonHugePages:" {
+            let kib: usize = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            return kib * 1024;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_as_long_as_asked_and_zeroed() {
+        for len in [1, PAGE, PAGE + 1, TRANSPARENT - 1, 3 * TRANSPARENT + 1] {
+            let region = Region::map(len, Want::default()).expect("memory");
+            assert_eq!(region.len(), len.next_multiple_of(PAGE));
+            // SAFETY: the whole of a mapping that lives as long as the region, and nobody writes to it.
+            let bytes = unsafe { std::slice::from_raw_parts(region.base(), region.len()) };
+            assert!(bytes.iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_region_of_transparent_huge_pages_begins_with_one() {
+        let region = Region::map(4 * TRANSPARENT, Want::default()).expect("memory");
+        assert!((region.base() as usize).is_multiple_of(TRANSPARENT));
+        assert!(matches!(
+            region.kind(),
+            PageKind::Small | PageKind::Transparent
+        ));
     }
 }

@@ -169,7 +169,8 @@ pub fn pages(regions: &[Arc<Region>]) -> &'static str {
     match regions.first().map(|region| region.kind()) {
         Some(PageKind::Huge1G) => "pages of 1 GiB",
         Some(PageKind::Huge2M) => "pages of 2 MiB",
-        _ => "pages of 4 KiB",
+        Some(PageKind::Transparent) => "transparent huge pages",
+        Some(PageKind::Small) | None => "pages of 4 KiB",
     }
 }
 
