@@ -243,6 +243,7 @@ impl RamDrive {
             store: Vec::with_capacity(STORE_MAX + 1),
             zero: Entry::UNWRITTEN,
             done: VecDeque::with_capacity(DEPTH),
+            asked: Vec::with_capacity(DEPTH),
             waiting: VecDeque::with_capacity(DEPTH),
             lends: (self.lendable(self.capacity_pages()) / self.cores.max(1)) as u32,
         };
@@ -397,6 +398,8 @@ pub struct RamQueue {
     /// What unwritten blocks read as. Each core has its own, so that they do not all count on one.
     zero: Entry,
     done: VecDeque<Done>,
+    /// Submitted since the doorbell was rung.
+    asked: Vec<Io>,
     /// Write Zeroes that found no page for their edges.
     waiting: VecDeque<Io>,
     /// See [`Backend::lends`].
@@ -674,16 +677,30 @@ impl RamQueue {
         self.store[from..].reverse();
     }
 
-    #[inline(always)]
-    fn finish(&mut self, mut io: Io) -> Result<(), Io> {
-        match self.execute(io.op, &mut io.bufs) {
-            Ok(status) => {
-                let Io { tag, bufs, .. } = io;
-                self.done.push_back(Done { tag, status, bufs });
-                Ok(())
-            }
-            Err(NoRoom) => Err(io),
-        }
+    /// What the index says of the first page of a read, if that is inside.
+    #[inline]
+    fn first_entry(&self, op: Op) -> Option<&AtomicU32> {
+        let Op::Read { lba, .. } = op else {
+            return None;
+        };
+        let byte = lba.checked_mul(u64::from(self.drive.block_len))?;
+        let page = usize::try_from(byte / PAGE as u64).ok()?;
+        self.drive
+            .index
+            .get(page / CHUNK_PAGES)?
+            .get()?
+            .get(page % CHUNK_PAGES)
+    }
+
+    /// Does a request; false if it has to wait for a page.
+    #[inline]
+    fn finish(&mut self, io: &mut Io) -> bool {
+        let Ok(status) = self.execute(io.op, &mut io.bufs) else {
+            return false;
+        };
+        let (tag, bufs) = (io.tag, std::mem::take(&mut io.bufs));
+        self.done.push_back(Done { tag, status, bufs });
+        true
     }
 }
 
@@ -696,19 +713,40 @@ impl Backend for RamQueue {
         if self.in_flight() >= DEPTH {
             return Err(io);
         }
-        if let Err(io) = self.finish(io) {
-            self.waiting.push_back(io);
+        if let Some(entry) = self.first_entry(io.op) {
+            ferroce_buf::prefetch(std::ptr::from_ref(entry).cast());
         }
+        self.asked.push(io);
         Ok(())
     }
 
+    /// Does what was submitted. A read looks at two random places, its entry of the index and the count of who holds
+    /// the page. Those of all reads are asked for before the first is needed, so the waits for them
+    /// are one: submitting asks for the entries, and this for the counts.
     fn ring_doorbell(&mut self) {
-        while let Some(io) = self.waiting.pop_front() {
-            if let Err(io) = self.finish(io) {
+        while let Some(mut io) = self.waiting.pop_front() {
+            if !self.finish(&mut io) {
                 self.waiting.push_front(io);
-                return;
+                break;
             }
         }
+        let mut asked = std::mem::take(&mut self.asked);
+        for io in &asked {
+            let entry = self
+                .first_entry(io.op)
+                .map(|entry| entry.load(Ordering::Relaxed));
+            if let Some((segment, page)) = entry.and_then(|entry| Entry(entry).at()) {
+                self.drive.pages(segment).hint(page);
+            }
+        }
+        for io in &mut asked {
+            if !self.finish(io) {
+                let (tag, op, bufs) = (io.tag, io.op, std::mem::take(&mut io.bufs));
+                self.waiting.push_back(Io { tag, op, bufs });
+            }
+        }
+        asked.clear();
+        self.asked = asked;
     }
 
     #[inline]
@@ -718,7 +756,7 @@ impl Backend for RamQueue {
 
     #[inline]
     fn in_flight(&self) -> usize {
-        self.done.len() + self.waiting.len()
+        self.done.len() + self.asked.len() + self.waiting.len()
     }
 
     fn brings_memory(&self) -> bool {
@@ -771,6 +809,7 @@ impl Drop for RamQueue {
             .done
             .drain(..)
             .map(|done| done.bufs)
+            .chain(self.asked.drain(..).map(|io| io.bufs))
             .chain(self.waiting.drain(..).map(|io| io.bufs));
         for mut bufs in lists {
             while let Some(buf) = bufs.pop() {

@@ -143,6 +143,7 @@ fn a_full_queue_gives_the_request_back() {
         queue.submit(io()).unwrap();
     }
     assert!(queue.submit(io()).is_err());
+    queue.ring_doorbell();
     assert!(queue.poll().is_some());
     assert!(queue.submit(io()).is_ok());
 }

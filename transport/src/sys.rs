@@ -127,20 +127,7 @@ const PREFETCH_LINES: usize = 4;
 #[inline]
 pub fn prefetch(bytes: &[u8]) {
     for line in bytes.chunks(64).take(PREFETCH_LINES) {
-        let at = line.as_ptr();
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect that a program can see, whatever the address.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above; the instruction touches neither registers nor flags.
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = at;
+        ferroce_buf::prefetch(line.as_ptr());
     }
 }
 

@@ -12,6 +12,7 @@ fn run(queue: &mut RamQueue, op: Op, bufs: BufList) -> BufList {
         generation: 0,
     };
     queue.submit(Io { tag, op, bufs }).expect("room");
+    queue.ring_doorbell();
     let done = queue.poll().expect("done at once");
     assert_eq!(done.status, Status::SUCCESS);
     done.bufs

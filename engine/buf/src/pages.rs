@@ -91,6 +91,14 @@ impl Pages {
         Ok(self.buf(page, true))
     }
 
+    /// [`Pages::share`] of this page will come soon: what it looks at is fetched meanwhile.
+    #[inline]
+    pub fn hint(&self, page: Page) {
+        if let Some(holders) = self.holders.get(page as usize) {
+            crate::prefetch(std::ptr::from_ref(holders).cast());
+        }
+    }
+
     /// A Buf comes home: a shared one, or a fresh one that was never published.
     ///
     /// # Panics
