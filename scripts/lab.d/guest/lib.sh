@@ -96,6 +96,30 @@ use_verbs() {
     FABRIC=rdma FROM=10.9.0.1 TARGET=10.9.0.1 PROVIDER=verbs
 }
 
+# held KIND: how many queue pairs, regions, connections (qp, mr, cm_id) the kernel holds for programs, which is the node.
+held() { rdma resource show "$1" | grep -c ' pid ' || true; }
+# all_held: all of that, and what the node itself says it has out.
+all_held() {
+    echo "qp $(held qp), mr $(held mr), cm_id $(held cm_id), connections $(metric core_connections)," \
+        "buffers $(metric core_buffer_used_bytes), in capsules $(metric core_landing_used_bytes)"
+}
+# metric NAME [LABEL]: what the node's metrics say of it, summed; it serves with METRICS.
+METRICS=(--metrics 127.0.0.1:9520)
+metric() {
+    wget -q -O - http://127.0.0.1:9520/metrics |
+        awk -v name="ferroce_$1" -v label="${2-}" '
+            (index($1, name "{") == 1 || $1 == name) && (label == "" || index($1, label)) { sum += $2 } END { printf "%d\n", sum }'
+}
+# held_again WHAT: waits until all_held says this, as it did before.
+held_again() {
+    local end=$((SECONDS + 40))
+    until [ "$(all_held)" = "$1" ]; do
+        [ $SECONDS -le $end ] || fail "it was: $1; it is: $(all_held)"
+        sleep 0.2
+    done
+    say "as before: $1"
+}
+
 # rxe NAME: one of soft-RoCE's counters.
 rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
 

@@ -27,6 +27,10 @@ meet_node() {
     done
 }
 
+# plug on|off: the host's end of the cable. It loses its carrier, the node's end does not, as with a switch between them.
+# (An interface that is switched off is another matter: without a route, soft-RoCE's connection manager breaks for good.)
+plug() { echo "@@qemu set_link cable $1"; }
+
 # use_pair FABRIC MTU: tcp; rdma, the node by RoCE in software of its own; or verbs, both ends by the kernel's soft-RoCE.
 # The host's end of the cable is rdma0, the node's rdma1.
 use_pair() {

@@ -6,14 +6,14 @@ connect --reconnect-delay=1 --keep-alive-tmo=5 --ctrl-loss-tmo=120
 start_load "$(disk 1)"
 # An admin command that is under way when the cable goes would have the host wait for its minute to be over.
 sleep 4
-on_node ip link set rdma1 down
+plug off
 until_true 40 not_live "$CTRL"
 say 'the host noticed'
 if node; then
     until_true 30 eval '! ctl hosts | grep "$HOST"'
     say 'the node noticed'
 fi
-on_node ip link set rdma1 up
+plug on
 until_true 90 live "$CTRL"
 say 'back'
 sleep 2

@@ -6,10 +6,10 @@ connect --reconnect-delay=1 --keep-alive-tmo=5 --ctrl-loss-tmo=120
 verify "$(disk 1)" 8 io_uring '4k 128k' '1 8'
 start_load "$(disk 1)"
 sleep 2
-on_node ip link set rdma1 down
+plug off
 until_true 30 not_live "$CTRL"
 say 'the host noticed'
-on_node ip link set rdma1 up
+plug on
 until_true 40 live "$CTRL"
 sleep 2
 stop_load
