@@ -3,15 +3,15 @@
 use_verbs 4500
 # Each end polls on a CPU of its own; both CPUs take turns, instruction by instruction, under one clock.
 floor() {
-    local program=$1 name=$2 size=$3
+    local program=$1 size=$2
     taskset -c 1 "$program" -x 1 -s "$size" -n 2000 -F >/dev/null 2>&1 &
     sleep 1
     taskset -c 0 "$program" -x 1 -s "$size" -n 2000 -F 10.9.0.1 |
-        awk -v name="$name" -v size="$size" '$1 == size && NF >= 9 { printf "@@figure %s-p50-us %.1f\n", name, $5; found = 1 } END { exit !found }'
+        awk -v name="$program" -v size="$size" '$1 == size && NF >= 9 { printf "@@figure %s-p50-us %.1f\n", name, $5; found = 1 } END { exit !found }'
     wait $!
 }
-floor ib_write_lat write-4k 4096
-floor ib_send_lat send-16 16
+floor ib_write_lat 4096
+floor ib_send_lat 16
 serve --device ram:64MiB,block=4096 --cores 1 --spin always
 connect -i 1
 disk=$(disk 1)
