@@ -6,6 +6,7 @@
 //! on for want of memory or of room at a drive is Blocked and waits in line.
 
 use std::mem::offset_of;
+use std::ops::Range;
 
 use ferroce_buf::BufList;
 use ferroce_wire::feature::DsmRange;
@@ -19,42 +20,39 @@ use crate::limits;
 use crate::line::{Lane, Served};
 use crate::phases::NO_SERIES;
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Done, DriveId, Fetch, Io, Op, Tag, Tick};
+use crate::port::{Backend, Done, DriveId, Fetch, InCapsule, Io, Op, Tag, Tick};
 use crate::queues::Queues;
 use crate::refusal::Refusal;
 use crate::table::Transport;
 
 /// Where a command's data from the host is.
-pub(crate) enum Source<'a> {
-    /// In its capsule.
-    Capsule(&'a [u8]),
+pub(crate) enum Source {
+    /// In its capsule, there.
+    Capsule(Range<usize>),
     /// Still at the host.
     Host,
 }
 
 /// Checks a command's SGL against the length it must have, and finds the data. `capsule` is the
-/// capsule's data.
-pub(crate) fn source<'a>(
+/// length of the capsule's data.
+pub(crate) fn source(
     sqe: &Sqe,
     transport: Transport,
     len: u32,
-    capsule: &'a [u8],
-) -> Result<Source<'a>, Refusal> {
+    capsule: usize,
+) -> Result<Source, Refusal> {
     let sgl = check_sgl(sqe, transport, len)?;
     if sgl.kind != Sgl::IN_CAPSULE {
         return Ok(Source::Host);
     }
-    let offset = sgl.addr.get();
-    let Some(data) = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| capsule.get(offset..))
-    else {
+    let start = usize::try_from(sgl.addr.get()).unwrap_or(usize::MAX);
+    if start > capsule {
         return Err(Refusal::sgl(Status::SGL_OFFSET_INVALID));
-    };
-    match data.get(..len as usize) {
-        Some(data) => Ok(Source::Capsule(data)),
-        None => Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID)),
     }
+    if capsule - start < len as usize {
+        return Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID));
+    }
+    Ok(Source::Capsule(start..start + len as usize))
 }
 
 /// A command with data names it by an SGL of exactly that length.
@@ -75,7 +73,7 @@ impl Queues {
     pub(crate) fn begin_io<D: Backend>(
         &mut self,
         slot: u32,
-        capsule: &[u8],
+        capsule: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
         self.count_begun(slot);
@@ -91,9 +89,10 @@ impl Queues {
         let command = &self.slab[slot];
         let (sqe, len) = (&command.sqe, command.len);
         let transport = self.queues[command.queue as usize].transport;
+        let has = capsule.bytes().len();
         let found = match command.kind {
-            Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, capsule),
-            Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), capsule),
+            Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, has),
+            Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), has),
             Kind::Read => match check_sgl(sqe, transport, len) {
                 Ok(sgl) if sgl.kind == Sgl::IN_CAPSULE => {
                     Err(Refusal::sgl(Status::SGL_TYPE_INVALID))
@@ -105,7 +104,7 @@ impl Queues {
         };
         match found {
             Ok(Source::Host) => {}
-            Ok(Source::Capsule(data)) => self.land(slot, data, drives),
+            Ok(Source::Capsule(place)) => self.land(slot, capsule, place, drives),
             Err(refusal) => {
                 self.refuse(slot, refusal);
                 return;

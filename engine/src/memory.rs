@@ -4,12 +4,14 @@
 //! own memory only so much as the drive lends. Beyond that data is copied. So whatever hosts hold, data
 //! that waits for no host finds a place.
 
+use std::ops::Range;
+
 use ferroce_buf::{Buf, BufList, Home, PAGE};
 
 use crate::command::{Chunk, Kind};
 use crate::drives::Drives;
 use crate::limits;
-use crate::port::{Backend, DriveId};
+use crate::port::{Backend, DriveId, InCapsule};
 use crate::queue::State;
 use crate::queues::{LANDING, Queues};
 
@@ -33,16 +35,40 @@ impl Span {
 
 impl Queues {
     /// In-capsule data moves out of the fabric's hands at once: to the drive's own memory, or to
-    /// buffers that wait for nobody but the drive.
-    pub(crate) fn land<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
-        let len = data.len() as u32;
+    /// buffers that wait for nobody but the drive. It is not copied where it lies in such a buffer.
+    pub(crate) fn land<D: Backend>(
+        &mut self,
+        slot: u32,
+        mut data: InCapsule<'_>,
+        place: Range<usize>,
+        drives: &mut Drives<D>,
+    ) {
+        let len = place.len() as u32;
         let command = &self.slab[slot];
         let (drive, lba, shift) = (command.drive, command.lba, command.block_shift);
         let is_write = matches!(command.kind, Kind::Write { .. });
         let compares = command.kind == Kind::Compare;
         let mut bufs = self.list(len, shift);
-        if !(is_write && drives.space(drive, lba, data.len(), &mut bufs)) {
-            bufs.push(self.landing_buf(len));
+        let has_space = is_write && drives.space(drive, lba, place.len(), &mut bufs);
+        let taken = match &mut data {
+            // Drives want data to begin where a page does.
+            InCapsule::Buf(buf, _) if !has_space && place.start == 0 => {
+                self.config.landing.exchange(buf)
+            }
+            _ => None,
+        };
+        match taken {
+            Some(mut buf) => {
+                buf.truncate(place.len());
+                bufs.push(buf);
+            }
+            None => {
+                if !has_space {
+                    bufs.push(self.landing_buf(len));
+                }
+                bufs.copy_in(0, &data.bytes()[place]);
+                self.config.counters.copied_bytes.add(u64::from(len));
+            }
         }
         let mut spare = BufList::new();
         if compares {
@@ -51,8 +77,6 @@ impl Queues {
                 false => spare.push(self.landing_buf(len)),
             }
         }
-        bufs.copy_in(0, data);
-        self.config.counters.copied_bytes.add(u64::from(len));
         let command = &mut self.slab[slot];
         let part = command.push_part(0, len).expect("it is the first");
         command.parts[part].chunk = Chunk::Landed { bufs };

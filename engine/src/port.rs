@@ -55,6 +55,27 @@ pub struct Tag {
     pub generation: u32,
 }
 
+/// In-capsule data, as it lies with the fabric.
+#[derive(Debug)]
+pub enum InCapsule<'a> {
+    /// Among other bytes. Who wants it later copies it.
+    Bytes(&'a [u8]),
+    /// So many bytes at the start of a Buf. Who wants it later may have the Buf, if they leave another one of its length in
+    /// its place ([`ferroce_buf::Pool::exchange`]).
+    Buf(&'a mut Buf, usize),
+}
+
+impl InCapsule<'_> {
+    /// The data.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            InCapsule::Bytes(bytes) => bytes,
+            InCapsule::Buf(buf, len) => &buf.bytes()[..*len],
+        }
+    }
+}
+
 /// What a fabric reports, one thing at a time.
 #[derive(Debug)]
 pub enum Inbound<'a> {
@@ -75,8 +96,8 @@ pub enum Inbound<'a> {
         conn: ConnId,
         /// The submission queue entry as it was sent.
         sqe: Sqe,
-        /// In-capsule data. It stays valid until the next poll: who wants it later copies it.
-        data: &'a [u8],
+        /// In-capsule data. It stays valid until the next poll: who wants it later takes it.
+        data: InCapsule<'a>,
     },
     /// A command capsule is whole, but the digest of its data does not match: the command is
     /// answered with a transient transport error, and its data is never looked at.

@@ -29,7 +29,7 @@ use crate::mail::{Post, ToControl};
 use crate::memory;
 use crate::phases::{Clerk, NO_SERIES};
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Close, ConnId, Fabric, Fetch, Reply, Tick};
+use crate::port::{Backend, Close, ConnId, Fabric, Fetch, InCapsule, Reply, Tick};
 use crate::queue::{Queue, QueueRef, State};
 use crate::refusal::Refusal;
 use crate::shares::Shares;
@@ -227,7 +227,7 @@ impl Queues {
         fabric: usize,
         conn: ConnId,
         sqe: &Sqe,
-        data: &[u8],
+        data: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
         let Some(slot) = self.begin(fabric, conn, sqe, drives) else {
@@ -237,7 +237,7 @@ impl Queues {
         if queue.state == State::Live && queue.qid != 0 && !is_fabrics(sqe) {
             self.begin_io(slot, data, drives);
         } else {
-            self.begin_admin(slot, data, drives);
+            self.begin_admin(slot, data.bytes(), drives);
         }
     }
 
@@ -305,8 +305,8 @@ impl Queues {
             Answer::Refused(Refusal::of(Status::COMMAND_SEQUENCE_ERROR.dnr()))
         };
         let answer = match step {
-            Answer::Wants(len) => match source(&self.slab[slot].sqe, transport, len, data) {
-                Ok(Source::Capsule(data)) => self.with_host_data(slot, data),
+            Answer::Wants(len) => match source(&self.slab[slot].sqe, transport, len, data.len()) {
+                Ok(Source::Capsule(place)) => self.with_host_data(slot, &data[place]),
                 Ok(Source::Host) => {
                     // To be fetched: all at once, since these structures are small.
                     self.slab[slot].len = len;

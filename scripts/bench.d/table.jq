@@ -1,20 +1,6 @@
 # From a list of rounds, each {work: what the probe printed}, to two tables of Markdown.
 
-def median: sort | if length == 0 then null
-    elif length % 2 == 1 then .[length / 2 | floor]
-    else (.[length / 2 - 1] + .[length / 2]) / 2 end;
-
-# The median over the rounds of a figure that each of them has.
-def over(figure): [.[] | figure | values] | median;
-
-def digits(n): . * pow(10; n) | round / pow(10; n) | tostring;
-def thousands: round | tostring | [while(length > 0; .[:-3]) | .[-3:]] | reverse | join(",");
-
-def ratio(work; flow; figure): .[work].comparison[0][flow][figure].ratio.value;
-def most(work; what; value; bound; unit):
-    { work: work, what: what, want: "at most \(bound)\(unit)", value: value, unit: unit, ok: (value != null and value <= bound) };
-def least(work; what; value; bound; unit):
-    { work: work, what: what, want: "at least \(bound)\(unit)", value: value, unit: unit, ok: (value != null and value >= bound) };
+include "shared";
 
 def targets:
     . as $rounds
@@ -43,16 +29,6 @@ def targets:
         most("storm: 1,000 queues lost at once"; "another host's p99, of alone"; over(.alone as $alone | .victim.read.latency_us.p99 | values | . / $alone.read.latency_us.p99); 2; "")
     ];
 
-def verdict: if .value == null then "not measured" elif .ok then "met" else "**missed**" end;
-
-# Of one side of one run; nothing if it was not measured.
-def side:
-    . as $side
-    | [.read, .write | values]
-    | select(length > 0)
-    | { iops: (map(.iops) | add), gib: (map(.gib_per_s) | add), cpu: $side.target_cpu_us_per_io,
-        p50: (map(.latency_us.p50) | max), p99: (map(.latency_us.p99) | max), p999: (map(.latency_us["p99.9"]) | max) };
-
 def figures:
     . as $rounds
     | ( ["read1", "4 KiB read QD1"], ["read32", "4 KiB read QD32"], ["read128", "4 KiB read QD128"],
@@ -71,7 +47,7 @@ def figures:
 "",
 "| work | figure | wanted | measured | |",
 "|---|---|---|---|---|",
-( targets[] | "| \(.work) | \(.what) | \(.want) | \(if .value == null then "" else (.value | digits(2)) + .unit end) | \(verdict) |" ),
+( targets[] | verdicts ),
 "",
 "## Figures",
 "",

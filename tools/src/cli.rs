@@ -44,7 +44,7 @@ pub enum Command {
     Ctl(CtlArgs),
     /// Measure a node, or verify it, from the host's side
     Probe(Box<ProbeArgs>),
-    /// Answer the probe's baseline on this machine: the same bytes over plain TCP, without a protocol
+    /// Answer the probe's baseline on this machine: the same bytes over plain TCP, or UDP for RoCE, without a protocol
     RawServer(RawServerArgs),
     /// Show it all at work: a node and a probe on this machine
     Demo(DemoArgs),
@@ -238,8 +238,8 @@ pub struct ProbeArgs {
     #[arg(long, value_enum, help_heading = "Open loop")]
     pub arrival: Option<Arrival>,
 
-    /// Measure the same bytes over plain TCP in the same run, in turns: a raw server is started beside the target, if that
-    /// is on this machine, or `ferroce raw-server` runs at this URL
+    /// Measure the same bytes over plain TCP, or for roce:// the same datagrams over UDP, in the same run, in turns: a raw
+    /// server is started beside the target, if that is on this machine, or `ferroce raw-server` runs at this URL
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, help_heading = "Compare")]
     pub baseline: Option<Option<Url>>,
     /// The CPU that the raw server of --baseline is to run on: the one the node has

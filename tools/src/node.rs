@@ -117,7 +117,21 @@ impl Node {
                 counters: Arc::new(Counters::with_series(config.limits.series as usize)),
                 ..CoreFacts::default()
             });
-            let (pool, landing, mut recvs) = pools.remove(0);
+            let (pool, mut landing) = pools.remove(0);
+            let mut all = vec![AnyFabric::Tcp(Box::new(fabric))];
+            // Index by index as `sets::TCP` and `sets::ROCE` say.
+            if let Some(provider) = fabrics.pop_front() {
+                all.push(roce::fabric(provider, &mut landing, entries));
+            }
+            #[cfg(feature = "verbs")]
+            if let Some(provider) = devices.fabrics.pop_front() {
+                devices_at = all.len();
+                all.push(verbs::fabric(provider, &mut landing, entries));
+            }
+            for fabric in &all {
+                bed.watch(fabric.wake_fd())
+                    .context(|| "cannot watch an epoll")?;
+            }
             let config_of_core = CoreConfig {
                 index,
                 cores: cpus.len(),
@@ -127,20 +141,6 @@ impl Node {
                 facts: Arc::clone(&node_facts),
                 counters: known.counters.clone(),
             };
-            let mut all = vec![AnyFabric::Tcp(Box::new(fabric))];
-            // Index by index as `sets::TCP` and `sets::ROCE` say.
-            if let Some(provider) = fabrics.pop_front() {
-                all.push(roce::fabric(provider, &mut recvs, entries));
-            }
-            #[cfg(feature = "verbs")]
-            if let Some(provider) = devices.fabrics.pop_front() {
-                devices_at = all.len();
-                all.push(verbs::fabric(provider, &mut recvs, entries));
-            }
-            for fabric in &all {
-                bed.watch(fabric.wake_fd())
-                    .context(|| "cannot watch an epoll")?;
-            }
             let core = Core::new(config_of_core, all, mailbox, to_control.clone());
             let idling = core::Idling {
                 spin: config.spin,

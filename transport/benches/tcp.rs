@@ -128,6 +128,7 @@ impl Node<'_> {
     fn turn(&mut self, reads: bool) -> usize {
         while let Some(inbound) = self.fabric.poll(NOW, true) {
             if let Inbound::Capsule { conn, sqe, data } = inbound {
+                let data = data.bytes();
                 self.landing[..data.len()].copy_from_slice(data);
                 self.commands.push((conn, sqe.cid.get()));
             }

@@ -3,19 +3,20 @@
 //! Data is what it should be, every command is completed once, and at the end every Buf is home,
 //! wherever the connection was cut.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Waker;
 
-use ferroce_buf::{Buf, Class, Home, Pool, Region, Want};
+use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
 use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
 use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
+use ferroce_engine::counters::Counters;
 use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::Tick;
+use ferroce_engine::port::{Backend, Done, DriveId, DriveInfo, Io, Op, Tick};
 use ferroce_engine::table::Subsystem;
 use ferroce_transport::host::{Completion, Data};
 use ferroce_transport::rdma::fabric::RdmaFabric;
@@ -36,11 +37,124 @@ const BLOCK_LENS: [usize; 2] = [4096, 512];
 
 struct Node {
     world: World,
-    core: Core<RdmaFabric<MemoryProvider>, RamQueue>,
-    control: Control<MemoryIncoming, RamQueue>,
+    core: Core<RdmaFabric<MemoryProvider>, Disk>,
+    control: Control<MemoryIncoming, Disk>,
     from_core: Mailbox<ToControl>,
     now: Tick,
     drives: Vec<Arc<RamDrive>>,
+    counters: Arc<Counters>,
+}
+
+/// A drive with memory of its own, or one that data is carried to and from, as files and NVMe drives are.
+#[derive(Debug)]
+enum Disk {
+    Ram(RamQueue),
+    Plain(Vec<u8>, VecDeque<Done>),
+}
+
+const PLAIN_BLOCK: usize = 4096;
+
+impl Disk {
+    fn plain(id: DriveId) -> (DriveInfo, Disk) {
+        let info = DriveInfo {
+            label: format!("plain {}", id.0),
+            block_len: PLAIN_BLOCK as u32,
+            blocks: 1024,
+            uuid: [9; 16],
+            nguid: [9; 16],
+            read_only: false,
+            volatile_cache: false,
+            brings_memory: false,
+            preferred_blocks: 1,
+            deallocates: false,
+            max_transfer: limits::CHUNK_LEN,
+            max_bufs: 1024,
+        };
+        let disk = Disk::Plain(vec![0; 1024 * PLAIN_BLOCK], VecDeque::new());
+        (info, disk)
+    }
+}
+
+impl Backend for Disk {
+    fn submit(&mut self, mut io: Io) -> Result<(), Io> {
+        let (content, done) = match self {
+            Disk::Ram(queue) => return queue.submit(io),
+            Disk::Plain(content, done) => (content, done),
+        };
+        let place = |lba: u64| lba as usize * PLAIN_BLOCK;
+        match io.op {
+            Op::Read { lba, .. } => {
+                let len = io.bufs.len();
+                io.bufs.copy_in(0, &content[place(lba)..][..len]);
+            }
+            Op::Write { lba, .. } => {
+                // A device wants whole blocks from where a page begins.
+                let fits = |buf: &Buf| (buf.as_ptr() as usize | buf.len()).is_multiple_of(4096);
+                assert!(io.bufs.iter().all(fits), "aligned");
+                let len = io.bufs.len();
+                io.bufs.copy_out(0, &mut content[place(lba)..][..len]);
+            }
+            _ => {}
+        }
+        done.push_back(Done {
+            tag: io.tag,
+            status: Status::SUCCESS,
+            bufs: io.bufs,
+        });
+        Ok(())
+    }
+
+    fn ring_doorbell(&mut self) {
+        if let Disk::Ram(queue) = self {
+            queue.ring_doorbell();
+        }
+    }
+
+    fn poll(&mut self) -> Option<Done> {
+        match self {
+            Disk::Ram(queue) => queue.poll(),
+            Disk::Plain(_, done) => done.pop_front(),
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        match self {
+            Disk::Ram(queue) => queue.in_flight(),
+            Disk::Plain(_, done) => done.len(),
+        }
+    }
+
+    fn brings_memory(&self) -> bool {
+        matches!(self, Disk::Ram(_))
+    }
+
+    fn space(&mut self, lba: u64, len: usize, into: &mut BufList) -> bool {
+        match self {
+            Disk::Ram(queue) => queue.space(lba, len, into),
+            Disk::Plain(..) => false,
+        }
+    }
+
+    fn lends(&self) -> u32 {
+        match self {
+            Disk::Ram(queue) => queue.lends(),
+            Disk::Plain(..) => 0,
+        }
+    }
+
+    fn put(&mut self, buf: Buf) {
+        match self {
+            Disk::Ram(queue) => queue.put(buf),
+            Disk::Plain(..) => panic!("it has no memory of its own"),
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        match self {
+            Disk::Ram(queue) => queue.has_work(),
+            Disk::Plain(_, done) => !done.is_empty(),
+        }
+    }
 }
 
 fn node_ip() -> IpAddr {
@@ -61,10 +175,11 @@ impl Node {
         let (to_core, mail) = mailbox(1024, Waker::noop().clone());
         let (to_control, from_core) = mailbox(1024, Waker::noop().clone());
         let in_capsule = limits::IN_CAPSULE as usize;
-        let mut recvs = pool(Home(9), &[(in_capsule, RECVS)]);
+        let mut landing = pool(LANDING, &[(in_capsule, 8 + RECVS)]);
         let bufs: Vec<Buf> = (0..RECVS)
-            .map(|_| recvs.take(in_capsule).unwrap())
+            .map(|_| landing.set_aside(in_capsule).unwrap())
             .collect();
+        let counters = Arc::<Counters>::default();
         let fabric = RdmaFabric::new(world.end(node_ip(), limits), bufs);
         let config = CoreConfig {
             index: 0,
@@ -72,9 +187,9 @@ impl Node {
             commands: 1024,
             // Few, so that commands wait for memory.
             pool: pool(Home::CORE, &[(4096, 8), (limits::CHUNK_LEN as usize, 6)]),
-            landing: pool(LANDING, &[(in_capsule, 8)]),
+            landing,
             facts: Arc::default(),
-            counters: Arc::default(),
+            counters: counters.clone(),
         };
         let core = Core::new(config, vec![fabric], mail, to_control);
         let mut node = Node {
@@ -84,6 +199,7 @@ impl Node {
             from_core,
             now: Tick(1),
             drives: Vec::new(),
+            counters,
         };
         node.plan();
         node
@@ -119,11 +235,22 @@ impl Node {
                 info: drive.info(),
                 read_only: false,
                 drive: id,
-                queues: vec![drive.open(0).expect("memory")],
+                queues: vec![Disk::Ram(drive.open(0).expect("memory"))],
             };
             self.control.change(add).expect("it fits");
             self.drives.push(drive);
         }
+        let drive = self.control.next_drive();
+        let (info, disk) = Disk::plain(drive);
+        let add = Change::AddNamespace {
+            nqn: NQN.into(),
+            nsid: None,
+            info,
+            read_only: false,
+            drive,
+            queues: vec![disk],
+        };
+        self.control.change(add).expect("it fits");
         for _ in 0..10 {
             self.turn();
         }
@@ -531,6 +658,57 @@ fn wherever_it_is_cut_everything_comes_home() {
             run(1000 + seed, cut);
         }
     }
+}
+
+/// Whole pages go from the peer's memory to the drive's and back, and no CPU of ours copies them: what `copied_bytes` counts
+/// is what it says.
+#[test]
+fn whole_pages_are_not_copied() {
+    let world = World::seeded(3);
+    let mut node = Node::new(world.clone(), LIMITS);
+    let mut host = Host::new(&world, 2, LIMITS);
+    host.connect_all(&mut node, 1, 16);
+    let ram = 1 + BLOCK_LENS.iter().position(|len| *len == 4096).unwrap() as u32;
+    let mut stamp = 0;
+    let mut copied = |node: &mut Node, nsid: u32, blocks: u32, what: &str| {
+        let before = node.counters.copied_bytes.get();
+        let len = blocks as usize * 4096;
+        let (sqe, data) = match what {
+            "write" => {
+                stamp += 1;
+                (nvme::write(nsid, 7, blocks, false), vec![stamp; len])
+            }
+            _ => (nvme::read(nsid, 7, blocks), vec![0; len]),
+        };
+        let answer = host.exec(node, 1, sqe, data.into());
+        assert!(answer.is_success(), "{}", answer.status());
+        assert!(answer.data.bytes().iter().all(|byte| *byte == stamp));
+        node.counters.copied_bytes.get() - before
+    };
+    for round in 0..3 {
+        // One and two pages come in their capsules; 32 are a part, and 256 are several.
+        for blocks in [1, 2, 3, 32, 256] {
+            let what = format!("round {round}, {blocks} pages");
+            assert_eq!(copied(&mut node, 3, blocks, "write"), 0, "{what}");
+            assert_eq!(copied(&mut node, 3, blocks, "read"), 0, "{what}");
+            // What came in its capsule is copied to the drive's own pages, once.
+            let most = if blocks <= 2 {
+                u64::from(blocks) * 4096
+            } else {
+                0
+            };
+            assert_eq!(copied(&mut node, ram, blocks, "write"), most, "{what}");
+            assert_eq!(copied(&mut node, ram, blocks, "read"), 0, "{what}");
+        }
+    }
+    for queue in 0..2 {
+        host.close(queue);
+    }
+    for _ in 0..2000 {
+        host.turn();
+        node.turn();
+    }
+    node.ends_clean("copies");
 }
 
 #[test]

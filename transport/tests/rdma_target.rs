@@ -398,7 +398,9 @@ impl Bench {
                     assert_eq!(transport, Transport::Rdma);
                     Seen::Opened(conn)
                 }
-                Inbound::Capsule { conn, sqe, data } => Seen::Capsule(conn, sqe, data.to_vec()),
+                Inbound::Capsule { conn, sqe, data } => {
+                    Seen::Capsule(conn, sqe, data.bytes().to_vec())
+                }
                 Inbound::Fetched { tag, bufs, .. } => {
                     let mut data = vec![0; bufs.len()];
                     bufs.copy_out(0, &mut data);

@@ -17,7 +17,7 @@ use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::host;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
 use ferroce_wire::feature::{FeatureId, NumberOfQueues};
@@ -683,7 +683,7 @@ impl Fabric for Board {
             },
             Event::Capsule(conn, sqe, data) => {
                 self.in_capsule = data;
-                let data = &self.in_capsule;
+                let data = InCapsule::Bytes(&self.in_capsule);
                 Inbound::Capsule { conn, sqe, data }
             }
             Event::Fetched(conn, tag, bufs, status) => Inbound::Fetched {

@@ -12,7 +12,7 @@ use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::fabrics::{ConnectCmd, ConnectData, Nqn, PropertySet};
 use ferroce_wire::prop::{Cc, PropertyOffset};
@@ -66,7 +66,7 @@ impl Fabric for Memory {
         Some(Inbound::Capsule {
             conn: conn(slot),
             sqe,
-            data: &self.in_capsule,
+            data: InCapsule::Bytes(&self.in_capsule),
         })
     }
 

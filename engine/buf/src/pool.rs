@@ -28,6 +28,8 @@ struct Shelf {
     start: usize,
     count: usize,
     free: Vec<u32>,
+    /// Out for good, see [`Pool::set_aside`].
+    aside: usize,
 }
 
 impl Pool {
@@ -63,6 +65,7 @@ impl Pool {
                     start,
                     count: class.count,
                     free,
+                    aside: 0,
                 }
             })
             .collect();
@@ -107,6 +110,27 @@ impl Pool {
         None
     }
 
+    /// A buffer of `len` bytes that is out for good and counts as neither out nor the pool's: what a transport receives
+    /// into. What lies in it is passed on by [`Pool::exchange`].
+    pub fn set_aside(&mut self, len: usize) -> Option<Buf> {
+        let buf = self.take(len)?;
+        self.out -= 1;
+        self.shelves[buf.class()].aside += 1;
+        Some(buf)
+    }
+
+    /// Takes a buffer that was set aside, full as it is, and leaves another one of its length in its place; from now on
+    /// it is the former that is out. `None` if it is not of this pool, or if no other one is free.
+    #[inline]
+    pub fn exchange(&mut self, aside: &mut Buf) -> Option<Buf> {
+        let region = self.region.as_ref().expect("present until drop");
+        if aside.home != self.home || aside.region != region.id() {
+            return None;
+        }
+        let other = self.take(aside.len())?;
+        Some(std::mem::replace(aside, other))
+    }
+
     /// A buffer comes home.
     ///
     /// # Panics
@@ -140,13 +164,13 @@ impl Pool {
 
     /// Bytes of all buffers that are out.
     pub fn bytes_out(&self) -> usize {
-        let out = |shelf: &Shelf| (shelf.count - shelf.free.len()) * shelf.size;
+        let out = |shelf: &Shelf| (shelf.count - shelf.aside - shelf.free.len()) * shelf.size;
         self.shelves.iter().map(out).sum()
     }
 
-    /// Bytes of all buffers.
+    /// Bytes of all buffers but those set aside.
     pub fn bytes_all(&self) -> usize {
-        let all = |shelf: &Shelf| shelf.count * shelf.size;
+        let all = |shelf: &Shelf| (shelf.count - shelf.aside) * shelf.size;
         self.shelves.iter().map(all).sum()
     }
 
@@ -177,9 +201,48 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if self.out > 0 {
+        if self.out > 0 || self.shelves.iter().any(|shelf| shelf.aside > 0) {
             // Bufs are out there: their memory must stay mapped. See the module docs of the crate.
             std::mem::forget(self.region.take());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Want;
+
+    fn pool(count: usize) -> Pool {
+        let classes = [Class { size: PAGE, count }];
+        let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+        Pool::new(Arc::new(region), 0, Home(7), &classes)
+    }
+
+    #[test]
+    fn what_was_set_aside_is_exchanged_full_for_free() {
+        let mut pool = pool(3);
+        let mut aside = pool.set_aside(PAGE).expect("it is the first");
+        assert_eq!((pool.out(), pool.bytes_out(), pool.free(1)), (0, 0, 2));
+        assert_eq!(pool.bytes_all(), 2 * PAGE);
+        aside.bytes_mut().fill(5);
+        let full = pool.exchange(&mut aside).expect("another one is free");
+        assert!(full.bytes() == [5; PAGE] && aside.as_ptr() != full.as_ptr());
+        assert_eq!((pool.out(), pool.bytes_out(), pool.free(1)), (1, PAGE, 1));
+        let other = pool.exchange(&mut aside).expect("another one is free");
+        // None is left to be put in its place.
+        let place = aside.as_ptr();
+        assert!(pool.exchange(&mut aside).is_none() && aside.as_ptr() == place);
+        pool.put(full);
+        pool.put(other);
+        assert_eq!((pool.out(), pool.bytes_out(), pool.free(1)), (0, 0, 2));
+    }
+
+    #[test]
+    fn a_buffer_of_another_pool_is_not_exchanged() {
+        let (mut pool, mut other) = (pool(2), pool(2));
+        let mut strange = other.set_aside(PAGE).expect("it is the first");
+        assert!(pool.exchange(&mut strange).is_none());
+        assert_eq!(pool.out(), 0);
     }
 }

@@ -18,9 +18,8 @@ use crate::units::about;
 pub struct Plan {
     cores: usize,
     classes: Vec<Class>,
+    /// For in-capsule data, and for RECVs: what is received moves on by an exchange of the two.
     landing: Vec<Class>,
-    /// In-capsule data of RDMA lands in the buffer of its RECV.
-    recvs: Vec<Class>,
     huge: bool,
 }
 
@@ -39,7 +38,7 @@ const LANDING_MAX: usize = 2048;
 #[derive(Debug)]
 pub struct Dealt {
     /// For each core.
-    pub pools: Vec<(Pool, Pool, Pool)>,
+    pub pools: Vec<(Pool, Pool)>,
     /// What they lie in, for drives that register it.
     pub regions: Vec<Arc<Region>>,
 }
@@ -52,22 +51,18 @@ impl Plan {
             size,
             count: budget / 16 * share / size,
         };
+        let entries = match config.has_rdma() {
+            true => config.limits.rdma_entries as usize,
+            false => 0,
+        };
         let landing = Class {
             size: limits::IN_CAPSULE as usize,
-            count: (config.limits.commands as usize).min(LANDING_MAX),
+            count: (config.limits.commands as usize).min(LANDING_MAX) + entries,
         };
         Plan {
             cores,
             classes: SHARES.map(count).to_vec(),
             landing: vec![landing],
-            recvs: if config.has_rdma() {
-                vec![Class {
-                    size: limits::IN_CAPSULE as usize,
-                    count: config.limits.rdma_entries as usize,
-                }]
-            } else {
-                Vec::new()
-            },
             huge: config.memory.huge_pages,
         }
     }
@@ -78,13 +73,13 @@ impl Plan {
     }
 
     fn bytes_of_core(&self) -> usize {
-        [&self.classes, &self.landing, &self.recvs]
+        [&self.classes, &self.landing]
             .map(|classes| Pool::bytes(classes))
             .iter()
             .sum()
     }
 
-    /// Maps it all and deals it: for each core buffers for transfers, for in-capsule data, and for RECVs.
+    /// Maps it all and deals it: for each core buffers for transfers, and for in-capsule data.
     pub fn map(&self) -> Result<Dealt> {
         let want = Want {
             huge: self.huge,
@@ -100,9 +95,7 @@ impl Plan {
             let pool = Pool::new(region.clone(), start, Home::CORE, &self.classes);
             let start = start + Pool::bytes(&self.classes);
             let landing = Pool::new(region.clone(), start, LANDING, &self.landing);
-            let start = start + Pool::bytes(&self.landing);
-            let recvs = Pool::new(region.clone(), start, LANDING, &self.recvs);
-            (pool, landing, recvs)
+            (pool, landing)
         };
         let pools = (0..self.cores).map(deal).collect();
         Ok(Dealt {
@@ -211,7 +204,7 @@ mod tests {
             Pool::bytes(&plan.classes) <= budget && Pool::bytes(&plan.classes) > budget / 10 * 9
         );
         let mut starts = std::collections::BTreeSet::new();
-        for (pool, landing, _) in &mut pools {
+        for (pool, landing) in &mut pools {
             let (large, small) = (
                 pool.take(limits::CHUNK_LEN as usize),
                 landing.take(limits::IN_CAPSULE as usize),

@@ -65,8 +65,8 @@ fn number() -> Result<u64> {
 }
 
 /// A core's queue pairs as its fabric, with the memory of its RECVs.
-pub fn fabric(provider: Roce, recvs: &mut Pool, count: usize) -> AnyFabric {
+pub fn fabric(provider: Roce, landing: &mut Pool, count: usize) -> AnyFabric {
     // They stay with the fabric as long as it lives, and the process with both.
-    let recvs = std::iter::from_fn(|| recvs.take(limits::IN_CAPSULE as usize)).take(count);
+    let recvs = std::iter::from_fn(|| landing.set_aside(limits::IN_CAPSULE as usize)).take(count);
     AnyFabric::Roce(Box::new(RdmaFabric::new(provider, recvs.collect())))
 }

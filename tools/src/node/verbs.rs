@@ -104,8 +104,8 @@ pub fn listen(verbs: &Verbs, url: &Url, place: std::net::SocketAddr) -> Result<L
 }
 
 /// A core's queue pairs as its fabric, with the memory of its RECVs.
-pub fn fabric(provider: VerbsProvider, recvs: &mut Pool, count: usize) -> AnyFabric {
+pub fn fabric(provider: VerbsProvider, landing: &mut Pool, count: usize) -> AnyFabric {
     // They stay with the fabric as long as it lives, and the process with both.
-    let recvs = std::iter::from_fn(|| recvs.take(limits::IN_CAPSULE as usize)).take(count);
+    let recvs = std::iter::from_fn(|| landing.set_aside(limits::IN_CAPSULE as usize)).take(count);
     AnyFabric::Verbs(Box::new(RdmaFabric::new(provider, recvs.collect())))
 }

@@ -28,6 +28,8 @@ pub enum Link {
     Nvme(Queue),
     /// The same bytes without a protocol.
     Raw(raw::Queue),
+    /// The same datagrams without a protocol.
+    Datagrams(Box<raw::datagrams::Queue>),
     /// A target that is nothing but memory in this process.
     Memory(Box<memory::Queue>),
     /// Lost, and not made again yet.
@@ -40,6 +42,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.depth(),
             Link::Raw(queue) => queue.depth(),
+            Link::Datagrams(queue) => queue.depth(),
             Link::Memory(queue) => queue.depth(),
             Link::Gone(_) => 0,
         }
@@ -54,6 +57,7 @@ impl Link {
                 Err(refused) => Err(refused.data),
             },
             Link::Raw(queue) => queue.submit(io, data, user_data),
+            Link::Datagrams(queue) => queue.submit(io, data, user_data),
             Link::Memory(queue) => queue.submit(sqe(io), data, user_data),
             Link::Gone(_) => Err(data),
         }
@@ -65,6 +69,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.flush(),
             Link::Raw(queue) => queue.flush(),
+            Link::Datagrams(queue) => queue.flush(),
             Link::Memory(_) | Link::Gone(_) => (),
         }
     }
@@ -75,6 +80,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.exchange(),
             Link::Raw(queue) => queue.exchange(),
+            Link::Datagrams(queue) => queue.exchange(),
             Link::Memory(queue) => queue.exchange(),
             Link::Gone(_) => (),
         }
@@ -86,6 +92,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.next_done(),
             Link::Raw(queue) => queue.next_done(),
+            Link::Datagrams(queue) => queue.next_done(),
             Link::Memory(queue) => queue.next_done(),
             Link::Gone(_) => None,
         }
@@ -97,6 +104,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.outstanding(),
             Link::Raw(queue) => queue.outstanding(),
+            Link::Datagrams(queue) => queue.outstanding(),
             Link::Memory(queue) => queue.outstanding(),
             Link::Gone(_) => 0,
         }
@@ -107,6 +115,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.error().map(ToString::to_string),
             Link::Raw(queue) => queue.error().map(str::to_owned),
+            Link::Datagrams(queue) => queue.error().map(str::to_owned),
             Link::Memory(queue) => queue.error().map(str::to_owned),
             Link::Gone(why) => Some(why.clone()),
         }
@@ -118,6 +127,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.error().is_some(),
             Link::Raw(queue) => queue.error().is_some(),
+            Link::Datagrams(queue) => queue.error().is_some(),
             Link::Memory(queue) => queue.error().is_some(),
             Link::Gone(_) => true,
         }
@@ -129,7 +139,9 @@ impl Link {
             Link::Nvme(queue) => {
                 queue.wait(limit);
             }
-            Link::Raw(_) | Link::Memory(_) | Link::Gone(_) => std::thread::yield_now(),
+            Link::Raw(_) | Link::Datagrams(_) | Link::Memory(_) | Link::Gone(_) => {
+                std::thread::yield_now()
+            }
         }
     }
 }

@@ -4,8 +4,10 @@
 //! one `recv` brings as many as there are, one `sendmsg` takes as many as fit.
 //!
 //! The server ([`server`]) idles as a node does: it polls a while, then sleeps. Both can therefore live on one core, each
-//! asleep while the other is measured.
+//! asleep while the other is measured. It also answers for the floor under RoCE ([`datagrams`]), at the UDP port of its TCP
+//! port's number.
 
+pub mod datagrams;
 mod queue;
 pub mod server;
 mod site;
@@ -20,7 +22,7 @@ pub const REPLY: usize = 24;
 /// The most bytes of data a request moves.
 pub const DATA_MAX: u32 = 16 << 20;
 /// Both kinds of header start so; the last byte counts versions.
-const MAGIC: [u8; 4] = *b"FRW\x01";
+const MAGIC: [u8; 4] = *b"FRW\x02";
 
 /// What a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

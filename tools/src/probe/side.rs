@@ -1,10 +1,12 @@
 //! One target under load: its queues on their threads, for a slice of time at a time. Two sides are measured in turns.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferroce_transport::host::HostIdentity;
+use ferroce_transport::host::{HostIdentity, local_address};
+use ferroce_transport::roce::udp;
 
 use super::check::writes;
 use super::ledger::Ledger;
@@ -15,9 +17,9 @@ use super::schedule::Schedule;
 use super::watch::{AtWork, Watch};
 use super::{Target, cpu, memory, raw};
 use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
-use crate::fail::{Context, Fail, Result};
+use crate::fail::{Context, Fail, Result, fail};
 use crate::units::Size;
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// What a slice is filled with.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -145,12 +147,26 @@ impl Side {
                 raw::Site::start(target.address(), used, args.baseline_core)?
             }
         };
+        let datagrams = match &args.url {
+            Some(url) if url.scheme != Scheme::Tcp => Some(datagrams_to(like, args)?),
+            _ => None,
+        };
         let links = (0..like.loads.len())
-            .map(|_| Ok(Link::Raw(site.queue(args.depth)?)))
+            .map(|_| match datagrams {
+                Some((from, segment)) => {
+                    let queue = site.datagrams(from, segment, args.depth)?;
+                    Ok(Link::Datagrams(Box::new(queue)))
+                }
+                None => Ok(Link::Raw(site.queue(args.depth)?)),
+            })
             .collect::<Result<_>>()?;
+        let what = match datagrams {
+            Some((_, segment)) => format!("raw UDP server, datagrams of {segment} bytes of data"),
+            None => "raw TCP server".to_owned(),
+        };
         Ok(Side {
             name,
-            about: format!("raw TCP server, {} of memory", Size(site.size())),
+            about: format!("{what}, {} of memory", Size(site.size())),
             loads: plan.loads(links),
             source: Source::Raw(site),
             beside: None,
@@ -344,6 +360,23 @@ impl Side {
 
 /// Of the raw server's memory.
 const RAW_MEMORY_MAX: u64 = 1 << 30;
+
+/// Where the datagrams of a comparison with RoCE come from, and how many bytes of data each has: as the packets.
+fn datagrams_to(like: &Side, args: &ProbeArgs) -> Result<(IpAddr, u32)> {
+    if writes(args) > 0 {
+        fail!("--baseline: what it measures for roce:// are reads; leave the writing flags out");
+    }
+    let Source::Nvme(target) = &like.source else {
+        return Err(Fail("a baseline needs a target".into()));
+    };
+    let target = target.address();
+    let from = match args.bind {
+        Some(from) => from,
+        None => local_address(target).context(|| format!("the way to {target}"))?,
+    };
+    let port = udp::port_of(from).context(|| "--baseline")?;
+    Ok((from, port.mtu.bytes()))
+}
 
 /// What the loads measured: the early part, and the rest.
 fn finish(loads: &mut [Load], slice: &Slice) -> (Sliced, Sliced) {

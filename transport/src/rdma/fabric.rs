@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use bytemuck::pod_read_unaligned;
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::limits;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_wire::Wire;
 use ferroce_wire::rdma::RdmaCmStatus;
@@ -442,10 +442,10 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.repost();
         Some(match self.next(room)? {
             Next::Capsule => {
-                let held = self.current.as_ref()?;
-                let data = match &held.buf {
-                    Some(buf) => &buf.bytes()[..held.len as usize - HEAD_LEN],
-                    None => &[],
+                let held = self.current.as_mut()?;
+                let data = match &mut held.buf {
+                    Some(buf) => InCapsule::Buf(buf, held.len as usize - HEAD_LEN),
+                    None => InCapsule::Bytes(&[]),
                 };
                 Inbound::Capsule {
                     conn: conn_of(held.qp),

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::sys::{self, Epoll, Events, IoList};
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
 use ferroce_engine::table::Transport;
 
 /// Bytes of a core's staging: what one `recv` takes at most of small PDUs.
@@ -738,7 +738,7 @@ impl Fabric for TcpFabric {
             Next::Capsule(conn, at, data) => Inbound::Capsule {
                 conn,
                 sqe: sqe_at(&self.staging, at),
-                data: &self.staging[data],
+                data: InCapsule::Bytes(&self.staging[data]),
             },
             Next::Spoiled(conn, at) => Inbound::Spoiled {
                 conn,
@@ -1024,7 +1024,9 @@ mod tests {
             while let Some(inbound) = self.fabric.poll(self.now, room) {
                 seen.push(match inbound {
                     Inbound::Opened { conn, .. } => Seen::Opened(conn),
-                    Inbound::Capsule { conn, sqe, data } => Seen::Capsule(conn, sqe, data.to_vec()),
+                    Inbound::Capsule { conn, sqe, data } => {
+                        Seen::Capsule(conn, sqe, data.bytes().to_vec())
+                    }
                     Inbound::Fetched {
                         tag,
                         mut bufs,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use ferroce_buf::BufList;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::Sqe;
@@ -685,7 +685,7 @@ impl Fabric for SimFabric {
                 spoiled: true,
             } => Inbound::Spoiled { conn, sqe },
             Ready::Capsule { conn, sqe, .. } => {
-                let data = &self.current;
+                let data = InCapsule::Bytes(&self.current);
                 Inbound::Capsule { conn, sqe, data }
             }
             Ready::Fetched {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ferroce_buf::{Buf, Class, Home, Pool, Region, Want};
 use ferroce_transport::sys::{self, IoList};
 
+use super::datagrams::Responder;
 use super::{DATA_MAX, REQUEST, Request, What, reply};
 use crate::cli::RawServerArgs;
 use crate::config::Spin;
@@ -88,6 +89,7 @@ pub struct Server {
     spin: Spin,
     bed: Bed,
     connections: Vec<Connection>,
+    datagrams: Responder,
 }
 
 impl Server {
@@ -96,12 +98,15 @@ impl Server {
         listener.set_nonblocking(true)?;
         let bed = Bed::new()?;
         bed.watch(listener.as_fd())?;
+        let datagrams = Responder::new(listener.local_addr()?)?;
+        bed.watch(datagrams.socket().as_fd())?;
         Ok(Server {
             listener,
             memory,
             spin,
             bed,
             connections: Vec::new(),
+            datagrams,
         })
     }
 
@@ -109,10 +114,11 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         let mut last_busy = Instant::now();
         for turns in 1u64.. {
-            if self.turn() {
+            if self.turn()? {
                 last_busy = Instant::now();
             } else if matches!(self.spin, Spin::For(time) if last_busy.elapsed() >= time) {
-                let full = self.connections.iter().any(|c| !c.replies.is_empty());
+                let full = self.connections.iter().any(|c| !c.replies.is_empty())
+                    || self.datagrams.is_full();
                 self.bed.sleep(full.then_some(SEND_RETRY), || true);
                 self.accept()?;
                 last_busy = Instant::now();
@@ -127,8 +133,8 @@ impl Server {
     }
 
     /// Looks at every connection once; true if there was something to do.
-    fn turn(&mut self) -> bool {
-        let mut busy = false;
+    fn turn(&mut self) -> io::Result<bool> {
+        let mut busy = self.datagrams.turn(self.memory.bytes())?;
         let memory = &mut self.memory;
         self.connections
             .retain_mut(|connection| match connection.turn(memory) {
@@ -141,7 +147,7 @@ impl Server {
                     false
                 }
             });
-        busy
+        Ok(busy)
     }
 
     fn accept(&mut self) -> io::Result<()> {

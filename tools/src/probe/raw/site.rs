@@ -1,11 +1,11 @@
 //! Where a raw server is: on the target's machine already, or started here for the time of the run.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Queue, REPLY, Request, What, value_of};
+use super::{Queue, REPLY, Request, What, datagrams, value_of};
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::Size;
 use crate::url::Url;
@@ -95,6 +95,12 @@ impl Site {
     pub fn queue(&self, depth: u16) -> Result<Queue> {
         let (socket, size) = greeted(self.address)?;
         Queue::new(socket, size, depth).context(|| format!("raw server at {}", self.address))
+    }
+
+    /// Datagrams with so many bytes of data each, from an address of ours.
+    pub fn datagrams(&self, from: IpAddr, segment: u32, depth: u16) -> Result<datagrams::Queue> {
+        datagrams::Queue::new(from, self.address, self.size, segment, depth)
+            .context(|| format!("from {from} to the raw server at {}", self.address))
     }
 
     /// CPU time it used so far, in ns; None if its system does not tell.

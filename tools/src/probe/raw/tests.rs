@@ -90,6 +90,55 @@ fn reads_and_writes_of_every_size_are_answered_in_order() {
 }
 
 #[test]
+fn a_train_of_datagrams_is_answered_in_order() {
+    let site = Site::connect(&serve()).expect("connects");
+    let home = std::net::IpAddr::from([127, 0, 0, 1]);
+    for (segment, len, depth) in [
+        (1024, 4096u32, 32),
+        (4096, 4096, 32),
+        (1024, 1000, 4),
+        (4096, 131_072, 2),
+    ] {
+        let mut queue = site.datagrams(home, segment, depth).expect("a socket");
+        for _ in 0..20 {
+            for tag in 0..u64::from(depth) {
+                let taken = queue.submit(&io(tag, 4096, false), Data::Discard(len), tag);
+                assert!(taken.is_ok());
+            }
+            let more = queue.submit(&io(0, 4096, false), Data::Discard(len), 99);
+            assert!(more.is_err(), "the queue is full");
+            let mut done = Vec::new();
+            while done.len() < usize::from(depth) {
+                queue.exchange();
+                assert_eq!(queue.error(), None);
+                done.extend(std::iter::from_fn(|| queue.next_done()).map(|done| done.user_data));
+                std::thread::yield_now();
+            }
+            assert_eq!(done, (0..u64::from(depth)).collect::<Vec<_>>());
+        }
+        let write = queue.submit(&io(0, 4096, true), Data::zeroed(4096), 1);
+        assert!(write.is_err(), "reads alone");
+    }
+}
+
+#[test]
+fn a_train_without_an_answer_ends_the_measurement() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let (home, at) = ([127, 0, 0, 1].into(), silent.local_addr().expect("a port"));
+    let mut queue = datagrams::Queue::new(home, at, 16 << 20, 4096, 1).expect("a socket");
+    assert!(
+        queue
+            .submit(&io(0, 4096, false), Data::Discard(4096), 7)
+            .is_ok()
+    );
+    while queue.error().is_none() {
+        queue.exchange();
+    }
+    assert!(!queue.next_done().expect("it is given back").is_success());
+    assert_eq!(queue.outstanding(), 0);
+}
+
+#[test]
 fn it_tells_its_cpu_time() {
     let mut site = Site::connect(&serve()).expect("connects");
     if std::fs::read_to_string("/proc/self/schedstat").is_ok() {
