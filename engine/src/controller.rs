@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use bytemuck::Zeroable;
 use ferroce_wire::log::ErrorInfoEntry;
@@ -53,6 +53,10 @@ pub struct Association {
     pub errors: Mutex<ErrorLog>,
     /// An I/O queue was created since the controller became ready.
     io_queues: AtomicBool,
+    /// I/O queues granted by Number of Queues; 0 until that was asked for.
+    queues_granted: AtomicU16,
+    /// The host heeds Command Retry Delays (Host Behavior Support, ACRE).
+    acre: AtomicBool,
     cores: Box<[PerCore]>,
 }
 
@@ -70,11 +74,11 @@ struct PerCore {
 /// Sums over the cores, as the SMART log wants them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// Read commands (and Compare, Verify) completed.
+    /// Read and Compare commands completed.
     pub reads: u64,
     /// Write commands completed.
     pub writes: u64,
-    /// Units of 512 bytes read.
+    /// Units of 512 bytes read, by Read, Compare and Verify.
     pub blocks_512_read: u64,
     /// Units of 512 bytes written.
     pub blocks_512_written: u64,
@@ -135,6 +139,8 @@ impl Association {
             ready: AtomicBool::new(false),
             errors: Mutex::default(),
             io_queues: AtomicBool::new(false),
+            queues_granted: AtomicU16::new(0),
+            acre: AtomicBool::new(false),
             cores: (0..cores).map(|_| PerCore::default()).collect(),
         };
         association.saw(0, now);
@@ -159,6 +165,41 @@ impl Association {
     /// See [`Association::note_io_queue`].
     pub fn has_io_queues(&self) -> bool {
         self.io_queues.load(Ordering::Relaxed)
+    }
+
+    /// Number of Queues granted so many I/O queues: identifiers beyond are invalid.
+    pub fn grant_queues(&self, queues: u16) {
+        self.queues_granted.store(queues, Ordering::Relaxed);
+    }
+
+    /// The largest identifier of an I/O queue. Until the host asks for a number it may have all.
+    pub fn qid_max(&self) -> u16 {
+        match self.queues_granted.load(Ordering::Relaxed) {
+            0 => limits::IO_QUEUES_MAX,
+            granted => granted,
+        }
+    }
+
+    /// The host said whether it heeds Command Retry Delays.
+    pub fn set_acre(&self, acre: bool) {
+        self.acre.store(acre, Ordering::Relaxed);
+    }
+
+    /// A status as this host is told it: where trying again may help, and the host asked to hear
+    /// when, with a Command Retry Delay (Base 4.2.3; the delays are CRDT1 to CRDT3 of Identify).
+    pub fn with_delay(&self, status: Status) -> Status {
+        let delay = match status {
+            // Gone in a moment: memory, a drive's reset, a change of the table.
+            Status::COMMAND_INTERRUPTED | Status::INTERNAL_ERROR => 1,
+            // A drive is gone, and comes back only when somebody does something.
+            Status::NAMESPACE_NOT_READY => 3,
+            // A digest that does not match says nothing against trying at once.
+            _ => 0,
+        };
+        match self.acre.load(Ordering::Relaxed) {
+            true => status.with_crd(delay),
+            false => status,
+        }
     }
 
     /// Notes a refused command in the Error Information log.
@@ -199,9 +240,15 @@ impl Association {
     /// A read of so many bytes is done. Only the core itself writes its counters.
     #[inline]
     pub fn count_read(&self, core: usize, bytes: u64) {
-        let mine = &self.cores[core];
-        add(&mine.reads, 1);
-        add(&mine.blocks_512_read, bytes / 512);
+        add(&self.cores[core].reads, 1);
+        self.count_units_read(core, bytes);
+    }
+
+    /// So many bytes were read by a command that is no host read: Verify is a "SMART Data Units Read
+    /// Command", but no "SMART Host Read Command" (NVM 1.4.2).
+    #[inline]
+    pub fn count_units_read(&self, core: usize, bytes: u64) {
+        add(&self.cores[core].blocks_512_read, bytes / 512);
     }
 
     /// A write of so many bytes is done.
@@ -255,6 +302,46 @@ pub struct Controller {
     pub events: Events,
     /// Changed Namespace List (log page 04h).
     pub changed_namespaces: BTreeSet<u32>,
+    /// How long the host has been silent.
+    pub silence: Silence,
+}
+
+/// How long a host has been silent while its core could hear it. What the core could not hear counts
+/// neither for the host nor for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence {
+    /// When it was last heard.
+    heard: Tick,
+    /// Since then, the time in which commands were left unread for want of room, in ns.
+    unread_ns: u64,
+    /// Since then, the longest time in which the system did not let the core run, in ns. The turn
+    /// after it reads what came meanwhile, so two such times do not add up.
+    stalled_ns: u64,
+}
+
+impl Silence {
+    /// Looks at it again. Since the last look commands were left unread for `unread_ns`, and the core
+    /// did not run for `stalled_ns`. Unread commands excuse no more than `allowed_ns`: by then a host
+    /// has given up waiting for the answer to its Keep Alive.
+    pub fn look(
+        &mut self,
+        heard: Tick,
+        now: Tick,
+        unread_ns: u64,
+        stalled_ns: u64,
+        allowed_ns: u64,
+    ) -> u64 {
+        if heard != self.heard {
+            *self = Silence {
+                heard,
+                ..Silence::default()
+            };
+        }
+        self.unread_ns = (self.unread_ns + unread_ns).min(allowed_ns);
+        self.stalled_ns = self.stalled_ns.max(stalled_ns);
+        let excused = self.unread_ns + self.stalled_ns;
+        now.since(heard).saturating_sub(excused)
+    }
 }
 
 /// What Set Features keeps.
@@ -329,9 +416,10 @@ pub struct Events {
     pub discovery: Event,
 }
 
-/// A discovery controller without KATO ends after two minutes of silence (Base 3.1.3.3): nobody
-/// else would notice that such a host is gone.
-const DISCOVERY_SILENCE_MS: u64 = 120_000;
+/// A discovery controller without KATO ends after two minutes of silence (Base 3.1.3.3), and so does
+/// a controller that is not enabled or was shut down: its Keep Alive Timer does not run, and nobody else
+/// would notice that such a host is gone.
+const IDLE_SILENCE_MS: u64 = 120_000;
 
 impl Controller {
     /// As it is right after Connect: not enabled.
@@ -350,6 +438,7 @@ impl Controller {
             aers: VecDeque::new(),
             events: Events::default(),
             changed_namespaces: BTreeSet::new(),
+            silence: Silence::default(),
         }
     }
 
@@ -361,14 +450,16 @@ impl Controller {
     /// How long the host may be silent before the association ends, in ms; `None` is for ever.
     ///
     /// The Keep Alive Timer runs only while the controller is ready and not shutting down (Base
-    /// 3.9). KAS says how exact the timer is, so that much is allowed on top.
+    /// 3.9). KAS says how exact the timer is, so that much is allowed on top. A controller that serves
+    /// nobody yet, or any more, is kept for a host that may still come back to it, but not for ever.
     pub fn silence_allowed_ms(&self) -> Option<u64> {
         let runs = self.is_enabled() && self.csts.shst() == Csts::SHST_NORMAL;
+        let kato_ms = u64::from(self.kato_ms) + u64::from(KAS_MS);
         match (self.kato_ms, self.who.kind) {
-            (0, Kind::Discovery) => Some(DISCOVERY_SILENCE_MS),
+            _ if !runs => Some(kato_ms.max(IDLE_SILENCE_MS)),
+            (0, Kind::Discovery) => Some(IDLE_SILENCE_MS),
             (0, Kind::Io) => None,
-            _ if !runs => None,
-            (kato_ms, _) => Some(u64::from(kato_ms) + KAS_MS as u64),
+            _ => Some(kato_ms),
         }
     }
 
@@ -381,6 +472,8 @@ impl Controller {
     /// the requests in `aers` and answers them. RDY stays set until the I/O queues are gone.
     pub fn forget(&mut self) {
         self.who.io_queues.store(false, Ordering::Relaxed);
+        self.who.grant_queues(0);
+        self.who.set_acre(false);
         self.features = Features::default();
         self.events = Events::default();
         self.changed_namespaces.clear();

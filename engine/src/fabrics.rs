@@ -179,9 +179,9 @@ impl Queues {
                  promised (raise `limits.commands`)",
                 queue.peer,
                 queue.depth,
-                self.slab.capacity()
+                self.config.commands
             );
-            (queue.who, queue.state, queue.depth) = (None, State::Fresh, 1);
+            (queue.who, queue.state, queue.depth) = (None, State::Fresh, 0);
             self.gone_before_it_began(cntlid, admission.qid);
             self.refuse(slot, Refusal::of(Status::CONNECT_CONTROLLER_BUSY));
             return;

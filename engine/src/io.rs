@@ -511,6 +511,8 @@ impl Queues {
     fn begin_range(&mut self, slot: u32, range: &DsmRange, index: u16, ranges: u16) {
         let (lba, blocks) = (range.slba.get(), range.nlb.get());
         let command = &mut self.slab[slot];
+        // The error log names the range that fails.
+        command.lba = lba;
         if lba
             .checked_add(u64::from(blocks))
             .is_none_or(|end| end > command.capacity)
@@ -522,7 +524,7 @@ impl Queues {
             range: index + 1,
             ranges,
         };
-        (command.lba, command.len, command.started, command.settled) = (lba, blocks, 0, 0);
+        (command.len, command.started, command.settled) = (blocks, 0, 0);
     }
 
     /// Fetches a small structure whole.
@@ -574,7 +576,15 @@ impl Queues {
             return Served::Blocked;
         };
         let command = &mut self.slab[slot];
-        bufs.copy_in(0, &command.staged[offset as usize..(offset + len) as usize]);
+        // Behind the end of what is staged the host gets zeros, which nobody keeps for it.
+        let staged = &command.staged;
+        let till = |at: u32| (at as usize).min(staged.len());
+        let data = &staged[till(offset)..till(offset + len)];
+        bufs.copy_in(0, data);
+        for at in (data.len()..len as usize).step_by(ZEROS.len()) {
+            let count = ZEROS.len().min(len as usize - at);
+            bufs.copy_in(at, &ZEROS[..count]);
+        }
         command.parts[part].chunk = Chunk::Ordered { bufs };
         command.started += len;
         self.send_later(slot);
@@ -723,6 +733,9 @@ impl Queues {
         }
     }
 }
+
+/// Copied where nothing is.
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// AD, Attribute - Deallocate, in CDW11 of Dataset Management (NVM 3.3.2).
 const DSM_ATTRIBUTE_DEALLOCATE: u32 = 1 << 2;

@@ -46,6 +46,11 @@ pub const SLOWEST: usize = 64;
 pub const SERIES_IDLE_MS: u64 = 600_000;
 /// The time a host has between a transport's handshake and Connect, in ms.
 pub const CONNECT_MS: u64 = 10_000;
+/// Slots of a core beyond those promised to connected queues: connections that have not got through
+/// their Connect have these, and half of what nobody was promised yet.
+pub const STRANGERS: usize = 64;
+/// Commands of one such connection: Connect, and one more to be told that it comes too early.
+pub const STRANGER_COMMANDS: u32 = 2;
 /// How long commands that wait for their hosts may hold up a change of the table, in ms. Then they end
 /// with Command Interrupted.
 pub const DRAIN_MS: u64 = 2_000;

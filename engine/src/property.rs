@@ -310,9 +310,11 @@ mod tests {
             assert_eq!(csts(&controller).shst(), Csts::SHST_COMPLETE);
             let again = set_cc(&mut controller, ENABLE.with_shn(shn));
             assert_eq!(again, Ok(Effect::None));
-            // No timer ends an association that is on its way out.
+            // The Keep Alive Timer does not end an association that is on its way out; a host that
+            // never comes for its last step is not waited for without end.
+            assert_eq!(controller.silence_allowed_ms(), Some(120_000));
             controller.set_kato(5000);
-            assert_eq!(controller.silence_allowed_ms(), None);
+            assert_eq!(controller.silence_allowed_ms(), Some(120_000));
             assert_eq!(set_cc(&mut controller, Cc(0)), Ok(Effect::Reset));
             assert_eq!(csts(&controller).shst(), Csts::SHST_NORMAL);
             reset_done(&mut controller);

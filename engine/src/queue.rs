@@ -59,7 +59,7 @@ pub struct Queue {
     pub transport: Transport,
     /// Queue identifier; 0 is the admin queue.
     pub qid: u16,
-    /// Entries (SQSIZE + 1).
+    /// Entries (SQSIZE + 1); 0 until Connect is admitted.
     pub depth: u16,
     /// SQ head, counted if there is SQ flow control.
     pub sqhd: u16,
@@ -99,7 +99,7 @@ impl Queue {
             peer: nowhere,
             transport: Transport::Tcp,
             qid: 0,
-            depth: 1,
+            depth: 0,
             sqhd: 0,
             flow_control: true,
             who: None,

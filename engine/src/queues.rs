@@ -87,17 +87,22 @@ pub struct Queues {
     /// Emptied lists with room for many Bufs, to be used again.
     pub(crate) lists: Vec<BufList>,
     pub(crate) shares: Shares,
-    /// Slots promised to connected queues, as their depths say.
+    /// Slots promised to connected queues, as their depths say; and those that are out to connections
+    /// which were promised none. Together never more than there are.
     promised: usize,
+    pub(crate) strangers: usize,
     /// When the turn began.
     pub(crate) now: Tick,
     /// When the turn's present stage began.
     pub(crate) stage: Tick,
     pub(crate) clerk: Clerk,
     pub(crate) wall_ms: u64,
-    next_check: Tick,
-    /// When commands that may have come were last left unread.
-    blind: Tick,
+    /// When controllers and queues were last looked at for what time has ended.
+    checked: Tick,
+    /// When commands that may have come were last left unread for want of room.
+    unread: Tick,
+    /// When the system last let this core wait for long.
+    stalled: Tick,
     stopping: bool,
 }
 
@@ -118,7 +123,7 @@ impl Queues {
             .landing_bytes
             .set(config.landing.bytes_all() as u64);
         Queues {
-            slab: Slab::new(config.commands),
+            slab: Slab::new(config.commands + limits::STRANGERS),
             queues: Vec::new(),
             unused: Vec::new(),
             by_conn: vec![Vec::new(); fabrics],
@@ -135,12 +140,14 @@ impl Queues {
                 .collect(),
             shares: Shares::new(&config.pool),
             promised: 0,
+            strangers: 0,
             now: Tick(0),
             stage: Tick(0),
-            clerk: Clerk::new(&config.counters.phases, config.commands),
+            clerk: Clerk::new(&config.counters.phases, config.commands + limits::STRANGERS),
             wall_ms: 0,
-            next_check: Tick(0),
-            blind: Tick(0),
+            checked: Tick(0),
+            unread: Tick(0),
+            stalled: Tick(0),
             stopping: false,
             config,
             table,
@@ -172,8 +179,6 @@ impl Queues {
             local,
             peer,
             transport,
-            // Until Connect says how deep it is, one command is all there can be.
-            depth: 1,
             deadline: self.now.plus_ms(limits::CONNECT_MS),
             ..Queue::unused(life)
         };
@@ -217,7 +222,7 @@ impl Queues {
     pub(crate) fn has_room(&mut self) -> bool {
         let room = self.slab.room() > 0 && self.config.landing.free(1) > 1;
         if !room && !plant::on(Bug::TimerBlind) {
-            self.blind = self.now;
+            self.unread = self.now;
         }
         room
     }
@@ -250,7 +255,7 @@ impl Queues {
         drives: &mut Drives<D>,
     ) {
         if let Some(slot) = self.begin(fabric, conn, sqe, drives) {
-            self.complete(slot, Status::TRANSIENT_TRANSPORT_ERROR, 0);
+            self.refuse(slot, Refusal::of(Status::TRANSIENT_TRANSPORT_ERROR));
         }
     }
 
@@ -267,12 +272,7 @@ impl Queues {
         if matches!(queue.state, State::Dead | State::Closing) {
             return None;
         }
-        if queue.in_flight > u32::from(queue.depth) {
-            log::warn!(
-                "{}: more commands in flight than the queue has entries ({}); closing",
-                queue.peer,
-                queue.depth
-            );
+        if queue.in_flight >= u32::from(queue.depth) && !self.admits_stranger(at) {
             self.end_queue(at, drives);
             return None;
         }
@@ -360,20 +360,10 @@ impl Queues {
             Answer::Done(dw0) => self.complete(slot, Status::SUCCESS, u64::from(dw0)),
             Answer::Wide(value) => self.complete(slot, Status::SUCCESS, value),
             Answer::Data(data) => {
-                let transport = self.queue(slot).transport;
-                let room = transport.data_len(&self.slab[slot].sqe.dptr);
-                if room.is_none_or(|room| data.len() > room as usize) {
-                    let refusal = Refusal::of(Status::DATA_SGL_LENGTH_INVALID.dnr());
-                    self.refuse(slot, refusal);
-                } else if data.is_empty() {
-                    self.complete(slot, Status::SUCCESS, 0);
-                } else {
-                    let command = &mut self.slab[slot];
-                    command.len = data.len() as u32;
-                    command.staged = data;
-                    self.go_on(slot, drives);
-                }
+                let len = data.len() as u32;
+                self.give(slot, data, len, drives);
             }
+            Answer::Page { data, len } => self.give(slot, data, len, drives),
             Answer::Held => {}
             Answer::Refused(refusal) => self.refuse(slot, refusal),
             Answer::Wants(_) => unreachable!("the data was given"),
@@ -381,6 +371,27 @@ impl Queues {
         let at = self.slab[slot].queue;
         if at != NONE {
             self.pump_events(at);
+        }
+    }
+
+    /// Data for the host, with zeros behind it up to `len`.
+    fn give<D: Backend>(&mut self, slot: u32, mut data: Vec<u8>, len: u32, drives: &mut Drives<D>) {
+        let transport = self.queue(slot).transport;
+        let room = transport.data_len(&self.slab[slot].sqe.dptr);
+        if room.is_none_or(|room| len > room) {
+            let refusal = Refusal::of(Status::DATA_SGL_LENGTH_INVALID.dnr());
+            self.refuse(slot, refusal);
+        } else if len == 0 {
+            self.complete(slot, Status::SUCCESS, 0);
+        } else {
+            if data.is_empty() {
+                // What is staged says which way the data goes.
+                data.push(0);
+            }
+            let command = &mut self.slab[slot];
+            command.len = len;
+            command.staged = data;
+            self.go_on(slot, drives);
         }
     }
 
@@ -410,10 +421,12 @@ impl Queues {
     pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
         let sqe = self.slab[slot].sqe;
         let queue = self.queue(slot);
+        let mut status = refusal.status;
         if let Some(who) = &queue.who {
             who.note_error(&refusal, queue.qid, &sqe);
+            status = who.with_delay(status);
         }
-        self.complete(slot, refusal.status, u64::from(refusal.dw0));
+        self.complete(slot, status, u64::from(refusal.dw0));
     }
 
     /// The command is over: answered, or abandoned. Nothing of it is anywhere.
@@ -428,16 +441,8 @@ impl Queues {
         let queue = &mut self.queues[at as usize];
         queue.unlink(&mut self.slab, slot);
         self.slab.free(slot);
-        let queue = &self.queues[at as usize];
-        if queue.state == State::Closing && queue.in_flight == 0 {
-            let (fabric, conn) = (queue.fabric, queue.conn);
-            self.outboxes[fabric].push_back(Outgoing::Close {
-                conn,
-                how: Close::Sent,
-            });
-            self.queues[at as usize].state = State::Dead;
-        } else if queue.state == State::Dead {
-            self.release_if_over(at);
+        if self.queues[at as usize].state != State::Live {
+            self.finished_apart(at);
         }
     }
 
@@ -654,22 +659,32 @@ impl Queues {
     // Time.
 
     pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
-        if now.since(self.now) > 3 * CHECK_MS * 1_000_000 {
-            // The system let this core wait: what came meanwhile is not read yet.
-            self.blind = now;
-        }
+        let paused_ns = now.since(self.now);
         self.now = now;
         self.wall_ms = wall_ms;
         self.tell_drained();
-        if now < self.next_check {
+        if now < self.next_check() {
             return;
         }
-        self.next_check = now.plus_ms(CHECK_MS);
+        let mut stalled_ns = 0;
+        if paused_ns > 3 * CHECK_MS * 1_000_000 {
+            // The system let this core wait: what came meanwhile is not read yet.
+            (self.stalled, stalled_ns) = (now, paused_ns);
+        }
+        let mut unread_ns = 0;
+        if self.unread > self.checked {
+            unread_ns = now.since(self.checked).saturating_sub(stalled_ns);
+        }
+        self.checked = now;
         self.clerk.hand_over_late(&self.config.counters.phases);
         self.hurry_old(drives);
         for at in 0..self.queues.len() as u32 {
             let queue = &self.queues[at as usize];
-            let late = now > queue.deadline.max(self.blind.plus_ms(CHECK_MS));
+            // A Connect that is here and was not read is not late, but that excuses nobody for ever.
+            let unread = self.unread.plus_ms(CHECK_MS);
+            let excused = unread.min(queue.deadline.plus_ms(limits::CONNECT_MS));
+            let excused = excused.max(self.stalled.plus_ms(CHECK_MS));
+            let late = now > queue.deadline.max(excused);
             if matches!(queue.state, State::Fresh | State::Connecting) && late {
                 log::info!(
                     "{}: no Connect within {} ms",
@@ -680,18 +695,19 @@ impl Queues {
             }
         }
         for at in 0..self.controllers.len() {
-            let Some(controller) = &self.controllers[at] else {
+            let Some(controller) = &mut self.controllers[at] else {
+                continue;
+            };
+            let Some(allowed_ms) = controller.silence_allowed_ms() else {
                 continue;
             };
             // Who sent a Keep Alive that was not read was not silent.
-            let heard = controller.who.last_seen().max(self.blind);
-            let silent_ns = now.since(heard);
-            if controller
-                .silence_allowed_ms()
-                .is_some_and(|allowed_ms| silent_ns > allowed_ms * 1_000_000)
-            {
+            let (allowed_ns, heard) = (allowed_ms * 1_000_000, controller.who.last_seen());
+            let silence = &mut controller.silence;
+            let silent_ns = silence.look(heard, now, unread_ns, stalled_ns, allowed_ns);
+            if silent_ns > allowed_ns {
                 log::warn!(
-                    "{}: host {} was silent for {} ms: Keep Alive Timer expired",
+                    "{}: host {} was silent for {} ms: its association ends (Keep Alive)",
                     controller.who.peer,
                     controller.who.hostnqn,
                     silent_ns / 1_000_000
@@ -747,7 +763,15 @@ impl Queues {
                 .queues
                 .iter()
                 .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
-        (watches || self.draining.is_some()).then_some(self.next_check)
+        (watches || self.draining.is_some()).then_some(self.next_check())
+    }
+
+    /// When controllers and queues are looked at again.
+    fn next_check(&self) -> Tick {
+        match self.checked {
+            Tick(0) => Tick(0),
+            checked => checked.plus_ms(CHECK_MS),
+        }
     }
 
     // Mail.
@@ -771,11 +795,15 @@ impl Queues {
 
     /// Takes up a queue into its host's share; false if its depth is more than is left.
     pub(crate) fn promise(&mut self, at: u32) -> bool {
-        let depth = usize::from(self.queues[at as usize].depth);
-        if self.promised + depth > self.slab.capacity() {
+        let queue = &self.queues[at as usize];
+        let depth = usize::from(queue.depth);
+        // Its own commands, Connect among them, are no stranger's any more.
+        let strangers = self.strangers - queue.in_flight as usize;
+        let promised = self.promised + depth;
+        if promised > self.config.commands || promised + strangers > self.slab.capacity() {
             return false;
         }
-        self.promised += depth;
+        (self.promised, self.strangers) = (promised, strangers);
         let queue = &mut self.queues[at as usize];
         let who = queue.who.as_ref().expect("it is admitted");
         queue.host = self.shares.join(at, who);
@@ -832,6 +860,16 @@ impl Queues {
                 counters.read_bytes.add(bytes);
                 if let Some(who) = &queue.who {
                     who.count_read(core, bytes);
+                }
+            }
+            Kind::Compare => {
+                if let Some(who) = &queue.who {
+                    who.count_read(core, bytes);
+                }
+            }
+            Kind::Verify => {
+                if let Some(who) = &queue.who {
+                    who.count_units_read(core, bytes << command.block_shift);
                 }
             }
             Kind::Write { .. } => {

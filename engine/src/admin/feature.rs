@@ -293,6 +293,8 @@ fn change(admin: &mut Admin, sqe: &Sqe, host_data: Option<&[u8]>) -> Outcome {
             };
             let given = HostBehaviorSupport::read(data).ok_or(short())?;
             features.behavior = check_behavior(&given)?;
+            let acre = features.acre();
+            admin.controller.who.set_acre(acre);
         }
         _ => unreachable!("the list of features and this list are the same"),
     }
@@ -357,6 +359,7 @@ fn number_of_queues(controller: &mut Controller, word: u32) -> Outcome {
     let queues = queues.min(limits::IO_QUEUES_MAX.into()) as u16;
     // What was granted stands until the next reset.
     let granted = *controller.features.queues.get_or_insert(queues);
+    controller.who.grant_queues(granted);
     Ok(Answer::Done(NumberOfQueues::new(granted.into()).0))
 }
 

@@ -52,10 +52,6 @@ const AT_OT: usize =
     ErrorInfoEntry::parameter_location(offset_of!(Sqe, cdw14) as u8 + 2, 7) as usize;
 const AT_CSI: usize = offset_of!(Sqe, cdw14) + 3;
 
-/// Zeroes are sent behind a page's end up to this length, for hosts that read a page size without
-/// asking what is there. Who asks for more gets less: no command makes us hold a megabyte of nothing.
-const PADDING_MAX: usize = 16 * 1024;
-
 pub(super) fn get(admin: &mut Admin, sqe: &Sqe) -> Outcome {
     let lid = sqe.lid();
     if !pages(admin.controller.who.kind).contains(&lid) {
@@ -79,15 +75,14 @@ pub(super) fn get(admin: &mut Admin, sqe: &Sqe) -> Outcome {
     let offset = usize::try_from(sqe.log_offset()).unwrap_or(usize::MAX);
     let rest = page.get(offset..).ok_or(Refusal::field(AT_OFFSET))?;
     let asked = sqe.log_len() as usize;
-    let mut data = rest[..rest.len().min(asked)].to_vec();
-    if data.len() < asked.min(PADDING_MAX) {
-        data.resize(asked.min(PADDING_MAX), 0);
-    }
+    let data = rest[..rest.len().min(asked)].to_vec();
     let to_the_end = asked >= rest.len();
     if !sqe.rae() {
         was_read(admin.controller, lid, to_the_end);
     }
-    Ok(Answer::Data(data))
+    // What lies behind the end is undefined (Base 5.1.12), but it is part of the transfer.
+    let len = asked as u32;
+    Ok(Answer::Page { data, len })
 }
 
 /// Log pages that a controller of this kind has.

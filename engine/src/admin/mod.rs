@@ -59,6 +59,13 @@ pub enum Answer {
     /// Data for the host, then success. Never more than the command has room for; less where what
     /// was asked for ends.
     Data(Vec<u8>),
+    /// The same of a log page: `len` bytes, which are the data and zeros behind it.
+    Page {
+        /// The page, from the offset asked for on.
+        data: Vec<u8>,
+        /// Bytes asked for, at least as many as the data has.
+        len: u32,
+    },
     /// The command needs this many bytes from the host; it is to be executed again with them.
     Wants(u32),
     /// Asynchronous Event Request: it stays outstanding, its slot is in the controller's `aers`.
@@ -140,8 +147,10 @@ fn commands(kind: Kind) -> &'static [AdminOpcode] {
 
 /// Data for the host needs a place there: an SGL of a kind that fabrics have for it, long enough.
 fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
-    let Answer::Data(data) = &answer else {
-        return Ok(answer);
+    let len = match &answer {
+        Answer::Data(data) => data.len(),
+        Answer::Page { len, .. } => *len as usize,
+        _ => return Ok(answer),
     };
     if sqe.psdt() != Sqe::PSDT_SGL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
@@ -150,7 +159,7 @@ fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
         Some(room) if sqe.dptr.kind != Sgl::IN_CAPSULE => room,
         _ => return Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
     };
-    if data.len() > room as usize {
+    if len > room as usize {
         return Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID));
     }
     Ok(answer)

@@ -112,6 +112,10 @@ impl World {
     fn data(&mut self, sqe: Sqe) -> Vec<u8> {
         match self.run(sqe) {
             Answer::Data(data) => data,
+            Answer::Page { mut data, len } => {
+                data.resize(len as usize, 0);
+                data
+            }
             other => panic!("data was expected: {other:?}"),
         }
     }

@@ -183,6 +183,8 @@ impl<I, D> Control<I, D> {
                     Err(invalid(ConnectRefusal::HOSTNQN))
                 } else if live.who.hostid != request.hostid {
                     Err(invalid(ConnectRefusal::HOSTID))
+                } else if request.qid > live.who.qid_max() {
+                    Err(invalid(ConnectRefusal::QID))
                 } else if live.resetting
                     || !live.who.is_ready()
                     || live.queues.contains_key(&request.qid)

@@ -45,6 +45,49 @@ impl Queues {
         self.release_if_over(at);
     }
 
+    /// A command of a queue that is not live ended.
+    #[cold]
+    pub(super) fn finished_apart(&mut self, at: u32) {
+        let queue = &self.queues[at as usize];
+        if !queue.admitted {
+            self.strangers -= 1;
+        }
+        if queue.state == State::Closing && queue.in_flight == 0 {
+            let (fabric, conn) = (queue.fabric, queue.conn);
+            self.outboxes[fabric].push_back(Outgoing::Close {
+                conn,
+                how: Close::Sent,
+            });
+            self.queues[at as usize].state = State::Dead;
+        } else if queue.state == State::Dead {
+            self.release_if_over(at);
+        }
+    }
+
+    /// A command came from a queue that has as many as it may: true if it was promised none because it
+    /// is not connected yet, and there is a slot for it nevertheless.
+    #[cold]
+    pub(super) fn admits_stranger(&mut self, at: u32) -> bool {
+        let queue = &self.queues[at as usize];
+        if queue.admitted {
+            log::warn!(
+                "{}: more commands in flight than the queue has entries ({}); closing",
+                queue.peer,
+                queue.depth
+            );
+            return false;
+        }
+        let left = self.config.commands - self.promised;
+        let full = self.strangers >= limits::STRANGERS + left / 2;
+        if full || queue.in_flight >= limits::STRANGER_COMMANDS {
+            let peer = queue.peer;
+            log::info!("{peer}: too many commands before Connect is answered; closing");
+            return false;
+        }
+        self.strangers += 1;
+        true
+    }
+
     /// The control thread hears at once that an I/O queue ends, and again when nothing is left of it.
     pub(crate) fn say_ending(&mut self, at: u32) {
         let queue = &self.queues[at as usize];

@@ -151,6 +151,9 @@ proptest::proptest! {
         }
         match world.try_with(sqe, 1, None) {
             Answer::Data(data) => assert!(data.len() <= sqe.dptr.len.get() as usize || sqe.dptr.kind & 0xF0 == 0x40),
+            Answer::Page { data, len } => {
+                assert!(data.len() <= len as usize && u64::from(len) == sqe.log_len());
+            }
             Answer::Wants(len) => {
                 world.try_with(sqe, 1, Some(&data[..len as usize]));
             }

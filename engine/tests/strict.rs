@@ -1,0 +1,620 @@
+//! What strict hosts look at, and what time does to hosts: one core and the control thread's mind, a
+//! fabric that is a queue, a drive that does what the test says, and a clock that the test moves.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
+use ferroce_engine::control::{Change, Control};
+use ferroce_engine::core::{Core, CoreConfig, LANDING};
+use ferroce_engine::host as nvme;
+use ferroce_engine::limits;
+use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
+use ferroce_engine::port::{
+    Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, Inbound, Io, Reply, Tick,
+};
+use ferroce_engine::table::{Subsystem, Transport};
+use ferroce_wire::Wire;
+use ferroce_wire::cqe::Cqe;
+use ferroce_wire::fabrics::{ConnectCmd, ConnectData, ConnectRefusal, Nqn, PropertySet};
+use ferroce_wire::feature::{DsmRange, FeatureId, HostBehaviorSupport, NumberOfQueues};
+use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog};
+use ferroce_wire::opcode::AdminOpcode;
+use ferroce_wire::prop::{Cc, PropertyOffset};
+use ferroce_wire::sqe::{NSID_ALL, Sgl, Sqe};
+use ferroce_wire::status::Status;
+
+const NQN: &str = "nqn.2026-01.test:strict";
+/// Slots of the core for commands of connected queues.
+const COMMANDS: usize = 64;
+/// Buffers for in-capsule data: fewer than connected queues may send at a time.
+const LANDINGS: usize = 16;
+const BLOCKS: u64 = 4096;
+
+enum Came {
+    Opened(u32),
+    Capsule(u32, Sqe, Vec<u8>),
+    Spoiled(u32, Sqe),
+    Closed(u32),
+}
+
+#[derive(Default)]
+struct Wires {
+    came: VecDeque<Came>,
+    data: Vec<u8>,
+    answers: VecDeque<(u32, Cqe)>,
+    /// What was sent since it was last looked at.
+    sent: Vec<u8>,
+    fetching: Vec<(ConnId, BufList)>,
+    homes: VecDeque<(ConnId, BufList)>,
+    closed: Vec<u32>,
+}
+
+const fn conn(slot: u32) -> ConnId {
+    ConnId {
+        slot,
+        generation: 0,
+    }
+}
+
+impl Fabric for Wires {
+    type Incoming = u32;
+
+    fn adopt(&mut self, slot: u32, _: Tick) {
+        self.came.push_back(Came::Opened(slot));
+    }
+
+    fn poll(&mut self, _: Tick, room: bool) -> Option<Inbound<'_>> {
+        let capsule = |came: &Came| matches!(came, Came::Capsule(..) | Came::Spoiled(..));
+        let at = self.came.iter().position(|came| room || !capsule(came))?;
+        Some(match self.came.remove(at)? {
+            Came::Opened(slot) => Inbound::Opened {
+                conn: conn(slot),
+                local: ([127, 0, 0, 1], 4420).into(),
+                peer: ([127, 0, 0, 1], 10_000 + slot as u16).into(),
+                transport: Transport::Tcp,
+            },
+            Came::Capsule(slot, sqe, data) => {
+                self.data = data;
+                Inbound::Capsule {
+                    conn: conn(slot),
+                    sqe,
+                    data: &self.data,
+                }
+            }
+            Came::Spoiled(slot, sqe) => Inbound::Spoiled {
+                conn: conn(slot),
+                sqe,
+            },
+            Came::Closed(slot) => Inbound::Closed { conn: conn(slot) },
+        })
+    }
+
+    /// No host here ever sends what it is asked for.
+    fn fetch(&mut self, conn: ConnId, fetch: Fetch) {
+        self.fetching.push((conn, fetch.bufs));
+    }
+
+    fn reply(&mut self, conn: ConnId, reply: Reply) {
+        let bytes = reply.bufs.iter().flat_map(|buf| buf.bytes().to_vec());
+        self.sent.extend(bytes);
+        self.answers.extend(reply.cqe.map(|cqe| (conn.slot, cqe)));
+        self.homes.push_back((conn, reply.bufs));
+    }
+
+    fn wants_more(&self, _: ConnId) -> bool {
+        true
+    }
+
+    fn close(&mut self, conn: ConnId, _: Close) {
+        let mine = |fetch: &mut (ConnId, BufList)| fetch.0 == conn;
+        self.homes.extend(self.fetching.extract_if(.., mine));
+        self.closed.push(conn.slot);
+        self.came.push_back(Came::Closed(conn.slot));
+    }
+
+    fn home(&mut self) -> Option<(ConnId, BufList)> {
+        self.homes.pop_front()
+    }
+
+    fn flush(&mut self, _: Tick) {}
+
+    fn next_timeout(&self) -> Option<Tick> {
+        None
+    }
+
+    fn has_work(&self) -> bool {
+        !self.came.is_empty()
+    }
+}
+
+/// What the test wants of the drive, and what it has.
+struct Orders {
+    status: Status,
+    holds: bool,
+    held: VecDeque<Io>,
+}
+
+struct Drive(Arc<Mutex<Orders>>);
+
+impl Backend for Drive {
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        self.0.lock().unwrap().held.push_back(io);
+        Ok(())
+    }
+
+    fn ring_doorbell(&mut self) {}
+
+    fn poll(&mut self) -> Option<Done> {
+        let mut orders = self.0.lock().unwrap();
+        if orders.holds {
+            return None;
+        }
+        let Io { tag, bufs, .. } = orders.held.pop_front()?;
+        Some(Done {
+            tag,
+            status: orders.status,
+            bufs,
+        })
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.lock().unwrap().held.len()
+    }
+
+    fn has_work(&self) -> bool {
+        let orders = self.0.lock().unwrap();
+        !orders.holds && !orders.held.is_empty()
+    }
+}
+
+struct Node {
+    core: Core<Wires, Drive>,
+    control: Control<u32, Drive>,
+    from_core: Mailbox<ToControl>,
+    orders: Arc<Mutex<Orders>>,
+    now: Tick,
+    next_conn: u32,
+    next_cid: u16,
+}
+
+fn pool(home: Home, classes: &[(usize, usize)]) -> Pool {
+    let class = |&(size, count): &(usize, usize)| Class { size, count };
+    let classes: Vec<Class> = classes.iter().map(class).collect();
+    let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+    Pool::new(Arc::new(region), 0, home, &classes)
+}
+
+fn nqn(name: &str) -> Nqn {
+    Nqn::new(name).expect("it is one")
+}
+
+impl Node {
+    fn new() -> Node {
+        let (to_core, mail) = mailbox(1024, Waker::noop().clone());
+        let (to_control, from_core) = mailbox(1024, Waker::noop().clone());
+        let mut control = Control::new(vec![to_core]);
+        let config = CoreConfig {
+            index: 0,
+            cores: 1,
+            commands: COMMANDS,
+            pool: pool(Home::CORE, &[(4096, 512), (limits::CHUNK_LEN as usize, 16)]),
+            landing: pool(LANDING, &[(limits::IN_CAPSULE as usize, LANDINGS)]),
+            facts: Arc::default(),
+            counters: Arc::default(),
+        };
+        let core = Core::new(config, vec![Wires::default()], mail, to_control);
+        let orders = Arc::new(Mutex::new(Orders {
+            status: Status::SUCCESS,
+            holds: false,
+            held: VecDeque::new(),
+        }));
+        let subsystem = Subsystem {
+            nqn: NQN.into(),
+            serial: "1".into(),
+            model: "test".into(),
+            cntlids: (1, 1000),
+            allow: None,
+            namespaces: Default::default(),
+        };
+        let info = DriveInfo {
+            label: "scripted".into(),
+            block_len: 4096,
+            blocks: BLOCKS,
+            uuid: [1; 16],
+            nguid: [1; 16],
+            read_only: false,
+            volatile_cache: false,
+            brings_memory: false,
+            preferred_blocks: 1,
+            deallocates: true,
+            max_transfer: 128 * 1024,
+            max_bufs: 32,
+        };
+        let change = control.change(Change::AddSubsystem(subsystem));
+        change.expect("it is the first");
+        let drive = control.next_drive();
+        assert_eq!(drive, DriveId(0));
+        let change = control.change(Change::AddNamespace {
+            nqn: NQN.into(),
+            nsid: None,
+            info,
+            read_only: false,
+            drive,
+            queues: vec![Drive(orders.clone())],
+        });
+        change.expect("it is the first");
+        let mut node = Node {
+            core,
+            control,
+            from_core,
+            orders,
+            now: Tick(1),
+            next_conn: 0,
+            next_cid: 0,
+        };
+        node.settle();
+        node
+    }
+
+    fn wires(&mut self) -> &mut Wires {
+        &mut self.core.fabrics[0]
+    }
+
+    fn turn(&mut self) -> bool {
+        let now = self.now;
+        let busy = self.core.turn(now, 0, || now).busy;
+        while let Some(mail) = self.from_core.poll() {
+            self.control.on_mail(mail, now);
+        }
+        self.control.on_time(now);
+        busy
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.now = self.now.plus_ns(1000);
+            let busy = self.turn();
+            // Commands that nobody reads for want of room keep the fabric busy.
+            if !busy && !self.core.has_mail() {
+                return;
+            }
+        }
+    }
+
+    /// Time goes by, a turn every 10 ms.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.now = self.now.plus_ms(10);
+            self.turn();
+        }
+    }
+
+    fn open(&mut self) -> u32 {
+        let slot = self.next_conn;
+        self.next_conn += 1;
+        self.control.adopt(0, 0, slot);
+        self.settle();
+        slot
+    }
+
+    fn is_closed(&mut self, slot: u32) -> bool {
+        self.wires().closed.contains(&slot)
+    }
+
+    /// Sends a command; its CID.
+    fn send(&mut self, slot: u32, sqe: Sqe, data: &[u8]) -> u16 {
+        self.next_cid += 1;
+        let sqe = Sqe {
+            cid: self.next_cid.into(),
+            ..sqe
+        };
+        let came = Came::Capsule(slot, sqe, data.to_vec());
+        self.wires().came.push_back(came);
+        self.next_cid
+    }
+
+    /// Sends a command, and says how it ended and what data came.
+    fn ask(&mut self, slot: u32, sqe: Sqe, data: &[u8]) -> (Cqe, Vec<u8>) {
+        self.wires().sent.clear();
+        let cid = self.send(slot, sqe, data);
+        self.settle();
+        let answers = &mut self.wires().answers;
+        let at = answers.iter().position(|(_, cqe)| cqe.cid.get() == cid);
+        let (_, cqe) = answers.remove(at.expect("it is answered")).expect("there");
+        (cqe, std::mem::take(&mut self.wires().sent))
+    }
+
+    fn done(&mut self, slot: u32, sqe: Sqe, data: &[u8]) -> Vec<u8> {
+        let (cqe, data) = self.ask(slot, sqe, data);
+        assert!(cqe.status().is_success(), "{}", cqe.status());
+        data
+    }
+
+    fn status(&mut self, slot: u32, sqe: Sqe, data: &[u8]) -> Status {
+        self.ask(slot, sqe, data).0.status()
+    }
+
+    fn connect(&mut self, qid: u16, cntlid: u16, entries: u16, kato_ms: u32) -> (u32, Cqe) {
+        let slot = self.open();
+        let data = ConnectData::new([1; 16], cntlid, &nqn(NQN), &nqn("nqn.2026-01.test:host"));
+        let sgl = Sgl::in_capsule(0, ConnectData::LEN as u32);
+        let command = ConnectCmd::new(qid, entries - 1, 0, kato_ms, sgl);
+        let (cqe, _) = self.ask(slot, command.to_sqe(), data.as_bytes());
+        (slot, cqe)
+    }
+
+    fn set_cc(&mut self, admin: u32, cc: Cc) {
+        let set = PropertySet::new(PropertyOffset::CC.0, 0, cc.0.into());
+        self.done(admin, set.to_sqe(), &[]);
+    }
+
+    /// An admin queue of 8 entries, its controller enabled, and the CNTLID.
+    fn admin(&mut self, kato_ms: u32) -> (u32, u16) {
+        let (admin, cqe) = self.connect(0, 0xFFFF, 8, kato_ms);
+        assert!(cqe.status().is_success(), "{}", cqe.status());
+        self.set_cc(admin, ENABLED);
+        (admin, cqe.dw0.get() as u16)
+    }
+
+    fn io(&mut self, cntlid: u16, qid: u16, entries: u16) -> u32 {
+        let (io, cqe) = self.connect(qid, cntlid, entries, 0);
+        assert!(cqe.status().is_success(), "{}", cqe.status());
+        io
+    }
+
+    fn log(&mut self, admin: u32, lid: LogId, len: u32) -> Vec<u8> {
+        let sqe = Sqe::get_log_page(lid, NSID_ALL, 0, len).with_sgl(Sgl::transport(len));
+        let data = self.done(admin, sqe, &[]);
+        assert_eq!(data.len(), len as usize, "as much as was asked for");
+        data
+    }
+
+    fn newest_error(&mut self, admin: u32) -> ErrorInfoEntry {
+        let log = self.log(admin, LogId::ERROR_INFORMATION, 64);
+        ErrorInfoEntry::read(&log).expect("64 bytes")
+    }
+}
+
+const ENABLED: Cc = Cc(0x0046_0001);
+
+fn read(lba: u64) -> Sqe {
+    nvme::read(1, lba, 1).with_sgl(Sgl::transport(4096))
+}
+
+fn in_capsule(len: u32) -> Sgl {
+    Sgl::in_capsule(0, len)
+}
+
+#[test]
+fn smart_counts_compare_and_verify_as_the_specification_does() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let block = [0; 4096];
+    // A scripted drive leaves its Bufs as they are, so what is compared is what was written before.
+    let write = nvme::write(1, 0, 1, false).with_sgl(in_capsule(4096));
+    node.done(io, write, &block);
+    node.done(io, read(0), &[]);
+    let compare = nvme::compare(1, 0, 1).with_sgl(in_capsule(4096));
+    node.done(io, compare, &block);
+    node.done(io, nvme::verify(1, 0, 2000), &[]);
+    let smart = SmartLog::read(&node.log(admin, LogId::SMART, 512)).expect("512 bytes");
+    // Compare is a host read, Verify is none (NVM 1.4.2); data units are of all three.
+    assert_eq!((smart.hrc.get(), smart.hwc.get()), (2, 1));
+    assert_eq!((smart.dur.get(), smart.duw.get()), (17, 1));
+}
+
+#[test]
+fn a_spoiled_capsule_stands_in_the_error_log() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let sqe = Sqe {
+        cid: 77.into(),
+        ..nvme::write(1, 0, 1, false)
+    };
+    node.wires().came.push_back(Came::Spoiled(io, sqe));
+    node.settle();
+    let (_, cqe) = node.wires().answers.pop_front().expect("it is answered");
+    assert_eq!(cqe.status(), Status::TRANSIENT_TRANSPORT_ERROR);
+    let entry = node.newest_error(admin);
+    assert_eq!((entry.sqid.get(), entry.cid.get()), (1, 77));
+    assert_eq!(entry.status(), Status::TRANSIENT_TRANSPORT_ERROR);
+}
+
+#[test]
+fn the_error_log_names_the_range_that_is_out_of_bounds() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let range = |slba: u64, nlb: u32| DsmRange {
+        nlb: nlb.into(),
+        slba: slba.into(),
+        ..DsmRange::default()
+    };
+    let ranges = [range(8, 4), range(BLOCKS - 1, 2), range(16, 4)];
+    let list: Vec<u8> = ranges
+        .iter()
+        .flat_map(|range| range.as_bytes().to_vec())
+        .collect();
+    let dsm = Sqe::dsm(1, 3, Sqe::DSM_AD).with_sgl(in_capsule(48));
+    assert_eq!(node.status(io, dsm, &list), Status::LBA_OUT_OF_RANGE.dnr());
+    assert_eq!(node.newest_error(admin).lba.get(), BLOCKS - 1);
+}
+
+#[test]
+fn queue_identifiers_beyond_those_granted_are_refused() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let wish = NumberOfQueues::new(2).0;
+    let sqe = Sqe::set_features(FeatureId::NUMBER_OF_QUEUES, 0, wish);
+    node.done(admin, sqe, &[]);
+    let (_, cqe) = node.connect(3, cntlid, 8, 0);
+    assert_eq!(cqe.status(), Status::CONNECT_INVALID_PARAMETERS.dnr());
+    assert_eq!(ConnectRefusal::from_dw0(cqe.dw0.get()), ConnectRefusal::QID);
+    let second = node.io(cntlid, 2, 8);
+    // A reset forgets what was granted.
+    node.set_cc(admin, ENABLED.with_en(false));
+    assert!(node.is_closed(second));
+    node.settle();
+    node.set_cc(admin, ENABLED);
+    node.io(cntlid, 3, 8);
+}
+
+#[test]
+fn a_log_page_is_as_long_as_was_asked_for() {
+    let mut node = Node::new();
+    let (admin, _) = node.admin(0);
+    for len in [512, 4096, 20_000, 1 << 20] {
+        let page = node.log(admin, LogId::SMART, len);
+        assert_eq!(page[3], 100, "available spare");
+        assert!(page[512..].iter().all(|byte| *byte == 0));
+    }
+    // From the end on there is nothing but zeros, and of those as many as were asked for.
+    let sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 512, 8192).with_sgl(Sgl::transport(8192));
+    assert_eq!(node.done(admin, sqe, &[]), [0; 8192]);
+    // There must be room for them.
+    let sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, 8192).with_sgl(Sgl::transport(4096));
+    let refused = node.status(admin, sqe, &[]);
+    assert_eq!(refused, Status::DATA_SGL_LENGTH_INVALID.dnr());
+}
+
+#[test]
+fn a_retry_delay_is_told_to_hosts_that_heed_it() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let statuses = [
+        (Status::COMMAND_INTERRUPTED, 1),
+        (Status::NAMESPACE_NOT_READY, 3),
+        (Status::UNRECOVERED_READ_ERROR, 0),
+        (Status::INTERNAL_ERROR.dnr(), 0),
+    ];
+    let check = |node: &mut Node, io: u32, heeds: bool| {
+        for (status, crd) in statuses {
+            node.orders.lock().unwrap().status = status;
+            let told = node.status(io, read(0), &[]);
+            assert_eq!(told, status.with_crd(if heeds { crd } else { 0 }));
+        }
+    };
+    check(&mut node, io, false);
+    let behavior = HostBehaviorSupport {
+        acre: 1,
+        ..HostBehaviorSupport::default()
+    };
+    let len = HostBehaviorSupport::LEN as u32;
+    let set = Sqe::set_features(FeatureId::HOST_BEHAVIOR_SUPPORT, 0, 0).with_sgl(in_capsule(len));
+    node.done(admin, set, behavior.as_bytes());
+    check(&mut node, io, true);
+    // Like all that Set Features keeps it ends with a reset.
+    node.set_cc(admin, ENABLED.with_en(false));
+    node.settle();
+    node.set_cc(admin, ENABLED);
+    let io = node.io(cntlid, 1, 8);
+    check(&mut node, io, false);
+}
+
+#[test]
+fn who_never_enables_or_was_shut_down_is_not_kept_for_ever() {
+    let mut node = Node::new();
+    let (fresh, cqe) = node.connect(0, 0xFFFF, 8, 5000);
+    assert!(cqe.status().is_success());
+    let (down, _) = node.admin(0);
+    node.set_cc(down, ENABLED.with_shn(Cc::SHN_NORMAL));
+    let (alive, _) = node.admin(0);
+    node.pass(110_000);
+    assert_eq!(node.wires().closed, []);
+    node.pass(11_000);
+    let mut closed = node.wires().closed.clone();
+    closed.sort_unstable();
+    assert_eq!(closed, [fresh, down]);
+    assert!(!node.is_closed(alive), "it asked for no Keep Alive Timer");
+}
+
+#[test]
+fn want_of_room_excuses_no_silent_host_for_ever() {
+    let mut node = Node::new();
+    let (dead, _) = node.admin(5000);
+    let (living, _) = node.admin(5000);
+    let (_admin, cntlid) = node.admin(0);
+    let busy: Vec<u32> = (1..=5).map(|qid| node.io(cntlid, qid, 8)).collect();
+    node.orders.lock().unwrap().holds = true;
+    let mut seconds = 0;
+    while !node.is_closed(dead) {
+        seconds += 1;
+        assert!(seconds < 20, "a dead host outlives its Keep Alive Timeout");
+        node.send(living, Sqe::new(AdminOpcode::KEEP_ALIVE.0), &[]);
+        // For a while of every second there is no room: the drive keeps what it gets.
+        let write = nvme::write(1, 0, 1, false).with_sgl(in_capsule(4096));
+        for io in &busy {
+            for _ in 0..8 {
+                node.send(*io, write, &[0; 4096]);
+            }
+        }
+        node.pass(500);
+        node.orders.lock().unwrap().holds = false;
+        node.pass(500);
+        node.orders.lock().unwrap().holds = true;
+    }
+    assert!(seconds > 6, "want of room does excuse");
+    assert!(!node.is_closed(living));
+    node.orders.lock().unwrap().holds = false;
+}
+
+impl Node {
+    /// A connection whose Connect waits for data that never comes.
+    fn stranger(&mut self) -> u32 {
+        let slot = self.open();
+        let sgl = Sgl::transport(ConnectData::LEN as u32);
+        self.send(slot, ConnectCmd::new(0, 31, 0, 0, sgl).to_sqe(), &[]);
+        slot
+    }
+}
+
+#[test]
+fn strangers_do_not_take_the_slots_of_connected_queues() {
+    let mut node = Node::new();
+    let (_admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 32);
+    let before = node.wires().closed.len();
+    for _ in 0..200 {
+        node.stranger();
+    }
+    node.settle();
+    let refused = node.wires().closed.len() - before;
+    assert!((100..200).contains(&refused), "{refused} were sent away");
+    // The queue has all the slots it was promised, at once.
+    node.orders.lock().unwrap().holds = true;
+    for _ in 0..32 {
+        node.send(io, read(0), &[]);
+    }
+    node.settle();
+    assert_eq!(node.orders.lock().unwrap().held.len(), 32);
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    assert_eq!(node.wires().answers.len(), 32);
+    // Who waits too long makes room for others.
+    node.pass(11_000);
+    assert_eq!(node.wires().closed.len() - before, 200);
+    node.io(cntlid, 2, 8);
+}
+
+#[test]
+fn a_queue_takes_as_many_commands_as_it_has_entries() {
+    let mut node = Node::new();
+    let (_admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    node.orders.lock().unwrap().holds = true;
+    for _ in 0..8 {
+        node.send(io, read(0), &[]);
+    }
+    node.settle();
+    assert!(!node.is_closed(io));
+    node.send(io, read(0), &[]);
+    node.settle();
+    assert!(node.is_closed(io), "one more is one too many");
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+}
