@@ -31,6 +31,8 @@ use fail::Result;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
+    #[cfg(feature = "verbs")]
+    ferroce_transport::rdma::verbs::link_providers();
     match run(cli) {
         Ok(code) => code,
         Err(why) => {
