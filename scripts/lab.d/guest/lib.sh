@@ -11,6 +11,9 @@ TARGET=127.0.0.1
 FROM=127.0.0.1
 # A command that starts the node elsewhere, if set.
 WITHIN=
+# What the node is to use for RDMA, if not its own RoCE.
+PROVIDER=
+SERVE=()
 
 say() { echo "$(cut -d' ' -f1 /proc/uptime) $*"; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -49,6 +52,24 @@ dial() {
     nvme connect -t "$FABRIC" -a "$TARGET" -s 4420 -w "$FROM" -n "$NQN" --hostnqn="$HOST" --hostid="${HOST##*:}" "$@"
 }
 
+# cable INTERFACE ADDRESS MTU: the only interface that a cable is plugged into, under this name and with this address.
+cable() {
+    local at name
+    for at in /sys/class/net/*/device; do name=$(basename "${at%/device}"); done
+    [ "$name" = "$1" ] || { ip link set "$name" down; ip link set "$name" name "$1"; }
+    ip link set "$1" mtu "$3"
+    ip addr replace "$2" dev "$1"
+    ip link set "$1" up
+}
+
+# soft_roce DEVICE INTERFACE: an RDMA device in the kernel's software, once it has the interface's IPv4 address.
+soft_roce() {
+    local module
+    for module in rdma_rxe rdma_ucm; do modprobe "$module"; done
+    rdma link add "$1" type rxe netdev "$2"
+    until_true 10 grep -q ffff:0a09: "/sys/class/infiniband/$1/ports/1/gids/1"
+}
+
 # use_rdma MTU: from here on everything goes over RDMA. The kernel's host has soft-RoCE (rxe) on one end of a virtual
 # cable, the node the other end, in a network of its own, since UDP port 4791 of the first network is rxe's. The kernel's
 # own target listens on the host's end: rxe reaches itself.
@@ -60,8 +81,7 @@ use_rdma() {
     ip -n node addr add 10.9.0.2/24 dev rdma1
     ip -n node link set lo up
     ip -n node link set rdma1 up
-    rdma link add rxe0 type rxe netdev rdma0
-    until_true 10 grep -q ffff:0a09:0001 /sys/class/infiniband/rxe0/ports/1/gids/1
+    soft_roce rxe0 rdma0
     FABRIC=rdma FROM=10.9.0.1
     if node; then TARGET=10.9.0.2 WITHIN='ip netns exec node'; else TARGET=10.9.0.1; fi
 }
@@ -72,8 +92,7 @@ use_verbs() {
     ip addr add 10.9.0.1/24 dev rdma0
     ip link set rdma0 up
     ip link set rdma1 up
-    rdma link add rxe0 type rxe netdev rdma0
-    until_true 10 grep -q ffff:0a09:0001 /sys/class/infiniband/rxe0/ports/1/gids/1
+    soft_roce rxe0 rdma0
     FABRIC=rdma FROM=10.9.0.1 TARGET=10.9.0.1 PROVIDER=verbs
 }
 
