@@ -62,12 +62,18 @@ pub enum Command {
 #[command(after_help = "Without --device, /etc/ferroce/ferroce.toml is read.\n\
     Example: ferroce serve --device ram:64MiB --device file:/srv/disk.img,size=10GiB --listen tcp://127.0.0.1:4420")]
 pub struct ServeArgs {
-    /// Read everything from this file; no other flag goes with it
+    /// Read everything from this file; no flag that says anything of the node goes with it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print a configuration file with every key explained, and stop
     #[arg(long)]
     pub print_config: bool,
+    /// Say whether the configuration can be used, and stop
+    #[arg(long)]
+    pub check: bool,
+    /// Start with what there is, and go on looking for drives and addresses that are missing; goes with --config, too
+    #[arg(long)]
+    pub patient: bool,
     /// A drive to serve: ram:SIZE, file:PATH, file:PATH,size=SIZE or nvme:ADDRESS; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub device: Vec<Device>,
@@ -101,7 +107,7 @@ pub struct ServeArgs {
     /// The control socket [default: /run/ferroce/ctl.sock, or under $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     pub ctl: Option<PathBuf>,
-    /// Where to serve metrics for Prometheus (/metrics) and status as JSON (/status) [default: nowhere]
+    /// Where to serve metrics for Prometheus (/metrics), status as JSON (/status) and the log (/log) [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
 }

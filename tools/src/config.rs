@@ -1,6 +1,8 @@
 //! What the node is to be: read from a TOML file or made from flags, checked, and the same from
 //! there on. `ferroce.example.toml` documents each key; a test holds it complete.
 
+pub mod machine;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -19,6 +21,7 @@ use crate::fail::{Context, Fail, Result, fail};
 use crate::units::{Size, parse_time};
 use crate::url::Url;
 use crate::{identity, url};
+use machine::Machine;
 
 /// Where `serve` looks when it is told nothing.
 pub const DEFAULT_PATH: &str = "/etc/ferroce/ferroce.toml";
@@ -45,6 +48,8 @@ pub struct Config {
     pub memory: Memory,
     /// Bounds.
     pub limits: Limits,
+    /// What the machine needs, where Ferroce is all of its system.
+    pub machine: Machine,
     /// What is served.
     pub subsystem: Vec<Subsystem>,
 }
@@ -122,6 +127,7 @@ impl Default for Config {
             metrics: None,
             memory: Memory::default(),
             limits: Limits::default(),
+            machine: Machine::default(),
             subsystem: Vec::new(),
         }
     }
@@ -194,6 +200,7 @@ impl Config {
             }
         }
         self.limits.check()?;
+        self.machine.check()?;
         // A core moves one part of a command at a time, whatever else waits.
         let least = Size(16 * u64::from(limits::TRANSFER_MAX));
         if self.memory.buffers < least {
@@ -608,6 +615,8 @@ mod tests {
             "",
             "[memory]",
             "[limits]",
+            "[machine]",
+            "[[machine.link]]",
             "[[subsystem]]",
             "[[subsystem.namespace]]",
         ] {

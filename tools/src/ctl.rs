@@ -170,6 +170,9 @@ fn show(node: &Node, before: &Node) -> String {
             let _ = writeln!(out, "  rdma    {}", counts.collect::<Vec<_>>().join(", "));
         }
     }
+    for missing in &node.missing {
+        let _ = writeln!(out, "missing   {missing}");
+    }
     for subsystem in &node.subsystems {
         let _ = writeln!(out, "\nsubsystem {}", subsystem.nqn);
         let _ = writeln!(
@@ -340,6 +343,7 @@ mod tests {
                 waits: 1234,
                 rdma: Vec::new(),
             }],
+            missing: vec!["nvme:0000:01:00.0: it is not there".into()],
             subsystems: vec![SubsystemView {
                 nqn: "nqn.2024-01.a:b".into(),
                 serial: "S".into(),
@@ -365,7 +369,8 @@ mod tests {
              config    none: started from flags\n\
              listens   tcp://127.0.0.1:4420\n\
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
-             1,234 waits so far\n\n\
+             1,234 waits so far\n\
+             missing   nvme:0000:01:00.0: it is not there\n\n\
              subsystem nqn.2024-01.a:b\n\
              \x20 serial  S   model  M\n\
              \x20 allows  nqn.2024-01.a:host\n\

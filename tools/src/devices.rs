@@ -120,6 +120,14 @@ fn check(sysfs: &Sysfs, address: Address) -> Result<()> {
     Ok(())
 }
 
+/// Takes a drive from the kernel, unless it is in use. False if we had it already.
+pub fn take(sysfs: &Sysfs, address: Address) -> Result<bool> {
+    if sysfs.driver(address).as_deref() == Some(VFIO) {
+        return Ok(false);
+    }
+    bind(sysfs, address, false).map(|_| true)
+}
+
 /// Takes a drive from the kernel.
 fn bind(sysfs: &Sysfs, address: Address, force: bool) -> Result<String> {
     check(sysfs, address)?;

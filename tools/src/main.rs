@@ -8,6 +8,7 @@ mod demo;
 mod devices;
 mod fail;
 mod identity;
+mod journal;
 mod metrics;
 mod node;
 mod persist;
@@ -29,8 +30,13 @@ use cli::{Cli, Command};
 use fail::Result;
 
 fn main() -> ExitCode {
+    if let Some(code) = boot::special(std::env::args_os().next().as_deref()) {
+        return code;
+    }
     let cli = Cli::parse();
-    start_log();
+    journal::start();
+    #[cfg(feature = "verbs")]
+    ferroce_transport::rdma::verbs::link_providers();
     match run(cli) {
         Ok(code) => code,
         Err(why) => {
@@ -57,16 +63,4 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
     }
     .map(|()| ExitCode::SUCCESS)
-}
-
-/// Warnings and above, unless RUST_LOG says otherwise. Cores do not log between two I/Os: only set-up
-/// and the control thread do.
-fn start_log() {
-    let env = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(env)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "ferroce: {level}: {}", record.args())
-        })
-        .init();
 }

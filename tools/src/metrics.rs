@@ -1,4 +1,4 @@
-//! What a node tells monitoring over HTTP: `/metrics` as Prometheus reads it, `/status` as JSON.
+//! What a node tells monitoring over HTTP: `/metrics` as Prometheus reads it, `/status` as JSON, `/log` as text.
 //!
 //! Everything is read from counters that the cores write anyway; no core hears of it.
 
@@ -20,6 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::fail::{Context, Fail, Result};
+use crate::journal;
 use crate::node::Handle;
 use series::{Name, Operations, SECONDS};
 
@@ -54,7 +55,8 @@ impl Place {
                 Some((TYPE, page))
             }
             "/status" => Some(("application/json", status(&node))),
-            "/" => Some(("text/plain", "/metrics\n/status\n".into())),
+            "/log" => Some(("text/plain; charset=utf-8", journal::text())),
+            "/" => Some(("text/plain", "/metrics\n/status\n/log\n".into())),
             _ => None,
         };
         http::serve(self.listener, pages)

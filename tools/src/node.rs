@@ -11,18 +11,20 @@ mod memory;
 mod roce;
 #[cfg(feature = "verbs")]
 mod verbs;
+mod wanted;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use ferroce_drivers::spec::Kind;
 use ferroce_engine::admin::Facts;
 use ferroce_engine::control::Change;
 use ferroce_engine::core::{Core, CoreConfig};
 use ferroce_engine::counters::{Counter, Counters};
 use ferroce_engine::mail::mailbox;
-use ferroce_engine::table::Subsystem;
+use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_transport::roce::udp::Listener;
 use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::target::Offer;
@@ -37,6 +39,8 @@ use crate::url::{Scheme, Url};
 use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;
+pub use wanted::News;
+use wanted::{Wanted, What};
 
 /// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
 const MAILBOX: usize = 4096;
@@ -74,6 +78,36 @@ pub struct CoreFacts {
 impl Node {
     /// Starts one. When this returns, hosts may connect.
     pub fn start(config: &Config, file: Option<PathBuf>) -> Result<Node> {
+        Node::start_with(config, file, None)
+    }
+
+    /// Starts one with what there is: drives and addresses that are not there yet are looked for, by [`Node::look`].
+    pub fn start_patient(config: &Config, file: Option<PathBuf>) -> Result<Node> {
+        let wanted = Wanted::default();
+        let mut usable = Config {
+            listen: wanted::usable(&config.listen, &wanted),
+            ..config.clone()
+        };
+        let why = match Node::start_with(&usable, file.clone(), Some(wanted)) {
+            Err(why) if usable.has_rdma() => why,
+            started => return started,
+        };
+        // RDMA needs more than an address, and what else it needs does not come by itself.
+        let wanted = Wanted::default();
+        for url in &config.listen {
+            if url.scheme.transport() == Transport::Rdma {
+                let (url, here) = (url.clone(), wanted::is_here(url));
+                wanted.miss(What::Rdma { url, here }, why.clone());
+            }
+        }
+        usable
+            .listen
+            .retain(|url| url.scheme.transport() == Transport::Tcp);
+        Node::start_with(&usable, file, Some(wanted))
+    }
+
+    fn start_with(config: &Config, file: Option<PathBuf>, wanted: Option<Wanted>) -> Result<Node> {
+        let patient = wanted.is_some();
         warn_of_few_files(config);
         let cpus = cpus_of(&config.cores)?;
         let plan = Plan::of(config, cpus.len());
@@ -167,6 +201,7 @@ impl Node {
                 file,
                 (config.memory, regions),
                 clock,
+                wanted.unwrap_or_default(),
                 #[cfg(feature = "verbs")]
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
@@ -174,7 +209,7 @@ impl Node {
             control,
             cores,
         };
-        let filled = node.fill(config, listener);
+        let filled = node.fill(config, listener, patient);
         #[cfg(feature = "verbs")]
         let filled = filled.and_then(|()| {
             let mut listeners = devices.listeners.into_iter();
@@ -191,7 +226,15 @@ impl Node {
 
     /// Makes what the configuration says, by the same changes that `ctl` makes. Listeners come last:
     /// no host sees a half-made node.
-    fn fill(&self, config: &Config, roce: Option<Listener>) -> Result<()> {
+    /// A patient node goes on without what is not there.
+    fn fill(&self, config: &Config, roce: Option<Listener>, patient: bool) -> Result<()> {
+        let unless_patient = |done: Result<()>, what: &dyn Fn() -> What| match done {
+            Err(why) if patient => {
+                self.handle.wanted().miss(what(), why);
+                Ok(())
+            }
+            done => done,
+        };
         for subsystem in &config.subsystem {
             self.handle.change(Change::AddSubsystem(Subsystem {
                 nqn: subsystem.nqn().to_owned(),
@@ -202,22 +245,30 @@ impl Node {
                 namespaces: Default::default(),
             }))?;
             for namespace in &subsystem.namespace {
-                self.handle.add(subsystem.nqn(), namespace)?;
+                let nqn = subsystem.nqn();
+                unless_patient(self.handle.add(nqn, namespace).map(drop), &|| {
+                    What::Drive(nqn.to_owned(), Box::new(namespace.clone()))
+                })?;
             }
         }
         let sockets = config.listen.iter().filter(|url| url.scheme == Scheme::Tcp);
         for url in sockets {
-            self.handle.execute(
-                &Order::Listen {
-                    url: url.to_string(),
-                },
-                None,
-            )?;
+            let order = Order::Listen {
+                url: url.to_string(),
+            };
+            unless_patient(self.handle.execute(&order, None).map(drop), &|| {
+                What::Address(url.clone())
+            })?;
         }
         match roce {
             Some(listener) => self.handle.listen_roce(listener),
             None => Ok(()),
         }
+    }
+
+    /// Looks for what a patient node misses, until nothing is missing.
+    pub fn look(&self, tell: impl Fn(News) + Send + 'static) -> Result<()> {
+        wanted::look(self.handle.clone(), tell)
     }
 
     /// For those who want to know or change something.
@@ -274,6 +325,20 @@ fn spawn<T: Send + 'static>(
         .context(|| "cannot start a thread")
 }
 
+/// Bytes of memory that a node of this configuration takes for data: what is worth being huge pages.
+pub fn memory_wanted(config: &Config) -> u64 {
+    let cores = cpus_of(&config.cores).map_or(1, |cpus| cpus.len());
+    let page = 2 << 20;
+    let drives = config.subsystem.iter().flat_map(|s| &s.namespace);
+    let ram: u64 = drives
+        .map(|namespace| match namespace.spec().kind {
+            Kind::Ram { bytes } => bytes.next_multiple_of(page),
+            _ => 0,
+        })
+        .sum();
+    Plan::of(config, cores).bytes() as u64 + ram
+}
+
 /// The CPU of each core; a core that is not pinned has none.
 fn cpus_of(cores: &Cores) -> Result<Vec<Option<usize>>> {
     if cores.0.is_empty() {
@@ -297,13 +362,12 @@ fn cpus_of(cores: &Cores) -> Result<Vec<Option<usize>>> {
 fn warn_of_few_files(config: &Config) {
     let wanted = u64::from(config.limits.queues) + FILES_BESIDE;
     match boot::raise_open_files() {
-        Ok(limit) if limit >= wanted => (),
-        Ok(limit) => log::warn!(
+        limit if limit >= wanted => (),
+        limit => log::warn!(
             "only {limit} files may be open, so there is room for about {} connections, not {}; \
              raise it with `ulimit -n {wanted}` or LimitNOFILE= of the service",
             limit.saturating_sub(FILES_BESIDE),
             config.limits.queues
         ),
-        Err(cause) => log::warn!("cannot read the limit of open files: {cause}"),
     }
 }

@@ -1,5 +1,7 @@
 //! `ferroce serve`: the node, until it is told to stop.
 
+mod manager;
+mod reload;
 mod setup;
 
 use std::fmt::Write as _;
@@ -15,10 +17,11 @@ use crate::ctl::protocol::{Node as View, Order, Request, Response};
 use crate::ctl::socket::Socket;
 use crate::fail::{Fail, Result};
 use crate::metrics::Place;
-use crate::node::Node;
-use crate::signals::Signals;
+use crate::node::{News, Node};
+use crate::signals::{Signals, Told};
 use crate::units::about;
 use crate::url::Url;
+use manager::Manager;
 
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -26,13 +29,22 @@ pub fn run(args: ServeArgs) -> Result<()> {
         return print(crate::config::EXAMPLE);
     }
     let setup::Plan { config, file } = setup::plan(&args)?;
+    if args.check {
+        return print("the configuration can be used\n");
+    }
     // From here on a signal ends the node in good order, however far it has come.
-    let signals = Signals::take()?;
+    let signals = match &file {
+        Some(_) => Signals::take_with_reload()?,
+        None => Signals::take()?,
+    };
     warn_of_open_doors(&config);
     let socket = control_socket(&config)?;
     let metrics = config.metrics.map(Place::open).transpose()?;
     let metrics_at = metrics.as_ref().map(|place| place.address);
-    let node = Node::start(&config, file)?;
+    let node = match args.patient {
+        true => Node::start_patient(&config, file.clone())?,
+        false => Node::start(&config, file.clone())?,
+    };
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
     }
@@ -55,10 +67,40 @@ pub fn run(args: ServeArgs) -> Result<()> {
         Response::Failed(why) => return Err(Fail(why)),
         _ => (),
     }
-    let name = signals.wait()?;
-    print(&format!("{name}: finishing what is outstanding\n"))?;
+    let manager = Manager::of(&node);
+    manager.ready();
+    let (teller, looker) = (signals.teller(), manager.clone());
+    node.look(move |news| match news {
+        News::Found(_) => looker.tell_status(),
+        News::Restart(why) => _ = teller.send(Told::Restart(why)),
+    })?;
+    let mut config = config;
+    let why = loop {
+        match signals.wait()? {
+            Told::End(name) => break Ok(name),
+            Told::Restart(why) => break Err(Fail(why)),
+            Told::Reload => {
+                let Some(file) = &file else { continue };
+                manager.reloading();
+                match reload::reload(&node, &config, file) {
+                    Ok(read) => config = read,
+                    Err(Fail(why)) => {
+                        log::error!("nothing of the configuration was changed: {why}")
+                    }
+                }
+                manager.ready();
+            }
+        }
+    };
+    manager.stopping();
+    print(&format!(
+        "{}: finishing what is outstanding\n",
+        why.as_ref().map_or("another start", |name| *name)
+    ))?;
     node.stop()?;
-    print("stopped\n")
+    print("stopped\n")?;
+    // Who started us starts us again, if it does so after a failure.
+    why.map(drop)
 }
 
 /// A socket that was asked for must be there; the usual one is worth a warning.
@@ -161,6 +203,9 @@ fn greeting(
     }
     if let Some(address) = metrics {
         let _ = writeln!(out, "  measured at http://{address}/metrics");
+    }
+    for missing in &view.missing {
+        let _ = writeln!(out, "  without {missing}");
     }
     out.push_str("\nOn a Linux host, as root:\n");
     let places: Vec<Url> = view

@@ -1,10 +1,11 @@
-//! SIGTERM, SIGINT and SIGHUP: the first ends the program in good order, a later one at once.
+//! SIGTERM, SIGINT and SIGHUP: the first ends the program in good order, a later one at once. For a node that has a
+//! configuration file, SIGHUP is the wish to read it again.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -14,41 +15,73 @@ use signal_hook::low_level::pipe;
 
 use crate::fail::{Context, Fail, Result};
 
+/// SIGHUP comes last: it may mean something else.
 const SIGNALS: [(i32, &str); 3] = [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT"), (SIGHUP, "SIGHUP")];
 
 /// Signals within this time are one: `timeout` and some shells send theirs twice.
 const SAME: Duration = Duration::from_millis(500);
 
+/// What the program is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// By a signal of this name, to end.
+    End(&'static str),
+    /// To read its configuration again.
+    Reload,
+    /// By a part of itself, to start again, and why.
+    Restart(String),
+}
+
 /// The signals that end the program.
 #[derive(Debug)]
 pub struct Signals {
-    first: Receiver<&'static str>,
+    told: Receiver<Told>,
+    tell: Sender<Told>,
     came: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// From now on they are ours.
     pub fn take() -> Result<Signals> {
-        Signals::try_take().context(|| "cannot handle signals")
+        Signals::try_take(&SIGNALS).context(|| "cannot handle signals")
     }
 
-    fn try_take() -> std::io::Result<Signals> {
+    /// The same, and SIGHUP does not end the program.
+    pub fn take_with_reload() -> Result<Signals> {
+        let what = || "cannot handle signals";
+        let signals = Signals::try_take(&SIGNALS[..2]).context(what)?;
+        let mut hups = signal_hook::iterator::Signals::new([SIGHUP]).context(what)?;
+        let tell = signals.tell.clone();
+        let listen = move || {
+            for _ in &mut hups {
+                let _ = tell.send(Told::Reload);
+            }
+        };
+        thread::Builder::new()
+            .name("reload".into())
+            .spawn(listen)
+            .context(what)?;
+        Ok(signals)
+    }
+
+    fn try_take(ending: &'static [(i32, &'static str)]) -> std::io::Result<Signals> {
         let (mut pipe, other) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         let at_once = Arc::new(AtomicBool::new(false));
         let which = Arc::new(AtomicUsize::new(0));
-        for (number, (signal, _)) in SIGNALS.iter().enumerate() {
+        for (number, (signal, _)) in ending.iter().enumerate() {
             // The status is what a shell gives to a program that was interrupted.
             flag::register_conditional_shutdown(*signal, 130, at_once.clone())?;
             flag::register(*signal, came.clone())?;
             flag::register_usize(*signal, which.clone(), number)?;
             pipe::register(*signal, other.try_clone()?)?;
         }
-        let (tell, first) = channel();
+        let (tell, told) = channel();
+        let teller = tell.clone();
         let listen = move || {
             // The pipe ends with the process only, so this reads until a signal came.
             if pipe.read_exact(&mut [0]).is_ok() {
-                let _ = tell.send(SIGNALS[which.load(Ordering::Relaxed)].1);
+                let _ = teller.send(Told::End(ending[which.load(Ordering::Relaxed)].1));
                 thread::sleep(SAME);
                 at_once.store(true, Ordering::Relaxed);
             }
@@ -56,17 +89,22 @@ impl Signals {
         thread::Builder::new()
             .name("signals".into())
             .spawn(listen)?;
-        Ok(Signals { first, came })
+        Ok(Signals { told, tell, came })
     }
 
-    /// Waits for one; its name.
-    pub fn wait(&self) -> Result<&'static str> {
-        self.first
+    /// For parts of the program that have something to tell.
+    pub fn teller(&self) -> Sender<Told> {
+        self.tell.clone()
+    }
+
+    /// Waits until there is something.
+    pub fn wait(&self) -> Result<Told> {
+        self.told
             .recv()
             .map_err(|_| Fail("no signal can be waited for".into()))
     }
 
-    /// True once one came.
+    /// True once one came that ends the program.
     pub fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
     }

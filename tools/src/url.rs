@@ -2,7 +2,7 @@
 //! subsystem's NQN behind it.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use ferroce_engine::table::Transport;
@@ -126,6 +126,15 @@ impl FromStr for Url {
 impl Url {
     /// The socket addresses it stands for; at least one.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
+        // A static executable would need the shared libraries of this very glibc to look a name up.
+        if cfg!(target_feature = "crt-static") && self.host.parse::<IpAddr>().is_err() {
+            fail!(
+                "`{}` is a name, and this static build of Ferroce does not look names up; write the numeric address \
+                 (`getent ahosts {}` tells it)",
+                self.host,
+                self.host
+            );
+        }
         let found: Vec<_> = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .context(|| format!("cannot find the address of `{}`", self.host))?

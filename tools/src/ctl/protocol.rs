@@ -115,6 +115,9 @@ pub struct Node {
     pub listen: Vec<String>,
     /// One each.
     pub cores: Vec<CoreView>,
+    /// What it was to have and has not, yet.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// What hosts connect to.
     pub subsystems: Vec<SubsystemView>,
 }

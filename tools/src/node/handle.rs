@@ -30,6 +30,8 @@ use super::control::{Ask, Look, Reply};
 use super::core::Clock;
 use super::door::AnyListener;
 use super::drives::Drive;
+use super::wanted::Wanted;
+use crate::boot;
 use crate::config::{Memory, Namespace, check_nsid};
 use crate::ctl::protocol::{
     CoreView, Host, NamespaceView, Node, Order, Request, Response, SlowIo, SubsystemView,
@@ -58,6 +60,8 @@ pub struct Handle {
     verbs: Option<(usize, Arc<Verbs>)>,
     /// Where software RoCEv2 listens; other RDMA listeners are devices'.
     roce: OnceLock<Vec<SocketAddr>>,
+    /// What a patient node has not, yet.
+    wanted: Wanted,
     since: Instant,
     /// Bytes that drives copied which are gone.
     copied_before: AtomicU64,
@@ -92,6 +96,7 @@ impl Handle {
         file: Option<PathBuf>,
         (memory, regions): (Memory, Vec<Arc<Region>>),
         clock: Clock,
+        wanted: Wanted,
         #[cfg(feature = "verbs")] verbs: Option<(usize, Arc<Verbs>)>,
     ) -> Handle {
         Handle {
@@ -106,9 +111,20 @@ impl Handle {
             #[cfg(feature = "verbs")]
             verbs,
             roce: OnceLock::new(),
+            wanted,
             since: Instant::now(),
             copied_before: AtomicU64::new(0),
         }
+    }
+
+    /// What it was to have and has not.
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// Held by whoever changes something.
+    pub fn changing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing)
     }
 
     /// Does what was asked, and says what came of it.
@@ -134,7 +150,7 @@ impl Handle {
                  Start it with `ferroce serve --config FILE`"
             ),
         };
-        let _one_at_a_time = lock(&self.changing);
+        let _one_at_a_time = self.changing();
         let done = self.execute(&request.order, request.subsystem.as_deref())?;
         if let (Some(file), Some(change)) = (file, done.to_persist()) {
             persist(file, &change)
@@ -458,7 +474,12 @@ impl Handle {
     /// Shuts all drives down. The cores must be done with them.
     pub(super) fn close_drives(&self) {
         let drives = std::mem::take(&mut *lock(&self.drives));
-        drop(drives);
+        // Side by side: each may take as long as its shutdown does.
+        std::thread::scope(|scope| {
+            for drive in drives.into_values() {
+                scope.spawn(move || drop(drive));
+            }
+        });
     }
 
     /// Begins the end of the node.
@@ -554,6 +575,7 @@ impl Handle {
                 .map(|known| self.url(known).to_string())
                 .collect(),
             cores: self.cores.iter().map(core).collect(),
+            missing: [self.wanted.lines(), boot::missing()].concat(),
             subsystems: table
                 .subsystems
                 .values()

@@ -23,7 +23,9 @@ mod inbox;
 pub mod inventory;
 #[cfg(test)]
 mod layout;
+mod providers;
 mod queue;
 
 pub use cm::{Listener, Options, Verbs, VerbsIncoming, none_here};
 pub use core::VerbsProvider;
+pub use providers::link_providers;

@@ -1,0 +1,272 @@
+//! The node as a service: what it says to its manager, a file that is read again, starting with what there is.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// What is waited for comes in this time, on a machine that is busy, too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node of a configuration file, whose manager we are.
+struct Node {
+    child: Child,
+    dir: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+fn ferroce() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+impl Node {
+    fn start(arguments: &[&str], text: &str) -> Node {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        write(dir.path(), text);
+        let child = ferroce()
+            .arg("serve")
+            .args(arguments)
+            .arg("--config")
+            .arg(dir.path().join("f.toml"))
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        Node { child, dir, socket }
+    }
+
+    /// The next thing it says to its manager.
+    fn said(&self) -> String {
+        let mut bytes = [0; 4096];
+        let count = self.socket.recv(&mut bytes).expect("it says something");
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    fn ctl(&self, order: &str) -> String {
+        let socket = self.dir.path().join("ctl.sock");
+        let output = ferroce().args(["ctl", order, "--ctl"]).arg(socket).output();
+        stdout(&output.expect("the binary runs"))
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("waits") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the node does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut log = String::new();
+        let mut err = self.child.stderr.take().expect("piped");
+        err.read_to_string(&mut log).expect("reads");
+        (status.code(), log)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What every file has: a control socket beside it.
+fn write(dir: &Path, text: &str) {
+    let ctl = dir.join("ctl.sock");
+    let text = format!("ctl = {ctl:?}\n{text}");
+    fs::write(dir.join("f.toml"), text).expect("written");
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn file(dir: &Path, name: &str, bytes: u64) -> PathBuf {
+    let path = dir.join(name);
+    let file = fs::File::create(&path).expect("made");
+    file.set_len(bytes).expect("sized");
+    path
+}
+
+fn until(what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const SUBSYSTEM: &str =
+    "listen = [\"tcp://127.0.0.1:0\"]\n[[subsystem]]\nnqn = \"nqn.2024-01.org.example:node\"\n";
+
+#[test]
+fn its_manager_hears_of_its_life() {
+    let node = Node::start(
+        &[],
+        &format!("{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}]\n"),
+    );
+    let said = node.said();
+    assert!(said.contains("READY=1"), "{said}");
+    assert!(
+        said.contains("STATUS=serves 1 namespace at tcp://127.0.0.1:"),
+        "{said}"
+    );
+    node.signal("TERM");
+    assert_eq!(node.said().trim(), "STOPPING=1");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn a_hangup_has_the_file_read_again() {
+    let node = Node::start(
+        &[],
+        &format!("{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}]\n"),
+    );
+    assert!(node.said().contains("READY=1"));
+    write(
+        node.dir.path(),
+        &format!(
+            "spin = \"20us\"\n{SUBSYSTEM}allow = [\"nqn.2024-01.org.example:host\"]\n\
+             namespace = [{{device = \"ram:2MiB\"}}, {{device = \"ram:3MiB\"}}]\n"
+        ),
+    );
+    node.signal("HUP");
+    assert!(node.said().contains("RELOADING=1\nMONOTONIC_USEC="));
+    assert!(node.said().contains("READY=1\nSTATUS=serves 2 namespaces"));
+    let shown = node.ctl("show");
+    for part in ["2 MiB", "3 MiB", "allows  nqn.2024-01.org.example:host"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    // What is wrong changes nothing.
+    write(node.dir.path(), "listen = 5\n");
+    node.signal("HUP");
+    assert!(node.said().contains("RELOADING=1"));
+    assert!(node.said().contains("serves 2 namespaces"));
+    node.signal("TERM");
+    let (status, log) = node.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(
+        log.contains("of spin is in force at the next start"),
+        "{log}"
+    );
+    assert!(
+        log.contains("nothing of the configuration was changed"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_patient_node_waits_for_a_drive_and_an_impatient_one_does_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let late = dir.path().join("late.img");
+    let text = format!(
+        "{SUBSYSTEM}namespace = [{{device = \"file:{}\"}}, {{device = \"ram:1MiB\"}}]\n",
+        late.display()
+    );
+    let (status, log) = Node::start(&[], &text).end();
+    assert_eq!(status, Some(1));
+    assert!(log.contains("late.img"), "{log}");
+
+    let node = Node::start(&["--patient"], &text);
+    let said = node.said();
+    assert!(said.contains("serves 1 namespace at"), "{said}");
+    assert!(
+        said.contains("; missing: file:") && said.contains("late.img"),
+        "{said}"
+    );
+    assert!(node.ctl("show").contains("missing   file:"));
+    file(dir.path(), "late.img", 1 << 20);
+    let said = node.said();
+    assert!(
+        said.contains("serves 2 namespaces at") && !said.contains("missing"),
+        "{said}"
+    );
+    until("it has the number it was to have", || {
+        let shown = node.ctl("show");
+        !shown.contains("missing") && shown.contains("late.img")
+    });
+    node.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn a_patient_node_goes_on_without_an_address_and_starts_again_for_none_that_is_there() {
+    // 192.0.2.0/24 is for documentation: no machine has it.
+    let text = "listen = [\"tcp://127.0.0.1:0\", \"tcp://192.0.2.7:4420\", \"roce://192.0.2.7:4420\"]\n[[subsystem]]\n";
+    let node = Node::start(&["--patient"], text);
+    let said = node.said();
+    for part in [
+        "READY=1",
+        "tcp://192.0.2.7:4420: ",
+        "roce://192.0.2.7:4420: no interface",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // It looks twice, and finds nothing.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(node.ctl("show").contains("missing   tcp://192.0.2.7:4420"));
+    node.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn the_log_is_shown() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let metrics = taken.local_addr().expect("it has one");
+    drop(taken);
+    let text = format!(
+        "metrics = \"{metrics}\"\n{SUBSYSTEM}namespace = [{{device = \"file:/nonexistent/a\"}}]\n"
+    );
+    let node = Node::start(&["--patient"], &text);
+    assert!(node.said().contains("READY=1"));
+    let mut stream = TcpStream::connect(metrics).expect("it listens");
+    stream
+        .write_all(b"GET /log HTTP/1.1\r\n\r\n")
+        .expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(
+        answer.contains("200 OK") && answer.contains("text/plain"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("Z warn: ") && answer.contains("/nonexistent/a"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_configuration_can_be_checked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let check = |text: &str| {
+        write(dir.path(), text);
+        let path = dir.path().join("f.toml");
+        let output = ferroce()
+            .args(["serve", "--check", "--config"])
+            .arg(path)
+            .output();
+        output.expect("the binary runs")
+    };
+    let good = check(&format!(
+        "{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}]\n"
+    ));
+    assert!(good.status.success() && stdout(&good).contains("can be used"));
+    let bad = check("spin = 5\n");
+    assert!(!bad.status.success());
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("f.toml:2"));
+}
