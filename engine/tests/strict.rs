@@ -12,7 +12,8 @@ use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::{
-    Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, Inbound, Io, Reply, Tick,
+    Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Io, Reply,
+    Tick,
 };
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::Wire;
@@ -80,7 +81,7 @@ impl Fabric for Wires {
                 Inbound::Capsule {
                     conn: conn(slot),
                     sqe,
-                    data: &self.data,
+                    data: InCapsule::Bytes(&self.data),
                 }
             }
             Came::Spoiled(slot, sqe) => Inbound::Spoiled {

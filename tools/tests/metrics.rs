@@ -486,7 +486,7 @@ fn clients_that_mean_no_good_cost_only_themselves() {
     }
     let mut answer = String::new();
     pieces.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.ends_with("/metrics\n/status\n"), "{answer}");
+    assert!(answer.ends_with("/metrics\n/status\n/log\n"), "{answer}");
 
     // Some say nothing, some half of it, some never read, some send without end; then some more.
     let mut others = Vec::new();
