@@ -50,6 +50,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// List NVMe drives and RDMA devices; take drives from the kernel or give them back
     Devices(DevicesArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print the completions of a shell
     Completions {
         /// The shell

@@ -633,6 +633,18 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_examples_are_valid() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/package/examples");
+        let mut count = 0;
+        for entry in fs::read_dir(folder).expect("it is there") {
+            let path = entry.expect("readable").path();
+            Config::read(&path).unwrap_or_else(|why| panic!("{why}"));
+            count += 1;
+        }
+        assert_eq!(count, 3);
+    }
+
+    #[test]
     fn the_example_shows_the_defaults() {
         let parsed = Config::parse(EXAMPLE, "example").expect("valid");
         let mut default = Config {

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
-use fail::Result;
+use fail::{Context, Result};
 
 fn main() -> ExitCode {
     if let Some(code) = boot::special(std::env::args_os().next().as_deref()) {
@@ -56,6 +56,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::RawServer(args) => probe::raw::server::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Devices(args) => devices::run(&args),
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .context(|| format!("cannot write manual pages into {}", folder.display())),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ferroce", &mut script);

@@ -41,6 +41,16 @@ impl Links {
         }
     }
 
+    /// True if all that is configured is there, or anything at all if nothing is.
+    pub fn are_there(&self) -> bool {
+        let there = interfaces();
+        let has = |link: &Link| there.iter().any(|found| is(link, found));
+        match self.links.is_empty() {
+            true => !there.is_empty(),
+            false => self.links.iter().all(has),
+        }
+    }
+
     /// Brings up what is there and was not, and says what is missing.
     pub fn tend(&mut self, modules: &Modules) {
         let there = interfaces();
@@ -63,10 +73,7 @@ impl Links {
             self.board.forget("the network");
         }
         for link in links {
-            let wanted = |found: &&Interface| {
-                link.name.as_ref() == Some(&found.name) || link.mac == Some(found.mac)
-            };
-            let Some(interface) = there.iter().find(wanted) else {
+            let Some(interface) = there.iter().find(|found| is(&link, found)) else {
                 self.board
                     .miss(&link.label(), "there is no such network interface");
                 continue;
@@ -127,6 +134,10 @@ impl Links {
         dhcp::keep(interface.clone(), self.hostname.clone(), self.board.clone())?;
         Ok(How::Dhcp)
     }
+}
+
+fn is(link: &Link, interface: &Interface) -> bool {
+    link.name.as_ref() == Some(&interface.name) || link.mac == Some(interface.mac)
 }
 
 fn by_dhcp(interface: &Interface) -> Link {

@@ -34,6 +34,8 @@ const END: Duration = Duration::from_secs(60);
 const LIVED: Duration = Duration::from_secs(30);
 /// After so many failed starts in a row, the machine starts again.
 const STARTS: u32 = 5;
+/// What hardware there is appears in this time after the start, most of it at once.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Between two starts.
 const PAUSE: Duration = Duration::from_secs(1);
 const NOTIFY: &str = "/run/ferroce/notify";
@@ -78,6 +80,7 @@ pub fn live() -> Result<End> {
     };
     machine.load_modules(&config);
     machine.set_huge_pages_aside(&config);
+    machine.settle();
     machine.tend();
     machine.run(&events)
 }
@@ -144,9 +147,29 @@ impl Machine {
         }
     }
 
+    /// Interfaces appear a moment after their drivers were loaded; those that are missing then are missing.
+    fn settle(&mut self) {
+        self.take_drives();
+        let until = Instant::now() + SETTLE;
+        loop {
+            self.load_drivers();
+            if self.links.are_there() || Instant::now() >= until {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Looks for what is new or was missing.
     fn tend(&mut self) {
+        self.take_drives();
+        self.load_drivers();
         self.links.tend(&self.modules);
+        self.buttons.watch(&self.events);
+    }
+
+    /// Before drivers are loaded: the kernel's own takes what is nobody's.
+    fn take_drives(&self) {
         let sysfs = Sysfs::default();
         for drive in &self.drives {
             let what = format!("drive {drive}");
@@ -157,12 +180,12 @@ impl Machine {
                 Some(Ok(false)) | None => self.board.forget(&what),
             }
         }
-        // After that: a driver of the kernel takes what is nobody's.
+    }
+
+    fn load_drivers(&mut self) {
         for why in self.modules.load_for_hardware() {
             log::warn!("{why}");
         }
-        self.links.tend(&self.modules);
-        self.buttons.watch(&self.events);
     }
 
     fn run(&mut self, events: &Receiver<Event>) -> Result<End> {
@@ -236,11 +259,33 @@ impl Machine {
     fn tell(&self, status: &str) {
         let up = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let up = up.split_whitespace().next().unwrap_or("?").to_owned();
-        log::info!("after {up} s: {status}");
+        log::info!(
+            "after {up} s, with {} MiB of memory of its own: {status}",
+            memory() >> 20
+        );
         for line in self.board.lines() {
             log::info!("still missing: {line}");
         }
     }
+}
+
+/// Bytes that this system takes beside the kernel and what was set aside: of all processes, and of the files in memory.
+fn memory() -> u64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let resident: u64 = processes
+        .filter_map(|process| fs::read_to_string(process.path().join("status")).ok())
+        .filter_map(|status| {
+            // What processes share with files is counted with the files.
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("RssAnon:"))?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+        })
+        .sum();
+    let files = rustix::fs::statvfs("/").map_or(0, |root| {
+        root.f_blocks.saturating_sub(root.f_bfree) * root.f_frsize
+    });
+    resident * 1024 + files
 }
 
 /// The NVMe drives that the node drives itself.
