@@ -45,11 +45,17 @@ pub enum Bug {
     DrainsForEver,
     /// Commands that a lost I/O queue left at a drive are not waited for.
     LostQueueForgotten,
+    /// A READ is taken for whole when its last packet came, whatever was lost before.
+    ReadHoles,
+    /// A request that comes a second time is carried out again.
+    Repeated,
+    /// Bufs of RECVs are lost with their queue pair.
+    RecvsLost,
 }
 
 impl Bug {
     /// All there are, by the name they are asked for.
-    pub const ALL: [(&'static str, Bug); 20] = [
+    pub const ALL: [(&'static str, Bug); 23] = [
         ("generation-kept", Bug::GenerationKept),
         ("head-too-far", Bug::HeadTooFar),
         ("bufs-lost", Bug::BufsLost),
@@ -70,6 +76,9 @@ impl Bug {
         ("lends-all", Bug::LendsAll),
         ("drains-for-ever", Bug::DrainsForEver),
         ("lost-queue-forgotten", Bug::LostQueueForgotten),
+        ("read-holes", Bug::ReadHoles),
+        ("repeated", Bug::Repeated),
+        ("recvs-lost", Bug::RecvsLost),
     ];
 }
 

@@ -13,16 +13,37 @@ use crate::rdma::provider::{
 use crate::roce::cm::Incoming;
 use crate::roce::counters::Dropped;
 use crate::roce::device::Device;
+use crate::roce::payload::Outlet;
 use crate::roce::udp::Sockets;
 
 /// Batches of packets that are taken in a turn.
 const BATCHES_PER_TURN: u32 = 4;
 
+/// What packets come in by and leave by: a core's sockets, or a simulated network.
+pub trait Line: Outlet {
+    /// Takes the packets that are there, a bounded number, to the device. True if there may be more.
+    fn receive(&mut self, now: Tick, device: &mut Device) -> bool;
+
+    /// Readable when packets are there; `None` if nobody can sleep on it.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+impl Line for Sockets {
+    #[inline]
+    fn receive(&mut self, now: Tick, device: &mut Device) -> bool {
+        Sockets::receive(self, now, device)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
 /// One core's queue pairs over its sockets.
 #[derive(Debug)]
-pub struct Roce {
+pub struct Roce<L = Sockets> {
     device: Device,
-    sockets: Sockets,
+    line: L,
     /// Batches that may yet be taken in this turn.
     batches: u32,
     /// There may be more packets in the sockets.
@@ -34,9 +55,17 @@ impl Roce {
     /// guess.
     pub fn new(sockets: Sockets, guid: u64, seed: u64) -> Roce {
         let (worker, workers) = (sockets.worker, sockets.workers);
+        let device = Device::new(sockets.ports.clone(), guid, worker, workers, seed);
+        Roce::over(sockets, device)
+    }
+}
+
+impl<L: Line> Roce<L> {
+    /// Of a device and what its packets go by.
+    pub fn over(line: L, device: Device) -> Roce<L> {
         Roce {
-            device: Device::new(sockets.ports.clone(), guid, worker, workers, seed),
-            sockets,
+            device,
+            line,
             batches: BATCHES_PER_TURN,
             more: false,
         }
@@ -53,7 +82,7 @@ impl Roce {
     }
 }
 
-impl Provider for Roce {
+impl<L: Line> Provider for Roce<L> {
     type Incoming = Box<Incoming>;
 
     fn open(
@@ -141,7 +170,7 @@ impl Provider for Roce {
                 return None;
             }
             self.batches -= 1;
-            self.more = self.sockets.receive(now, &mut self.device);
+            self.more = self.line.receive(now, &mut self.device);
             if !self.more && !self.device.has_events() {
                 return None;
             }
@@ -153,7 +182,7 @@ impl Provider for Roce {
         self.batches = BATCHES_PER_TURN;
         // What was received comes first: of a core that did not run for a while, the acknowledgement is there already.
         self.device.on_time(now);
-        self.device.transmit(now, &mut self.sockets);
+        self.device.transmit(now, &mut self.line);
     }
 
     fn next_timeout(&self) -> Option<Tick> {
@@ -165,7 +194,7 @@ impl Provider for Roce {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.sockets.as_fd())
+        self.line.fd()
     }
 
     fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {

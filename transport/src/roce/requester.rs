@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use ferroce_engine::plant::{self, Bug};
 use ferroce_engine::port::Tick;
 use ferroce_wire::roce::{Opcode, Syndrome};
 
@@ -423,7 +424,7 @@ impl Requester {
             return Err(Dropped::Duplicate);
         }
         self.retire(now, psn, events);
-        if self.una != psn {
+        if self.una != psn && !plant::on(Bug::ReadHoles) {
             return Err(Dropped::ReadOrder);
         }
         let Some(Entry {

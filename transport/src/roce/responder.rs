@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use ferroce_buf::Buf;
+use ferroce_engine::plant::{self, Bug};
 use ferroce_wire::roce::{ACK_REQ, Opcode, Reth, Syndrome};
 
 use crate::rdma::provider::{Access, Event, HEAD_LEN, QpId, Remote};
@@ -146,7 +147,7 @@ impl Responder {
             }
             return Err(Dropped::Gap.into());
         }
-        if ahead < 0 {
+        if ahead < 0 && !plant::on(Bug::Repeated) {
             self.on_duplicate(psn, packet, grants);
             return Err(Dropped::Duplicate.into());
         }
@@ -471,7 +472,8 @@ impl Responder {
     pub fn fail(&mut self, events: &mut VecDeque<Event>) {
         self.responses.clear();
         self.owed = None;
-        for buf in self.recvs.drain(..).flatten() {
+        let lost = plant::on(Bug::RecvsLost);
+        for buf in self.recvs.drain(..).flatten().filter(|_| !lost) {
             events.push_back(Event::Unposted { buf });
         }
     }

@@ -121,6 +121,11 @@ impl Ground {
         }
     }
 
+    /// A host asks for a connection by RDMA.
+    pub fn dial_rdma(&mut self, path: usize, qid: u16, depth: u16) -> LinkId {
+        self.net.borrow_mut().dial_rdma(path, qid, depth)
+    }
+
     /// A host asks for a connection.
     pub fn dial(&mut self, path: usize) -> LinkId {
         let core = self.rng.usize(0..self.plan.cores);

@@ -244,8 +244,15 @@ impl Path {
 
     // Connecting.
 
+    fn dial(&self, ground: &mut Ground, qid: u16, depth: u16) -> LinkId {
+        match self.plan.rdma {
+            true => ground.dial_rdma(self.index, qid, depth),
+            false => ground.dial(self.index),
+        }
+    }
+
     fn dial_admin(&mut self, ground: &mut Ground) {
-        let link = ground.dial(self.index);
+        let link = self.dial(ground, 0, ADMIN_DEPTH);
         self.admin = Some(Queue::new(link, 0, ADMIN_DEPTH, self.plan.flow_control));
         self.enter(ground, Phase::Connecting);
     }
@@ -302,7 +309,7 @@ impl Path {
         }
         self.enter(ground, Phase::ConnectingIo);
         for qid in 1..=self.granted.min(self.plan.io_queues) {
-            let link = ground.dial(self.index);
+            let link = self.dial(ground, qid, self.plan.depth);
             let queue = Queue::new(link, qid, self.plan.depth, self.plan.flow_control);
             self.io.push(queue);
         }
@@ -454,7 +461,7 @@ impl Path {
             qid = *ground.rng.pick(&others);
             self.lost.retain(|(lost, _)| *lost != qid);
         }
-        let link = ground.dial(self.index);
+        let link = self.dial(ground, qid, self.plan.depth);
         let queue = Queue::new(link, qid, self.plan.depth, self.plan.flow_control);
         self.io.push(queue);
     }
@@ -541,7 +548,11 @@ impl Path {
 
     /// An admin command as tools and kernels send them.
     fn send_admin(&mut self, ground: &mut Ground) {
-        let Some(admin) = self.admin.as_mut().filter(|admin| admin.has_room()) else {
+        let Some(admin) = self
+            .admin
+            .as_mut()
+            .filter(|admin| admin.has_room_to_spare())
+        else {
             return;
         };
         let nsid = ground.spaces[ground.rng.usize(0..ground.spaces.len())].nsid;

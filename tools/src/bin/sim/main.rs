@@ -1,11 +1,12 @@
 //! `sim`: the whole node on a virtual clock, from a seed.
 //!
-//! The production core loop, control and RAM drive run in one thread against simulated hosts, drives and
+//! The production core loop, control, RAM drive and software RoCEv2 run in one thread against simulated hosts, drives and
 //! networks that are slow, stall, fail, drop and come back; what every host may find in every block is
 //! known, and everything that was handed out must come home. The same seed is the same run, bit for bit.
 
 mod content;
 mod disk;
+mod ether;
 mod ground;
 mod host;
 mod io;
@@ -14,6 +15,7 @@ mod net;
 mod node;
 mod plan;
 mod queue;
+mod rdma;
 mod shared;
 mod world;
 

@@ -16,6 +16,8 @@ use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
+use crate::ether::Medium;
+use crate::rdma::Remote;
 use crate::shared::{Chance, Common, Event, MS, S, US};
 
 /// Names a link for ever.
@@ -98,6 +100,8 @@ pub struct Link {
     pub excused: bool,
     /// The core has heard of its end, or never will hear of the link.
     pub target_closed: bool,
+    /// The host's end, if it is one by RDMA.
+    remote: Option<Box<Remote>>,
 }
 
 #[derive(Debug)]
@@ -106,13 +110,23 @@ pub struct Net {
     rng: fastrand::Rng,
     pub weather: Weather,
     pub links: Vec<Link>,
+    /// What RDMA goes by.
+    pub medium: Medium,
 }
 
 pub type Wire = Rc<RefCell<Net>>;
 
+impl Link {
+    /// The host's end by RDMA is over. One that never stood has carried nothing: the core need not hear of it.
+    fn hung_up(&mut self) {
+        self.target_closed |= self.remote.as_ref().is_some_and(|remote| !remote.up);
+    }
+}
+
 impl Net {
-    pub fn new(common: Common, rng: fastrand::Rng, weather: Weather) -> Net {
+    pub fn new(common: Common, rng: fastrand::Rng, weather: Weather, medium: Medium) -> Net {
         Net {
+            medium,
             common,
             rng,
             weather,
@@ -135,8 +149,75 @@ impl Net {
             deaf: false,
             excused: false,
             target_closed: false,
+            remote: None,
         });
         self.links.len() as LinkId - 1
+    }
+
+    /// A link by RDMA that a host has just asked for, for queue `qid` of so many entries.
+    pub fn dial_rdma(&mut self, path: usize, qid: u16, depth: u16) -> LinkId {
+        let id = self.dial(path, 0);
+        let now = Tick(self.common.now());
+        let in_capsule = self.rng.bool();
+        let remote = Remote::new(&self.medium, id, (qid, depth), in_capsule, now);
+        self.links[id as usize].remote = Some(Box::new(remote));
+        self.run(id);
+        id
+    }
+
+    /// The host's end of a link by RDMA does what there is to do.
+    pub fn run(&mut self, id: LinkId) {
+        let now = self.common.now();
+        let link = &mut self.links[id as usize];
+        let Some(remote) = link.remote.as_mut().filter(|_| !link.silent) else {
+            return;
+        };
+        if remote.planned <= now {
+            remote.planned = u64::MAX;
+        }
+        let mut say = Vec::new();
+        link.excused |= !remote.run(Tick(now), &mut say);
+        if let Some(due) = remote.due(now)
+            && due < remote.planned
+        {
+            remote.planned = due.max(now + 1);
+            self.common.at(remote.planned, Event::Packet { link: id });
+        }
+        self.tell(id, say);
+    }
+
+    /// A host's end of a link by RDMA has something to say to its host.
+    fn tell(&mut self, id: LinkId, say: Vec<ToHost>) {
+        let now = self.common.now();
+        let link = &mut self.links[id as usize];
+        for message in say {
+            if link.shut_host {
+                return;
+            }
+            if let ToHost::Closed = message {
+                link.hung_up();
+                link.shut_host = true;
+            }
+            link.to_host.push_back((now, message));
+            self.common.at(now, Event::ToHost { link: id });
+        }
+    }
+
+    fn tell_remote(&mut self, id: LinkId, message: ToTarget) {
+        let now = Tick(self.common.now());
+        let link = &mut self.links[id as usize];
+        if link.silent || link.shut_target {
+            return;
+        }
+        if let ToTarget::Closed = message {
+            link.hung_up();
+            link.shut_target = true;
+        }
+        let mut say = Vec::new();
+        let remote = link.remote.as_mut().expect("the caller saw it");
+        remote.told(message, now, &mut say);
+        self.tell(id, say);
+        self.run(id);
     }
 
     pub fn link(&mut self, link: LinkId) -> &mut Link {
@@ -157,6 +238,9 @@ impl Net {
 
     /// A host sends something.
     pub fn send_to_target(&mut self, id: LinkId, message: ToTarget) {
+        if self.links[id as usize].remote.is_some() {
+            return self.tell_remote(id, message);
+        }
         let now = self.common.now();
         let delay = self.delay();
         let link = &mut self.links[id as usize];
@@ -195,6 +279,9 @@ impl Net {
     /// The line is cut: both ends hear of it, each after what still arrives.
     pub fn cut(&mut self, id: LinkId) {
         self.common.note("cut", &[id.into()]);
+        if self.links[id as usize].remote.is_some() {
+            return self.cut_rdma(id);
+        }
         let keep_target = self.rng.bool();
         let keep_host = self.rng.bool();
         let link = &mut self.links[id as usize];
@@ -212,6 +299,18 @@ impl Net {
         self.send_to_host(id, ToHost::Closed);
     }
 
+    /// Nothing gets through for a while, which both ends must bear; or the host's device gives up.
+    fn cut_rdma(&mut self, id: LinkId) {
+        if self.rng.bool() {
+            let dark = self.rng.skewed(MS, 2 * S);
+            self.medium.borrow_mut().darken(id, dark);
+            return;
+        }
+        self.links[id as usize].excused = true;
+        self.tell_remote(id, ToTarget::Closed);
+        self.tell(id, vec![ToHost::Closed]);
+    }
+
     /// The host is gone without a word; the transport notices by itself after a while.
     pub fn vanish(&mut self, id: LinkId) {
         let now = self.common.now();
@@ -223,7 +322,8 @@ impl Net {
         link.excused = true;
         link.silent = true;
         link.to_host.clear();
-        if !link.shut_target {
+        // Of RDMA, the node notices by what it sends, or by the Keep Alive Timer.
+        if link.remote.is_none() && !link.shut_target {
             link.to_target.clear();
             link.shut_target = true;
             link.to_target.push_back((notice, ToTarget::Closed));
@@ -235,9 +335,13 @@ impl Net {
     pub fn node_died(&mut self) {
         for id in 0..self.links.len() as LinkId {
             let link = self.link(id);
+            link.target_closed = true;
+            if link.remote.is_some() {
+                // A request that is under way may yet be the next node's.
+                continue;
+            }
             link.to_target.clear();
             link.shut_target = true;
-            link.target_closed = true;
             if !link.shut_host {
                 self.send_to_host(id, ToHost::Closed);
             }

@@ -16,12 +16,13 @@ use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::Tick;
 
 use crate::disk::SimDrive;
-use crate::net::{Incoming, SimFabric, Wire};
+use crate::net::{SimFabric, Wire};
 use crate::plan::Plan;
+use crate::rdma::{AnyFabric, Incoming, Rdma};
 use crate::shared::{Chance, Common, Event, MS, US};
 use crate::wrong;
 
-type SimCore = Core<SimFabric, SimDrive>;
+type SimCore = Core<AnyFabric, SimDrive>;
 
 /// Time of day when the simulation starts.
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -74,6 +75,7 @@ impl Node {
     pub fn start(common: Common, mut rng: fastrand::Rng, plan: &Plan, net: &Wire) -> Node {
         let control_bell = Arc::new(Bell::default());
         let (to_control, mail) = mailbox(plan.mail.max(64), Waker::from(control_bell.clone()));
+        net.borrow().medium.borrow_mut().node_up(plan.cores);
         let mut posts = Vec::new();
         let mut cores = Vec::new();
         for index in 0..plan.cores {
@@ -93,9 +95,16 @@ impl Node {
                 facts: Arc::new(Facts::default()),
                 counters: Arc::new(Counters::default()),
             };
-            let fabrics = (0..plan.fabrics)
+            let mut fabrics: Vec<_> = (0..plan.fabrics)
                 .map(|_| SimFabric::new(net.clone(), common.clone(), index))
+                .map(|fabric| AnyFabric::Ordered(Box::new(fabric)))
                 .collect();
+            let entries = plan.rdma_entries();
+            if entries > 0 {
+                let medium = net.borrow().medium.clone();
+                let rdma = Rdma::new(net.clone(), medium, index, recvs(2 * entries));
+                fabrics.push(AnyFabric::Rdma(Box::new(rdma)));
+            }
             cores.push(Slot {
                 core: Core::new(config, fabrics, mailbox, to_control.clone()),
                 bell,
@@ -235,7 +244,7 @@ impl Node {
     pub fn bury(mut self, end_requests: impl Fn()) {
         self.common.hurry.set(true);
         for slot in &mut self.cores {
-            slot.core.fabrics.iter_mut().for_each(SimFabric::kill_all);
+            slot.core.fabrics.iter_mut().for_each(AnyFabric::kill_all);
         }
         let now = self.common.now();
         for turn in 0..200 {
@@ -253,6 +262,9 @@ impl Node {
             }
         }
         self.common.hurry.set(false);
+        for slot in &self.cores {
+            slot.core.fabrics.iter().for_each(AnyFabric::check);
+        }
         let (commands, bufs) = self.outstanding();
         if (commands, bufs) != (0, 0) {
             wrong!("{commands} commands and {bufs} Bufs are out though all connections are closed");
@@ -263,6 +275,13 @@ impl Node {
 thread_local! {
     /// Mapped memory, used by one run after the other.
     static REGIONS: RefCell<Vec<Arc<Region>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bufs of RECVs.
+fn recvs(count: usize) -> Vec<Buf> {
+    let size = limits::IN_CAPSULE as usize;
+    let mut pool = pool(Home::CORE, &[Class { size, count }]);
+    (0..count).filter_map(|_| pool.take(size)).collect()
 }
 
 /// A pool in memory that may have been used before, filled with a pattern that is no data.

@@ -4,6 +4,7 @@ use ferroce_buf::Class;
 use ferroce_engine::limits;
 
 use crate::disk::{DELAYS, Manners};
+use crate::ether::Rough;
 use crate::net::Weather;
 use crate::shared::{Chance, MS, US};
 
@@ -62,6 +63,8 @@ pub struct PathPlan {
     /// An I/O queue that is lost is connected anew; else all of them are.
     pub mends: bool,
     pub manner: Manner,
+    /// It comes by RDMA.
+    pub rdma: bool,
 }
 
 /// Everything a seed decides before anything happens.
@@ -81,6 +84,8 @@ pub struct Plan {
     pub spaces: Vec<(usize, SpacePlan)>,
     pub paths: Vec<PathPlan>,
     pub weather: Weather,
+    /// How the network under RDMA behaves.
+    pub rough: Rough,
     /// Commands of all hosts together.
     pub commands: u32,
     /// ns between faults; 0 is none.
@@ -156,6 +161,19 @@ impl Plan {
                 count: count(rng, 2, 8).max(2 << bad),
             },
         ];
+        if rng.bool() {
+            for path in paths.iter_mut().filter(|path| !path.is_bad()) {
+                path.come_by_rdma(rng);
+            }
+        }
+        let rough = Rough {
+            lost: often(rng, 20, 500),
+            repeated: often(rng, 20, 500),
+            late: often(rng, 20, 500),
+            damaged: often(rng, 50, 500),
+            mtu: rng.u8(3..=5),
+            wraps: rng.bool(),
+        };
         let quiet = paths.iter().all(|path| path.len_max <= 64 * 1024);
         Plan {
             cores,
@@ -184,6 +202,7 @@ impl Plan {
                 send_room: rng.skewed(4096, 512 * 1024) as usize,
                 one_fetch: rng.bool(),
             },
+            rough,
             commands: if quiet {
                 rng.u32(200..=700)
             } else {
@@ -206,6 +225,16 @@ impl Plan {
             },
             naps: often(rng, 50, 1000),
         }
+    }
+}
+
+impl Plan {
+    /// Entries of all I/O queues that come by RDMA.
+    pub fn rdma_entries(&self) -> usize {
+        let by_rdma = self.paths.iter().filter(|path| path.rdma);
+        by_rdma
+            .map(|path| usize::from(path.io_queues * path.depth))
+            .sum()
     }
 }
 
@@ -263,6 +292,17 @@ impl PathPlan {
             },
             mends: rng.bool(),
             manner: Manner::Honest,
+            rdma: false,
+        }
+    }
+
+    /// Perhaps. What is wrong with descriptors is the host machine's there, and an idle queue pair says nothing of its
+    /// peer, so that a host which dies in silence is found by the Keep Alive Timer alone.
+    fn come_by_rdma(&mut self, rng: &mut fastrand::Rng) {
+        if rng.bool() {
+            self.rdma = true;
+            self.wrong = 0;
+            self.kato_ms = self.kato_ms.max(500);
         }
     }
 

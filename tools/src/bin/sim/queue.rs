@@ -104,7 +104,15 @@ impl Queue {
 
     /// There is an entry for another command.
     pub fn has_room(&self) -> bool {
-        let most = u64::from(self.depth) - 1;
+        self.has_room_of(u64::from(self.depth) - 1)
+    }
+
+    /// There is one more: for Keep Alive, when what waits for a drive that is stuck has the others.
+    pub fn has_room_to_spare(&self) -> bool {
+        self.has_room_of(u64::from(self.depth) - 2)
+    }
+
+    fn has_room_of(&self, most: u64) -> bool {
         let entries = !self.flow_control || self.tail - self.head < most;
         !self.closed && entries && (self.cids.len() as u64) < most
     }

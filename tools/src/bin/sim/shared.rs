@@ -24,6 +24,10 @@ pub enum Event {
     Control { life: u32 },
     /// Something came for a host on a link.
     ToHost { link: u32 },
+    /// Something came for a host's end of a link by RDMA, or a timer of it is due.
+    Packet { link: u32 },
+    /// Something came for what listens for RDMA.
+    Knock,
     /// A path of a host does its next thing.
     Path { path: usize },
     /// A drive carries out a request: the data moves.

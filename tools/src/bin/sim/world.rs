@@ -11,11 +11,13 @@ use ferroce_engine::port::{DriveId, DriveInfo};
 use ferroce_engine::table::Subsystem;
 
 use crate::disk::{Disk, DiskQueue, SharedDisk, SimDrive, SlowRam};
+use crate::ether::Ether;
 use crate::ground::{Ground, Space, Stage, Stats};
 use crate::host::{Path, Phase, nqn, subsystem_nqn};
-use crate::net::{Incoming, Net};
+use crate::net::{self, Net};
 use crate::node::Node;
 use crate::plan::{DriveKind, Plan, SpacePlan};
+use crate::rdma::Incoming;
 use crate::shared::{Chance, Common, Event, MS, S, Shared, US};
 use crate::wrong;
 
@@ -105,7 +107,9 @@ impl World {
         if print {
             println!("{plan:#?}");
         }
-        let net = Net::new(common.clone(), rng.fork(), plan.weather.clone());
+        let delay = plan.weather.delay;
+        let medium = Ether::new(common.clone(), rng.fork(), plan.rough.clone(), delay);
+        let net = Net::new(common.clone(), rng.fork(), plan.weather.clone(), medium);
         let net = Rc::new(RefCell::new(net));
         let ground = Ground::new(common.clone(), net, rng.fork(), plan.clone());
         let paths = plan
@@ -201,6 +205,8 @@ impl World {
                     self.paths[path].on_message(&mut self.ground, link, message);
                 }
             }
+            Event::Packet { link } => self.ground.net.borrow_mut().run(link),
+            Event::Knock => self.let_in(),
             Event::Path { path } => self.paths[path].on_time(&mut self.ground),
             Event::Apply { disk, request } => {
                 if let Drive::Disk(disk) = &self.drives[disk] {
@@ -230,13 +236,34 @@ impl World {
         for (link, core, fabric) in std::mem::take(&mut self.ground.dials) {
             match &mut self.node {
                 Some(node) if self.ground.node_up => {
-                    node.control.adopt(core, fabric, Incoming { link })
+                    let incoming = Incoming::Ordered(net::Incoming { link });
+                    node.control.adopt(core, fabric, incoming);
                 }
                 _ => {
                     let mut net = self.ground.net.borrow_mut();
                     net.link(link).target_closed = true;
                     net.cut(link);
                 }
+            }
+        }
+    }
+
+    /// Those that asked for a connection by RDMA are dealt.
+    fn let_in(&mut self) {
+        let medium = self.ground.net.borrow().medium.clone();
+        loop {
+            // A node that is not ready does not listen yet, or no longer.
+            let Some(asked) = medium.borrow_mut().knock() else {
+                return;
+            };
+            if let Some(node) = &mut self.node
+                && self.ground.node_up
+            {
+                let core = self.rng.usize(0..node.cores());
+                let fabric = self.ground.plan.fabrics;
+                node.control.adopt(core, fabric, Incoming::Rdma(asked));
+            } else {
+                medium.borrow_mut().refuse(asked);
             }
         }
     }
@@ -380,6 +407,7 @@ impl World {
         // From now on nothing that was planned for this node means anything.
         self.common.life.set(self.common.life.get() + 1);
         self.excuse_all();
+        self.ground.net.borrow().medium.borrow_mut().node_down();
         node.bury(|| {
             for drive in &self.drives {
                 if let Drive::Disk(disk) = drive {
