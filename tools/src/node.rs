@@ -7,6 +7,7 @@ mod core;
 mod door;
 mod drives;
 mod handle;
+mod latency;
 mod memory;
 mod roce;
 #[cfg(feature = "verbs")]
@@ -114,7 +115,10 @@ impl Node {
             let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
             let known = Arc::new(CoreFacts {
                 cpu,
-                counters: Arc::new(Counters::with_series(config.limits.series as usize)),
+                counters: Arc::new(match config.phases {
+                    true => Counters::with_series(config.limits.series as usize),
+                    false => Counters::without_phases(),
+                }),
                 ..CoreFacts::default()
             });
             let (pool, landing, mut recvs) = pools.remove(0);
@@ -158,7 +162,9 @@ impl Node {
             cores.push(spawn(format!("core {index}"), move || thread.run())?);
         }
         let door = door::Door::new(facts.clone(), config.limits.queues as usize);
-        let control = control::Thread::new(posts, (mail, asked), bed, clock, door);
+        let wakeful = latency::Wakeful::new(config.cpu_dma_latency);
+        let wake_up = wakeful.said();
+        let control = control::Thread::new(posts, (mail, asked), bed, clock, door, wakeful);
         let control = spawn("control".into(), move || control.run())?;
         let node = Node {
             handle: Arc::new(Handle::new(
@@ -167,6 +173,7 @@ impl Node {
                 file,
                 (config.memory, regions),
                 clock,
+                wake_up,
                 #[cfg(feature = "verbs")]
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
@@ -298,12 +305,17 @@ fn warn_of_few_files(config: &Config) {
     let wanted = u64::from(config.limits.queues) + FILES_BESIDE;
     match boot::raise_open_files() {
         Ok(limit) if limit >= wanted => (),
-        Ok(limit) => log::warn!(
-            "only {limit} files may be open, so there is room for about {} connections, not {}; \
-             raise it with `ulimit -n {wanted}` or LimitNOFILE= of the service",
-            limit.saturating_sub(FILES_BESIDE),
-            config.limits.queues
-        ),
+        Ok(limit) => {
+            let room = match limit.saturating_sub(FILES_BESIDE) {
+                0 => "for few connections".to_owned(),
+                room => format!("for about {room} connections"),
+            };
+            log::warn!(
+                "only {limit} files may be open, so there is room {room}, not {}; raise it with \
+                 `ulimit -n {wanted}` or LimitNOFILE= of the service",
+                config.limits.queues
+            );
+        }
         Err(cause) => log::warn!("cannot read the limit of open files: {cause}"),
     }
 }
