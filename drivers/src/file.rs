@@ -314,10 +314,16 @@ impl FileDrive {
                 ));
             }
             Err(cause) => {
+                let why = match cause.raw_os_error() {
+                    Some(libc::ENOMEM) => {
+                        "too little memory may be locked: raise `ulimit -l`, or LimitMEMLOCK= of \
+                         the service"
+                    }
+                    _ => "kernel.io_uring_disabled, or the container's seccomp profile",
+                };
                 notices.push(format!(
                     "no io_uring here ({cause}): threads read and write instead, at a cost of \
-                     several microseconds each (kernel.io_uring_disabled, or the container's seccomp \
-                     profile)"
+                     several microseconds each ({why})"
                 ));
                 threads()?
             }

@@ -308,6 +308,12 @@ impl<I, D> Control<I, D> {
         self.controllers.values().map(view).collect()
     }
 
+    /// Hosts that use namespaces are connected.
+    pub fn is_in_use(&self) -> bool {
+        let mut controllers = self.controllers.values();
+        controllers.any(|live| live.who.kind == Kind::Io && !live.ending)
+    }
+
     /// Disconnects all controllers of a host; how many that were.
     pub fn disconnect(&mut self, hostnqn: &str) -> usize {
         let of_host = |live: &&Live| live.who.hostnqn == hostnqn && !live.ending;

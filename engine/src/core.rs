@@ -137,7 +137,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 let Some(done) = self.drives.poll(id) else {
                     break;
                 };
-                if !busy {
+                if !busy && self.queues.clerk.on {
                     self.queues.stage = clock();
                 }
                 busy = true;

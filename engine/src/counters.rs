@@ -52,6 +52,14 @@ impl Counters {
             ..Counters::default()
         }
     }
+
+    /// Without times of I/Os; see [`Phases::off`].
+    pub fn without_phases() -> Counters {
+        Counters {
+            phases: Phases::off(),
+            ..Counters::default()
+        }
+    }
 }
 
 /// Errors by status.

@@ -78,11 +78,11 @@ impl Queues {
     ) {
         self.count_begun(slot);
         let checked = self.check_io(slot);
-        if self.slab[slot].series == NO_SERIES {
-            let phases = &self.config.counters.phases;
-            self.slab[slot].series = self.clerk.begin_elsewhere(phases);
-        }
         if let Err(refusal) = checked {
+            if self.slab[slot].series == NO_SERIES {
+                let phases = &self.config.counters.phases;
+                self.slab[slot].series = self.clerk.begin_elsewhere(phases);
+            }
             self.refuse(slot, refusal);
             return;
         }
@@ -297,10 +297,10 @@ impl Queues {
         drives
             .submit(id, Io { tag, op, bufs })
             .map_err(|io| io.bufs)?;
-        let stamps = &mut self.slab[slot].stamps;
-        if stamps.submitted == Tick(0) {
+        let command = &mut self.slab[slot];
+        if command.stamps.submitted == Tick(0) && command.series != NO_SERIES {
             // Until the stage is over and the drive is told.
-            stamps.submitted = self.now;
+            command.stamps.submitted = self.now;
             self.clerk.submitted.push(slot);
         }
         Ok(())

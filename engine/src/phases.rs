@@ -121,6 +121,7 @@ pub const fn bucket_end(bucket: usize) -> u64 {
 /// What a core tells of the time of its I/Os.
 #[derive(Debug)]
 pub struct Phases {
+    on: bool,
     series: Box<[Series]>,
     slowest: Slowest,
 }
@@ -224,10 +225,24 @@ impl CountsView {
 }
 
 impl Phases {
+    /// No I/O is timed: what that costs shows beside a core that does it.
+    pub fn off() -> Phases {
+        Phases {
+            on: false,
+            ..Phases::new(0)
+        }
+    }
+
+    /// I/Os are timed.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// Room for so many pairs of a namespace and a host.
     pub fn new(series: usize) -> Phases {
         assert!(series < usize::from(NO_SERIES), "series fit their number");
         Phases {
+            on: true,
             series: (0..=series).map(|_| Series::new()).collect(),
             slowest: Slowest {
                 least_ns: AtomicU64::new(0),
@@ -387,6 +402,8 @@ impl Stamps {
 /// The core's side of [`Phases`].
 #[derive(Debug)]
 pub(crate) struct Clerk {
+    /// I/Os are timed.
+    pub on: bool,
     /// By queue.
     places: Vec<[Place; PLACES]>,
     /// By series.
@@ -428,6 +445,7 @@ impl Clerk {
     /// For a core of so many commands.
     pub fn new(phases: &Phases, commands: usize) -> Clerk {
         Clerk {
+            on: phases.on,
             places: Vec::new(),
             books: vec![Book::default(); phases.series.len()],
             submitted: Vec::with_capacity(commands),
@@ -455,6 +473,9 @@ impl Clerk {
         nsid: u32,
         now: Tick,
     ) -> u16 {
+        if !self.on {
+            return NO_SERIES;
+        }
         let place = self.places[queue as usize][nsid as usize % PLACES];
         let mut series = place.series;
         if place.nsid != nsid || self.books[usize::from(series)].life != place.life {
@@ -467,6 +488,9 @@ impl Clerk {
     /// An I/O command came that is for no namespace.
     #[cold]
     pub fn begin_elsewhere(&mut self, phases: &Phases) -> u16 {
+        if !self.on {
+            return NO_SERIES;
+        }
         phases.series[usize::from(OTHERS)].in_flight.add(1);
         OTHERS
     }

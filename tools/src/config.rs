@@ -44,6 +44,10 @@ pub struct Config {
     pub ctl: Option<PathBuf>,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Time every I/O.
+    pub phases: bool,
+    /// Ask the system for CPUs that wake up at once while hosts are connected.
+    pub cpu_dma_latency: bool,
     /// Memory for data on its way.
     pub memory: Memory,
     /// Bounds.
@@ -125,6 +129,8 @@ impl Default for Config {
             spin: Spin::default(),
             ctl: None,
             metrics: None,
+            phases: true,
+            cpu_dma_latency: true,
             memory: Memory::default(),
             limits: Limits::default(),
             machine: Machine::default(),

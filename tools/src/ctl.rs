@@ -149,6 +149,9 @@ fn show(node: &Node, before: &Node) -> String {
     for url in &node.listen {
         let _ = writeln!(out, "listens   {url}");
     }
+    if !node.wake_up.is_empty() {
+        let _ = writeln!(out, "CPUs      wake up {}", node.wake_up);
+    }
     for (number, core) in node.cores.iter().enumerate() {
         let cpu = core
             .cpu
@@ -332,6 +335,7 @@ mod tests {
             uptime_s: 5,
             config: None,
             listen: vec!["tcp://127.0.0.1:4420".into()],
+            wake_up: "at once: /dev/cpu_dma_latency is held at 0 us".into(),
             cores: vec![CoreView {
                 cpu: Some(1),
                 connections: 3,
@@ -368,6 +372,7 @@ mod tests {
             "ferroce 0.1.0, process 7, up 5 s\n\
              config    none: started from flags\n\
              listens   tcp://127.0.0.1:4420\n\
+             CPUs      wake up at once: /dev/cpu_dma_latency is held at 0 us\n\
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
              1,234 waits so far\n\
              missing   nvme:0000:01:00.0: it is not there\n\n\

@@ -7,6 +7,7 @@ mod core;
 mod door;
 mod drives;
 mod handle;
+mod latency;
 mod memory;
 mod roce;
 #[cfg(feature = "verbs")]
@@ -148,7 +149,10 @@ impl Node {
             let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
             let known = Arc::new(CoreFacts {
                 cpu,
-                counters: Arc::new(Counters::with_series(config.limits.series as usize)),
+                counters: Arc::new(match config.phases {
+                    true => Counters::with_series(config.limits.series as usize),
+                    false => Counters::without_phases(),
+                }),
                 ..CoreFacts::default()
             });
             let (pool, mut landing) = pools.remove(0);
@@ -192,7 +196,9 @@ impl Node {
             cores.push(spawn(format!("core {index}"), move || thread.run())?);
         }
         let door = door::Door::new(facts.clone(), config.limits.queues as usize);
-        let control = control::Thread::new(posts, (mail, asked), bed, clock, door);
+        let wakeful = latency::Wakeful::new(config.cpu_dma_latency);
+        let wake_up = wakeful.said();
+        let control = control::Thread::new(posts, (mail, asked), bed, clock, door, wakeful);
         let control = spawn("control".into(), move || control.run())?;
         let node = Node {
             handle: Arc::new(Handle::new(
@@ -202,6 +208,7 @@ impl Node {
                 (config.memory, regions),
                 clock,
                 wanted.unwrap_or_default(),
+                wake_up,
                 #[cfg(feature = "verbs")]
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
@@ -363,11 +370,16 @@ fn warn_of_few_files(config: &Config) {
     let wanted = u64::from(config.limits.queues) + FILES_BESIDE;
     match boot::raise_open_files() {
         limit if limit >= wanted => (),
-        limit => log::warn!(
-            "only {limit} files may be open, so there is room for about {} connections, not {}; \
-             raise it with `ulimit -n {wanted}` or LimitNOFILE= of the service",
-            limit.saturating_sub(FILES_BESIDE),
-            config.limits.queues
-        ),
+        limit => {
+            let room = match limit.saturating_sub(FILES_BESIDE) {
+                0 => "for few connections".to_owned(),
+                room => format!("for about {room} connections"),
+            };
+            log::warn!(
+                "only {limit} files may be open, so there is room {room}, not {}; raise it with \
+                 `ulimit -n {wanted}` or LimitNOFILE= of the service",
+                config.limits.queues
+            );
+        }
     }
 }

@@ -291,6 +291,33 @@ fn the_printed_config_serves_and_persists() {
 }
 
 #[test]
+fn what_is_switched_off_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = format!(
+        "listen = [\"tcp://127.0.0.1:0\"]\nctl = \"{}\"\nphases = false\ncpu-dma-latency = false\n\
+         [[subsystem]]\nnamespace = [{{ device = \"ram:1MiB\" }}]\n",
+        dir.path().join("ctl.sock").display()
+    );
+    let file = dir.path().join("ferroce.toml");
+    std::fs::write(&file, text).expect("writes");
+    let path = file.to_str().expect("a path").to_owned();
+    let node = Node::start(dir, vec!["--config", &path]);
+    let url = format!("tcp://127.0.0.1:{}", node.port);
+    let read = run(&["probe", &url, "--time", "100ms"]);
+    assert!(read.status.success(), "{}", stderr(&read));
+    node.not_told(&["slow"], "`phases = false`");
+    let shown = node.told(&["show"]);
+    assert!(shown.contains("`cpu-dma-latency = false`"), "{shown}");
+    // Beside it a node that is as nodes are.
+    let node = Node::serve(&["--device", "ram:1MiB"]);
+    let shown = node.told(&["show"]);
+    assert!(
+        shown.contains("CPUs      wake up as the system likes: no host"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn an_interrupt_ends_it_in_good_order() {
     let mut node = Node::serve(&["--device", "ram:1MiB"]);
     node.signal("INT");

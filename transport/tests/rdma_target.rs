@@ -342,6 +342,7 @@ struct Bench {
     host: MemoryProvider,
     pool: Pool,
     recvs: usize,
+    now: Tick,
 }
 
 const HOST_RECVS: u32 = 64;
@@ -363,6 +364,7 @@ impl Bench {
             host,
             pool: pool(Home::CORE, &[(4096, 64), (limits::CHUNK_LEN as usize, 8)]),
             recvs,
+            now: NOW,
         }
     }
 
@@ -390,7 +392,7 @@ impl Bench {
 
     fn turn(&mut self, room: bool) -> Vec<Seen> {
         let mut seen = Vec::new();
-        while let Some(inbound) = self.fabric.poll(NOW, room) {
+        while let Some(inbound) = self.fabric.poll(self.now, room) {
             seen.push(match inbound {
                 Inbound::Opened {
                     conn, transport, ..
@@ -411,7 +413,7 @@ impl Bench {
                 Inbound::Spoiled { .. } => panic!("RDMA has no digests"),
             });
         }
-        self.fabric.flush(NOW);
+        self.fabric.flush(self.now);
         while let Some((_, bufs)) = self.fabric.home() {
             home(&mut self.pool, bufs);
         }
@@ -785,6 +787,38 @@ fn what_was_given_is_sent_before_the_end() {
     bench.fabric.fetch(conn, fetch(&mut bench.pool, 1, 4096));
     bench.fabric.close(conn, Close::Now);
     bench.all_is_home();
+}
+
+#[test]
+fn a_host_that_died_in_silence_is_found() {
+    for dies in [false, true] {
+        let mut bench = Bench::new(32, LIMITS);
+        let (_, conn) = bench.open();
+        if dies {
+            bench.world.kill("10.0.0.2".parse().unwrap());
+        }
+        assert!(
+            bench.fabric.next_timeout().is_some(),
+            "it does not sleep for ever"
+        );
+        let mut seen = Vec::new();
+        for seconds in 0..60 {
+            bench.now = NOW.plus_ms(1000 * seconds);
+            let found = bench.turns();
+            assert!(
+                found.is_empty() || seconds >= 15,
+                "not before it was silent for long"
+            );
+            seen.extend(found);
+        }
+        match (dies, &seen[..]) {
+            (false, []) => assert_eq!(bench.fabric.connections(), 1),
+            (true, [Seen::Closed(it)]) => assert_eq!(*it, conn),
+            _ => panic!("{dies}: {seen:?}"),
+        }
+        // The host heard nothing of it.
+        assert!(dies || bench.host_events().is_empty());
+    }
 }
 
 #[test]

@@ -302,6 +302,8 @@ struct World {
 }
 
 const INLINE_MAX: usize = 8192;
+/// The tag of WRITEs of nothing.
+const PROBE: u32 = u32::MAX;
 
 impl World {
     fn new(seed: u64) -> World {
@@ -796,6 +798,18 @@ impl World {
     }
 
     fn answer(&mut self, qp: QpId, id: u32, remote: Remote, bufs: BufList, invalidate: bool) {
+        if self.random.u8(..8) == 0 {
+            // A WRITE of no bytes changes nothing, wherever it seems to go, and is acknowledged.
+            let probe = Answer {
+                tag: PROBE,
+                remote: Remote { addr: 0, key: 7 },
+                bufs: BufList::new(),
+                capsule: None,
+                invalidate: None,
+            };
+            self.ends[TARGET].sent.push_back(PROBE);
+            self.ends[TARGET].device.answer(qp, probe);
+        }
         let mut capsule = [0; 16];
         capsule[..4].copy_from_slice(&id.to_le_bytes());
         let answer = Answer {

@@ -427,6 +427,17 @@ fn messages_writes_and_reads_arrive() {
         assert!(bench.revoke(host, remote.key) == content);
     }
 
+    // A WRITE of nothing needs no key: the peer acknowledges it, and hears of nothing.
+    let nothing = Answer {
+        tag: 99,
+        remote: Remote { addr: 0, key: 0 },
+        bufs: BufList::new(),
+        capsule: None,
+        invalidate: None,
+    };
+    bench.ends[TARGET].provider.answer(target, nothing);
+    assert_eq!(bench.sent(TARGET, 99), WcStatus::Success);
+
     let now = bench.now();
     bench.ends[HOST].provider.close(host, now);
     assert_eq!(bench.gone([host, target]), [None, Some(Why::Peer)]);

@@ -113,6 +113,9 @@ pub struct Node {
     pub config: Option<String>,
     /// Where hosts connect.
     pub listen: Vec<String>,
+    /// How CPUs that sleep wake up, in words.
+    #[serde(default)]
+    pub wake_up: String,
     /// One each.
     pub cores: Vec<CoreView>,
     /// What it was to have and has not, yet.

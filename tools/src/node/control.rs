@@ -13,6 +13,7 @@ use ferroce_engine::table::{Table, Transport};
 
 use crate::node::core::Clock;
 use crate::node::door::{AnyListener, Door};
+use crate::node::latency::Wakeful;
 use crate::sets::{AnyDrive, AnyIncoming};
 use crate::wait::Bed;
 
@@ -63,6 +64,7 @@ pub struct Thread {
     bed: Bed,
     clock: Clock,
     door: Door,
+    wakeful: Wakeful,
     waiting: BTreeMap<ChangeId, Reply<Result<(), ChangeError>>>,
     stop_by: Option<Tick>,
 }
@@ -75,6 +77,7 @@ impl Thread {
         bed: Bed,
         clock: Clock,
         door: Door,
+        wakeful: Wakeful,
     ) -> Thread {
         Thread {
             control: Control::new(posts),
@@ -83,6 +86,7 @@ impl Thread {
             bed,
             clock,
             door,
+            wakeful,
             waiting: BTreeMap::new(),
             stop_by: None,
         }
@@ -102,6 +106,7 @@ impl Thread {
                 busy = true;
             }
             self.control.on_time(now);
+            self.wakeful.tell(self.control.is_in_use());
             while let Some(id) = self.control.finished() {
                 if let Some(reply) = self.waiting.remove(&id) {
                     let _ = reply.send(Ok(()));

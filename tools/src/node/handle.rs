@@ -30,6 +30,7 @@ use super::control::{Ask, Look, Reply};
 use super::core::Clock;
 use super::door::AnyListener;
 use super::drives::Drive;
+use super::latency::Said;
 use super::wanted::Wanted;
 use crate::boot;
 use crate::config::{Memory, Namespace, check_nsid};
@@ -55,6 +56,7 @@ pub struct Handle {
     /// What the cores' Bufs lie in.
     regions: Vec<Arc<Region>>,
     clock: Clock,
+    wake_up: Said,
     /// RDMA devices, and the index of their fabric on each core.
     #[cfg(feature = "verbs")]
     verbs: Option<(usize, Arc<Verbs>)>,
@@ -97,6 +99,7 @@ impl Handle {
         (memory, regions): (Memory, Vec<Arc<Region>>),
         clock: Clock,
         wanted: Wanted,
+        wake_up: Said,
         #[cfg(feature = "verbs")] verbs: Option<(usize, Arc<Verbs>)>,
     ) -> Handle {
         Handle {
@@ -108,6 +111,7 @@ impl Handle {
             memory,
             regions,
             clock,
+            wake_up,
             #[cfg(feature = "verbs")]
             verbs,
             roce: OnceLock::new(),
@@ -139,7 +143,7 @@ impl Handle {
         match &request.order {
             Order::Show => return Ok(Response::Node(self.view()?)),
             Order::Hosts => return Ok(Response::Hosts(self.hosts()?)),
-            Order::Slow { reset } => return Ok(Response::Slow(self.slow(*reset))),
+            Order::Slow { reset } => return Ok(Response::Slow(self.slow(*reset)?)),
             _ => (),
         }
         let file = match (&self.file, request.persist) {
@@ -574,6 +578,7 @@ impl Handle {
                 .iter()
                 .map(|known| self.url(known).to_string())
                 .collect(),
+            wake_up: self.wake_up.read(),
             cores: self.cores.iter().map(core).collect(),
             missing: [self.wanted.lines(), boot::missing()].concat(),
             subsystems: table
@@ -585,7 +590,10 @@ impl Handle {
     }
 
     /// The slowest I/Os of all cores, slowest first.
-    fn slow(&self, reset: bool) -> Vec<SlowIo> {
+    fn slow(&self, reset: bool) -> Result<Vec<SlowIo>> {
+        if !self.cores.iter().all(|core| core.counters.phases.is_on()) {
+            fail!("no I/O is timed here: the configuration says `phases = false`");
+        }
         let of_core = |(core, facts): (usize, &Arc<CoreFacts>)| {
             let slowest = facts.counters.phases.slowest(reset);
             let view = move |slow: Slow| SlowIo {
@@ -610,7 +618,7 @@ impl Handle {
         let mut slowest: Vec<SlowIo> = self.cores.iter().enumerate().flat_map(of_core).collect();
         slowest.sort_by_key(|slow| Reverse(slow.total_ns));
         slowest.truncate(limits::SLOWEST);
-        slowest
+        Ok(slowest)
     }
 
     /// Who is connected.

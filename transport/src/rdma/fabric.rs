@@ -7,8 +7,10 @@
 //! A connection has the name of its queue pair. Its RECVs' Bufs come from a store that is given at the
 //! start; a host for whose queue there are too few is refused, so hosts that are connected keep theirs.
 //!
-//! Left out on purpose: listening, which is the provider's, and finding hosts that died in silence,
-//! which is for KATO: an idle queue pair says nothing of its peer.
+//! An idle queue pair says nothing of its peer, so one on which nothing was acknowledged for a while
+//! is asked: by a WRITE of no bytes, after whose retries the device says that nobody is there.
+//!
+//! Left out on purpose: listening, which is the provider's.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,6 +32,11 @@ use crate::rdma::target::{Outcome, State, Target, Wanted, reject};
 const OPENING_MAX: usize = 128;
 /// Lists of Bufs on their way home for which there is room from the start.
 const HOMES_READY: usize = 1024;
+/// A queue pair on which nothing was acknowledged for so long is asked whether its host is there. As
+/// many hosts as there are cost one packet each in that time.
+const PROBE_MS: u64 = 15_000;
+/// How often it is looked for such queue pairs.
+const PROBE_CHECK_MS: u64 = 5_000;
 /// Two warnings of the same kind are at least so far apart.
 const WARN_EVERY_MS: u64 = 10_000;
 
@@ -52,6 +59,7 @@ pub struct RdmaFabric<P> {
     closed: VecDeque<ConnId>,
     refused: u64,
     warned: Option<Tick>,
+    probe_next: Tick,
     now: Tick,
 }
 
@@ -59,6 +67,8 @@ pub struct RdmaFabric<P> {
 struct Conn {
     qp: QpId,
     machine: Target,
+    /// When its host last acknowledged something.
+    heard: Tick,
     qid: u16,
     /// `Opened` was reported, so `Closed` will be.
     opened: bool,
@@ -111,6 +121,7 @@ impl<P: Provider> RdmaFabric<P> {
             closed: VecDeque::new(),
             refused: 0,
             warned: None,
+            probe_next: Tick::default(),
             now: Tick::default(),
         }
     }
@@ -229,6 +240,7 @@ impl<P: Provider> RdmaFabric<P> {
         let conn = Conn {
             qp,
             machine: Target::new(self.provider.limits(qp)),
+            heard: self.now,
             qid: wanted.qid,
             opened: false,
             local: self.provider.local(qp),
@@ -317,6 +329,7 @@ impl<P: Provider> RdmaFabric<P> {
             return;
         };
         conn.machine.sent(tag);
+        conn.heard = self.now;
         while let Some(answer) = conn.machine.next_answer() {
             self.provider.answer(qp, answer);
         }
@@ -358,11 +371,28 @@ impl<P: Provider> RdmaFabric<P> {
         None
     }
 
+    /// Asks hosts that were not heard of for long whether they are there. If not, their queue pairs
+    /// break, and that is reported as for any other reason.
+    fn probe(&mut self) {
+        if self.now < self.probe_next {
+            return;
+        }
+        self.probe_next = self.now.plus_ms(PROBE_CHECK_MS);
+        for conn in self.conns.iter_mut().flatten() {
+            if self.now >= conn.heard.plus_ms(PROBE_MS)
+                && let Some(answer) = conn.machine.probe()
+            {
+                self.provider.answer(conn.qp, answer);
+            }
+        }
+    }
+
     fn on_established(&mut self, qp: QpId) -> Option<Next> {
         let conn = live(&mut self.conns, qp)?;
         if !conn.machine.established() {
             return None;
         }
+        conn.heard = self.now;
         conn.opened = true;
         self.opening -= 1;
         Some(Next::Opened(qp))
@@ -531,11 +561,13 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     fn flush(&mut self, now: Tick) {
         self.now = now;
         self.repost();
+        self.probe();
         self.provider.flush(now);
     }
 
     fn next_timeout(&self) -> Option<Tick> {
-        self.provider.next_timeout()
+        let probe = (self.count > 0).then_some(self.probe_next);
+        self.provider.next_timeout().into_iter().chain(probe).min()
     }
 
     fn has_work(&self) -> bool {

@@ -137,8 +137,10 @@ pub struct Remote {
     pub key: u32,
 }
 
-/// What a target sends in one post: RDMA WRITE, then SEND. Either may be missing, not both.
-/// Completes as a whole.
+/// What a target sends in one post: RDMA WRITE, then SEND. Either may be missing. Completes as a whole.
+///
+/// With neither it is a WRITE of no bytes: no key is looked at and no memory touched (InfiniBand C9-88),
+/// but the peer has to acknowledge it. That finds out whether there still is one.
 #[derive(Debug)]
 pub struct Answer {
     /// Comes back in the completion.
@@ -340,7 +342,7 @@ pub trait Provider {
     /// Posts a RECV for [`HEAD_LEN`] bytes and as many behind them as the Buf has.
     fn post_recv(&mut self, qp: QpId, buf: Option<Buf>);
 
-    /// Posts a WRITE and a SEND, or one of the two. [`Event::Sent`] follows.
+    /// Posts a WRITE and a SEND, or one of the two, or a WRITE of nothing. [`Event::Sent`] follows.
     fn answer(&mut self, qp: QpId, answer: Answer);
 
     /// Posts a SEND. [`Event::Sent`] follows.

@@ -281,6 +281,22 @@ impl Target {
         self.answer_wrs == 0 || self.answer_wrs + wrs <= self.answer_wrs_max
     }
 
+    /// An answer that says nothing, to find out whether the host is there; `None` while other answers
+    /// are out, which find that out as well, or nothing is to be sent any more.
+    pub fn probe(&mut self) -> Option<Answer> {
+        if self.state != State::Live || self.answer_wrs > 0 || !self.answers.is_empty() {
+            return None;
+        }
+        self.answer_wrs = 1;
+        Some(Answer {
+            tag: 1,
+            remote: Remote { addr: 0, key: 0 },
+            bufs: BufList::new(),
+            capsule: None,
+            invalidate: None,
+        })
+    }
+
     /// An answer that waited, if there is room for it now.
     #[inline]
     pub fn next_answer(&mut self) -> Option<Answer> {

@@ -195,8 +195,8 @@ impl Requester {
         let len = answer.bufs.len() as u32;
         let data = if len > 0 { packets(len, self.mtu) } else { 0 };
         let capsule = u32::from(answer.capsule.is_some());
-        assert!(data + capsule > 0, "an answer has data or a capsule");
-        self.push(Work::Answer(answer), len, data + capsule);
+        // With neither it is a WRITE of no bytes, which is a packet as well.
+        self.push(Work::Answer(answer), len, (data + capsule).max(1));
     }
 
     /// Posts a message.

@@ -153,6 +153,10 @@ impl Provider for VerbsProvider {
         self.transfer(qp, opcode::IBV_WR_RDMA_WRITE, remote, &bufs);
         if let Some(capsule) = capsule {
             self.message(qp, &capsule, &BufList::new(), invalidate);
+        } else if bufs.is_empty() {
+            // A WRITE of no bytes, from no piece of memory.
+            let write = Work::new(opcode::IBV_WR_RDMA_WRITE);
+            self.scratch.wrs.push(write.remote(remote.addr, remote.key));
         }
         self.post_sends(qp, What::Send, tag, bufs);
     }
