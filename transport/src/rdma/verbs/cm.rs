@@ -19,7 +19,7 @@ use sys::rdma_cm_event_type as event;
 
 use super::device::Device;
 use super::inbox::Inbox;
-use super::queue::{CoreShared, Made, Plan};
+use super::queue::{CoreShared, Cq, Made, Plan};
 use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
 
 /// Set-up threads: one that destroys does not keep others from being made.
@@ -89,6 +89,8 @@ pub(super) struct Shared {
     owners: Mutex<HashMap<usize, Owner>>,
     /// By address of an ibv_qp: whom the device's events are for.
     qps: Mutex<HashMap<usize, Arc<Conn>>>,
+    /// By address of an ibv_cq, likewise.
+    cqs: Mutex<HashMap<usize, Arc<Cq>>>,
     jobs: Vec<mpsc::Sender<Job>>,
     wake: Inbox<()>,
     stop: AtomicBool,
@@ -204,6 +206,7 @@ impl Verbs {
             regions: Mutex::default(),
             owners: Mutex::default(),
             qps: Mutex::default(),
+            cqs: Mutex::default(),
             jobs,
             wake: Inbox::new()?,
             stop: AtomicBool::new(false),
@@ -628,6 +631,9 @@ impl Shared {
                 }
             }
             0 | 8 => {
+                if let Some(cq) = lock(&self.cqs).get(&element).filter(|_| kind == 0) {
+                    cq.give_up();
+                }
                 log::error!(
                     "RDMA: {} failed (event {kind}); its connections end",
                     device.name
@@ -729,6 +735,7 @@ impl Shared {
         }
         let made = Made::new(conn)?;
         lock(&self.qps).insert(made.qp() as usize, conn.clone());
+        lock(&self.cqs).insert(made.cq.address(), made.cq.clone());
         if conn.private.is_some() {
             // SAFETY: as above; its address was resolved, and its queue pair is there.
             let asked = check(unsafe { sys::rdma_resolve_route(conn.id.0, RESOLVE_MS) });

@@ -305,6 +305,12 @@ impl VerbsProvider {
                 device.name, demand.recvs, ability.qp_wrs, ability.sges
             ));
         }
+        if demand.reads > 0 && ability.reads_out == 0 {
+            return Err(format!(
+                "{} reads no memory of its peers, by which data is fetched",
+                device.name
+            ));
+        }
         if host && !ability.windows {
             return Err(format!(
                 "{} has no memory windows of type 2, by which a host grants its memory",

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdma_sys as sys;
@@ -68,6 +68,8 @@ pub(super) struct Cq {
     entries: u32,
     /// Entries that queue pairs may need.
     dealt: AtomicU32,
+    /// The device said that it is of no use any more.
+    broken: AtomicBool,
 }
 
 // SAFETY: libibverbs may be called from any thread.
@@ -202,6 +204,7 @@ impl CoreShared {
             channel: end.channel,
             entries: room,
             dealt: AtomicU32::new(entries),
+            broken: AtomicBool::new(false),
         });
         end.cqs.push(cq.clone());
         Ok(cq)
@@ -211,9 +214,21 @@ impl CoreShared {
 impl Cq {
     fn take(&self, entries: u32) -> bool {
         let fits = |dealt: u32| Some(dealt + entries).filter(|all| *all <= self.entries);
-        self.dealt
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
-            .is_ok()
+        !self.broken.load(Ordering::Acquire)
+            && self
+                .dealt
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+                .is_ok()
+    }
+
+    /// Whom the device's events name.
+    pub fn address(&self) -> usize {
+        self.cq as usize
+    }
+
+    /// No further queue pair uses it. Those that do are to be ended: their completions do not come.
+    pub fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 
     /// The entries of a queue pair that is gone, of which no completion is left.
