@@ -361,13 +361,17 @@ impl Controller {
     /// How long the host may be silent before the association ends, in ms; `None` is for ever.
     ///
     /// The Keep Alive Timer runs only while the controller is ready and not shutting down (Base
-    /// 3.9). KAS says how exact the timer is, so that much is allowed on top.
+    /// 3.9). KAS says how exact the timer is, so that much is allowed on top. Before it is
+    /// ready a host has [`limits::UNREADY_SILENCE_MS`].
     pub fn silence_allowed_ms(&self) -> Option<u64> {
-        let runs = self.is_enabled() && self.csts.shst() == Csts::SHST_NORMAL;
+        let leaves = self.csts.shst() != Csts::SHST_NORMAL;
         match (self.kato_ms, self.who.kind) {
             (0, Kind::Discovery) => Some(DISCOVERY_SILENCE_MS),
             (0, Kind::Io) => None,
-            _ if !runs => None,
+            _ if leaves => None,
+            (kato_ms, _) if !self.is_enabled() => {
+                Some(limits::UNREADY_SILENCE_MS.max(u64::from(kato_ms)))
+            }
             (kato_ms, _) => Some(u64::from(kato_ms) + KAS_MS as u64),
         }
     }

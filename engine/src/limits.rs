@@ -46,6 +46,10 @@ pub const SLOWEST: usize = 64;
 pub const SERIES_IDLE_MS: u64 = 600_000;
 /// The time a host has between a transport's handshake and Connect, in ms.
 pub const CONNECT_MS: u64 = 10_000;
+/// How long a host with a Keep Alive Timeout may be silent while its controller is not ready, in ms. The
+/// timer does not run then; but a transport may not tell of a host that died (RDMA), and its
+/// association would stay for ever.
+pub const UNREADY_SILENCE_MS: u64 = 60_000;
 /// How long commands that wait for their hosts may hold up a change of the table, in ms. Then they end
 /// with Command Interrupted.
 pub const DRAIN_MS: u64 = 2_000;

@@ -304,6 +304,14 @@ mod tests {
     fn shutdown() {
         for (shn, abrupt) in [(Cc::SHN_NORMAL, false), (Cc::SHN_ABRUPT, true)] {
             let mut controller = controller(Kind::Io);
+            assert_eq!(
+                controller.silence_allowed_ms(),
+                None,
+                "it asked for no timer"
+            );
+            controller.set_kato(5000);
+            let unready = Some(limits::UNREADY_SILENCE_MS);
+            assert_eq!(controller.silence_allowed_ms(), unready);
             set_cc(&mut controller, ENABLE).expect("enabled");
             let down = set_cc(&mut controller, ENABLE.with_shn(shn));
             assert_eq!(down, Ok(Effect::Shutdown(abrupt)));
