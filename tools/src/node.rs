@@ -76,7 +76,7 @@ impl Node {
     pub fn start(config: &Config, file: Option<PathBuf>) -> Result<Node> {
         warn_of_few_files(config);
         let cpus = cpus_of(&config.cores)?;
-        let plan = Plan::of(config, cpus.len());
+        let plan = Plan::of(config, cpus.len(), config.has_rdma());
         let memory::Dealt { mut pools, regions } = plan.map()?;
         let memory = format!("{plan} in {}", memory::pages(&regions));
         let clock = core::Clock::start();
@@ -272,6 +272,12 @@ fn spawn<T: Send + 'static>(
         .name(name)
         .spawn(run)
         .context(|| "cannot start a thread")
+}
+
+/// Bytes of buffers that a node of this configuration has, and lets each RDMA device reach, if it serves hosts by RDMA.
+#[cfg(feature = "verbs")]
+pub fn buffer_bytes(config: &Config) -> Result<u64> {
+    Ok(Plan::of(config, cpus_of(&config.cores)?.len(), true).bytes() as u64)
 }
 
 /// The CPU of each core; a core that is not pinned has none.

@@ -251,12 +251,13 @@ impl Cq {
         unsafe { sys::ibv_req_notify_cq(self.cq, 0) };
     }
 
-    /// Reads word of completions, so that the channel is quiet. Once more than there is costs a system call.
+    /// Reads the word of one arming, so that the channel is quiet: there is no more of it, and to look for more costs a system
+    /// call. Should it come just now, it wakes somebody once for nothing.
     pub fn hush(&self) {
         let (mut cq, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel is open and does not block; each word is acknowledged once.
         unsafe {
-            while sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
+            if sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
                 sys::ibv_ack_cq_events(cq, 1);
             }
         }
