@@ -20,7 +20,8 @@ soft-roce status | grep 'no RDMA device'
 ferroce devices | grep 'soft-roce up'
 # Somebody has the port: our own RoCE.
 modprobe -r rdma_rxe
-serve --device ram:16MiB --listen roce://10.9.1.1:4420
+FABRIC=rdma TARGET=10.9.1.1
+serve --device ram:16MiB
 refused 'UDP port 4791 is taken' soft-roce up soft0
 stop
 soft-roce up soft0

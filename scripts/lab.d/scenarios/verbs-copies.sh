@@ -1,7 +1,7 @@
-# Verbs: whole pages are not copied by the node, to and from files and out of memory; into memory once, if they came in a capsule
+# Verbs: whole pages are not copied by the node, to and from files and out of memory; into memory once at most
 #: node timeout=300
 use_verbs 4500
-serve --device ram:64MiB,block=4096 --device file:/data/a,size=64MiB,block=4096 "${METRICS[@]}"
+serve --device ram:256MiB,block=4096 --device file:/data/a,size=64MiB,block=4096 "${METRICS[@]}"
 connect
 # copies NSID OPTIONS...: bytes the node copied while fio did that, and bytes that it moved.
 copies() {

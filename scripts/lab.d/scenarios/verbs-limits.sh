@@ -14,7 +14,7 @@ refused "cannot register .* MiB of memory with rxe0: .*ulimit -l" \
     limited ferroce serve --listen verbs://10.9.0.1:4420 --device ram:16MiB --ctl /tmp/none.sock
 LOCKED_KIB=unlimited
 WITHIN=limited
-serve --device ram:16MiB --ctl /tmp/limited.sock "${METRICS[@]}"
+serve --device ram:64MiB --ctl /tmp/limited.sock "${METRICS[@]}"
 connect
 start_load "$(disk 1)"
 # From now on there is no room for another queue pair.

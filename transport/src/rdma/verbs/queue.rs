@@ -86,7 +86,6 @@ pub(super) struct Made {
     windows: Vec<*mut sys::ibv_mw>,
     /// Bytes a SEND may carry inline.
     pub inline: u32,
-    plan: Plan,
 }
 
 // SAFETY: it is owned by one thread at a time, and libibverbs may be called from any.
@@ -307,7 +306,6 @@ impl Made {
                     slab,
                     windows: windows.keep(),
                     inline: attr.cap.max_inline_data.min(64),
-                    plan,
                 });
             }
             failed = Some(io::Error::last_os_error());
@@ -418,10 +416,6 @@ impl Made {
             // SAFETY: made in `new`, once.
             unsafe { sys::ibv_dealloc_mw(mw) };
         }
-    }
-
-    pub fn plan(&self) -> &Plan {
-        &self.plan
     }
 }
 
