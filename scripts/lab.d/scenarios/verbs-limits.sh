@@ -1,6 +1,7 @@
 # Verbs: too little locked memory is said at the start, or to the host that comes too late, with the limit; others go on
 #: node timeout=240
 use_verbs 4500
+ip addr add 10.9.0.50/24 dev rdma0
 echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
 # As somebody who may not lock more than the limit.
 cat >/bin/limited <<'END'
@@ -19,7 +20,7 @@ connect
 start_load "$(disk 1)"
 # From now on there is no room for another queue pair.
 prlimit --pid "$NODE" --memlock=65536:65536
-refused 'Input/output|reset|refused' dial $SECOND -w 10.9.0.1 -i 1
+refused 'Input/output|reset|refused' dial -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
 grep -E 'no memory for a queue pair.*locked memory.*ulimit -l' /tmp/node.log
 prlimit --pid "$NODE" --memlock=unlimited:unlimited
 stop_load
