@@ -44,14 +44,14 @@ pub struct Dealt {
 }
 
 impl Plan {
-    /// As configured.
-    pub fn of(config: &Config, cores: usize) -> Plan {
+    /// As configured, with or without hosts that come by RDMA.
+    pub fn of(config: &Config, cores: usize, rdma: bool) -> Plan {
         let budget = config.memory.buffers.0 as usize;
         let count = |(size, share)| Class {
             size,
             count: budget / 16 * share / size,
         };
-        let entries = match config.has_rdma() {
+        let entries = match rdma {
             true => config.limits.rdma_entries as usize,
             false => 0,
         };
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_core_has_its_own() {
-        let plan = Plan::of(&Config::default(), 2);
+        let plan = Plan::of(&Config::default(), 2, false);
         let mut pools = plan.map().expect("there is memory").pools;
         assert_eq!(pools.len(), 2);
         let budget = Config::default().memory.buffers.0 as usize;

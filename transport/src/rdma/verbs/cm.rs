@@ -685,7 +685,12 @@ impl Shared {
                     if conn.is_gone() => {}
                 Job::Make(conn) => {
                     let made = self.make(&conn);
+                    let asks = made.is_ok() && conn.private.is_some();
                     conn.core.inbox.push(Mail::Made(conn.qp, made));
+                    // Only now, so that the core does not hear what came of it before.
+                    if asks {
+                        conn.ask_for_route();
+                    }
                 }
                 Job::Accept {
                     conn,
@@ -736,14 +741,6 @@ impl Shared {
         let made = Made::new(conn)?;
         lock(&self.qps).insert(made.qp() as usize, conn.clone());
         lock(&self.cqs).insert(made.cq.address(), made.cq.clone());
-        if conn.private.is_some() {
-            // SAFETY: as above; its address was resolved, and its queue pair is there.
-            let asked = check(unsafe { sys::rdma_resolve_route(conn.id.0, RESOLVE_MS) });
-            if let Err(cause) = asked {
-                made.cq.give_back(made.plan());
-                return Err(format!("no route to the peer: {cause}"));
-            }
-        }
         Ok(Box::new(made))
     }
 
@@ -825,6 +822,15 @@ impl Conn {
             why,
             private: PrivateData::new(&[]),
         });
+    }
+
+    /// The last step before the request, which follows when the route is there.
+    fn ask_for_route(&self) {
+        // SAFETY: the id lives until `Destroy`, a later job of this thread; its address was resolved.
+        if let Err(cause) = check(unsafe { sys::rdma_resolve_route(self.id.0, RESOLVE_MS) }) {
+            log::debug!("RDMA: no route to the peer: {cause}");
+            self.over(Why::Unreachable);
+        }
     }
 
     /// Sets the traffic class of its packets.

@@ -86,7 +86,6 @@ pub(super) struct Made {
     windows: Vec<*mut sys::ibv_mw>,
     /// Bytes a SEND may carry inline.
     pub inline: u32,
-    plan: Plan,
 }
 
 // SAFETY: it is owned by one thread at a time, and libibverbs may be called from any.
@@ -251,12 +250,13 @@ impl Cq {
         unsafe { sys::ibv_req_notify_cq(self.cq, 0) };
     }
 
-    /// Reads word of completions, so that the channel is quiet. Once more than there is costs a system call.
+    /// Reads the word of one arming, so that the channel is quiet: there is no more of it, and to look for more costs a system
+    /// call. Should it come just now, it wakes somebody once for nothing.
     pub fn hush(&self) {
         let (mut cq, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel is open and does not block; each word is acknowledged once.
         unsafe {
-            while sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
+            if sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
                 sys::ibv_ack_cq_events(cq, 1);
             }
         }
@@ -306,7 +306,6 @@ impl Made {
                     slab,
                     windows: windows.keep(),
                     inline: attr.cap.max_inline_data.min(64),
-                    plan,
                 });
             }
             failed = Some(io::Error::last_os_error());
@@ -417,10 +416,6 @@ impl Made {
             // SAFETY: made in `new`, once.
             unsafe { sys::ibv_dealloc_mw(mw) };
         }
-    }
-
-    pub fn plan(&self) -> &Plan {
-        &self.plan
     }
 }
 
