@@ -495,7 +495,7 @@ impl Device {
                     .on_response(now, psn, packet.payload, events, counters)
             }
             Opcode::CONGESTION => {
-                qp.requester.shrink();
+                qp.requester.on_congestion();
                 Ok(())
             }
             Opcode::ATOMIC_ACKNOWLEDGE => Err(Dropped::Stray),
