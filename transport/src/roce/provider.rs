@@ -18,6 +18,10 @@ use crate::roce::udp::Sockets;
 /// Batches of packets that are taken in a turn.
 const BATCHES_PER_TURN: u32 = 4;
 
+/// How long what the system had no room for waits, in ns. A queue of an interface that is full tells
+/// nobody when it has room again (ENOBUFS), so time does; it is a few packets at 1 Gbit/s.
+const FULL_NS: u64 = 50_000;
+
 /// One core's queue pairs over its sockets.
 #[derive(Debug)]
 pub struct Roce {
@@ -27,6 +31,8 @@ pub struct Roce {
     batches: u32,
     /// There may be more packets in the sockets.
     more: bool,
+    /// The system had no room for what is to be sent; it is tried again then.
+    full_until: Option<Tick>,
 }
 
 impl Roce {
@@ -39,6 +45,7 @@ impl Roce {
             sockets,
             batches: BATCHES_PER_TURN,
             more: false,
+            full_until: None,
         }
     }
 
@@ -153,15 +160,26 @@ impl Provider for Roce {
         self.batches = BATCHES_PER_TURN;
         // What was received comes first: of a core that did not run for a while, the acknowledgement is there already.
         self.device.on_time(now);
+        if self.full_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.sockets.full = false;
         self.device.transmit(now, &mut self.sockets);
+        self.full_until = self.sockets.full.then(|| now.plus_ns(FULL_NS));
     }
 
     fn next_timeout(&self) -> Option<Tick> {
-        self.device.next_timeout()
+        let due = self.device.next_timeout();
+        due.into_iter().chain(self.full_until).min()
     }
 
     fn has_work(&self) -> bool {
-        self.more || self.device.has_work()
+        // What waits for room in the system is no reason to stay awake.
+        self.more
+            || match self.full_until {
+                Some(_) => self.device.has_events(),
+                None => self.device.has_work(),
+            }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -265,6 +265,8 @@ pub struct Sockets {
     options: Options,
     random: fastrand::Rng,
     told: bool,
+    /// The system had no room for what was sent last.
+    pub(crate) full: bool,
 }
 
 impl Sockets {
@@ -281,6 +283,7 @@ impl Sockets {
             options,
             random: fastrand::Rng::with_seed(options.loss_seed ^ u64::from(worker)),
             told: false,
+            full: false,
         })
     }
 
@@ -346,7 +349,10 @@ impl Outlet for Sockets {
         match send(socket, route, packets, self.segment) {
             Ok(sent) => sent,
             Err(cause) => match cause.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOBUFS) => 0,
+                Some(libc::EAGAIN | libc::ENOBUFS) => {
+                    self.full = true;
+                    0
+                }
                 Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) if self.segment => {
                     log::info!("RoCE sends packets one by one: {cause}");
                     self.segment = false;
