@@ -533,7 +533,7 @@ impl Cm {
             return;
         };
         match connection.state {
-            // The peer may answer yet; what it then says is not known here, and ends by its DREQ.
+            // The peer may accept yet; that is then not known here, and refused.
             State::ReqSent => _ = self.connections.remove(&id),
             State::RepSent | State::Up => {
                 let dreq = CmDreq {
@@ -577,7 +577,22 @@ impl Cm {
                 );
                 Err(Dropped::CmUnknown)
             }
-            Message::Rep(rep) => self.on_rep(from.ip(), rep),
+            Message::Rep(rep) => {
+                let heard = self.on_rep(from.ip(), rep);
+                if heard == Err(Dropped::CmUnknown) {
+                    // Nobody waits for it any more; its sender shall not wait for an RTU.
+                    let rej = CmRej {
+                        local_id: rep.remote_id,
+                        remote_id: rep.local_id,
+                        reason: Be16::new(RejectReason::INVALID_COMM_ID.0),
+                        // It refuses a REP.
+                        rejected: 1 << 6,
+                        ..CmRej::default()
+                    };
+                    self.say(port, to, mad::build(tid, Message::Rej(&rej)));
+                }
+                heard
+            }
             Message::Rtu(rtu) => {
                 let connection = self.find(from.ip(), rtu.remote_id, Some(rtu.local_id))?;
                 if connection.state != State::RepSent {
@@ -1139,6 +1154,22 @@ mod tests {
         pair.later(REPEAT_MS);
         let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
         assert!(matches!(heard, Heard::Incoming(_)));
+    }
+
+    #[test]
+    fn who_has_gone_refuses_a_late_rep() {
+        let mut pair = Pair::new();
+        let (host, _, rep) = pair.accepted();
+        pair.host.disconnect(pair.now, host);
+        assert_eq!(pair.host_hears(&rep), Err(Dropped::CmUnknown));
+        let rej = Pair::said(&mut pair.host);
+        pair.target_hears(&rej).expect("a REJ");
+        let ended = pair.target.events.pop_front();
+        assert!(
+            matches!(ended, Some(CmEvent::Ended { why: Why::Peer, .. })),
+            "{ended:?}"
+        );
+        assert_eq!(pair.target.count(), 0);
     }
 
     #[test]
