@@ -333,6 +333,8 @@ struct Connection {
     mad: Box<Mad>,
     due: Option<Tick>,
     tries: u32,
+    /// However often the peer asks for patience, there is none beyond this.
+    patience: Tick,
 }
 
 /// One core's connections.
@@ -447,6 +449,7 @@ impl Cm {
             mad: Box::new(mad::build(tid, Message::Req(&req))),
             due: None,
             tries: 0,
+            patience: patience(now),
         };
         self.begin(now, id, connection);
         id
@@ -480,6 +483,7 @@ impl Cm {
             mad: Box::new(mad::build(incoming.tid, Message::Rep(&rep))),
             due: None,
             tries: 0,
+            patience: patience(now),
         };
         self.begin(now, id, connection);
         id
@@ -606,8 +610,12 @@ impl Cm {
                 if !matches!(connection.state, State::ReqSent | State::RepSent) {
                     return Err(Dropped::CmState);
                 }
+                if now >= connection.patience {
+                    return Err(Dropped::CmState);
+                }
                 let ms = (4096u64 << (mra.service_timeout >> 3)) / 1_000_000;
-                connection.due = Some(now.plus_ms(RETRY_MS + ms.min(MRA_MAX_MS)));
+                let due = now.plus_ms(RETRY_MS + ms.min(MRA_MAX_MS));
+                connection.due = Some(due.min(connection.patience));
                 Ok(())
             }
             Message::Rej(rej) => {
@@ -763,6 +771,11 @@ impl Cm {
     pub fn count(&self) -> usize {
         self.connections.len()
     }
+}
+
+/// Until when the peer of a connection that begins may ask for patience.
+fn patience(now: Tick) -> Tick {
+    now.plus_ms(REPEAT_MS + MRA_MAX_MS)
 }
 
 /// An address as a GID: IPv4 as IPv6 has it.
@@ -1032,6 +1045,23 @@ mod tests {
         assert!(pair.host.out.is_empty());
         pair.later(1000);
         assert_eq!(pair.host.out.len(), 1);
+    }
+
+    #[test]
+    fn patience_ends() {
+        let mut pair = Pair::new();
+        let host = pair.dial();
+        let mra = ferroce_wire::roce::CmMra {
+            remote_id: Be32::new(host),
+            service_timeout: 31 << 3,
+            ..Default::default()
+        };
+        let mra = mad::build(1, Message::Mra(&mra));
+        for _ in 0..(2 * REPEAT_MS + MRA_MAX_MS) / RETRY_MS {
+            let _ = pair.host_hears(&mra);
+            pair.later(RETRY_MS);
+        }
+        assert_eq!(pair.host.count(), 0);
     }
 
     #[test]
