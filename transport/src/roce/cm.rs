@@ -8,7 +8,7 @@
 //! Left out on purpose: a record of connections that are over. A DREQ for one is answered as Linux
 //! answers it, and the number of its queue pair rests (`device`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ferroce_engine::port::Tick;
@@ -103,8 +103,13 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Front {
     services: Vec<SocketAddr>,
-    recent: VecDeque<((IpAddr, u32, u64), Tick)>,
+    recent: VecDeque<(Key, Tick)>,
+    /// The same, to be found.
+    known: HashSet<Key>,
 }
+
+/// What a request is known by: its sender, and the sender's names for the connection and itself.
+type Key = (IpAddr, u32, u64);
 
 impl Front {
     /// For those who ask for one of these addresses.
@@ -112,6 +117,7 @@ impl Front {
         Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
+            known: HashSet::with_capacity(RECENT_MAX),
         }
     }
 
@@ -135,12 +141,13 @@ impl Front {
         (tid, req): (u64, &CmReq),
     ) -> Heard {
         let key = (from.ip(), req.local_id.get(), req.ca_guid.get());
-        while let Some((_, heard)) = self.recent.front()
+        while let Some((old, heard)) = self.recent.front()
             && now.since(*heard) >= REPEAT_MS * 1_000_000
         {
+            self.known.remove(old);
             self.recent.pop_front();
         }
-        if self.recent.iter().any(|(other, _)| *other == key) {
+        if self.known.contains(&key) {
             return Heard::Dropped(Dropped::CmState);
         }
         if self.recent.len() == RECENT_MAX {
@@ -149,6 +156,7 @@ impl Front {
         match self.examine(port, local, mtu, from, tid, req) {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
+                self.known.insert(key);
                 Heard::Incoming(Box::new(incoming))
             }
             Err(reason) => {
