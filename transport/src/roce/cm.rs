@@ -8,8 +8,9 @@
 //! Left out on purpose: a record of connections that are over. A DREQ for one is answered as Linux
 //! answers it, and the number of its queue pair rests (`device`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use ferroce_engine::port::Tick;
 use ferroce_wire::Wire;
@@ -62,8 +63,11 @@ pub struct Peer {
     pub reads_max: u8,
 }
 
+/// The refusal of a request, once it was refused: a core writes it, and it answers repetitions.
+type Refusal = Arc<OnceLock<(RejectReason, Mad)>>;
+
 /// A request on its way to a core.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Incoming {
     request: Request,
     /// Which of the node's addresses it came to.
@@ -72,13 +76,24 @@ pub struct Incoming {
     tid: u64,
     remote_id: u32,
     pub(crate) peer: Peer,
+    refusal: Refusal,
 }
 
 impl Incoming {
     /// The answer when there is no room for it.
     pub fn refusal(&self) -> Box<Mad> {
-        let reason = RejectReason::NO_RESOURCES;
-        Box::new(rej_of_req(self.tid, self.remote_id, reason, &[], &[]))
+        Box::new(self.refuse(RejectReason::NO_RESOURCES, &[]))
+    }
+
+    /// A refusal, which is also what the request hears if it comes again.
+    fn refuse(&self, reason: RejectReason, private: &[u8]) -> Mad {
+        let rej = || {
+            (
+                reason,
+                rej_of_req(self.tid, self.remote_id, reason, &[], private),
+            )
+        };
+        self.refusal.get_or_init(rej).1
     }
 }
 
@@ -104,8 +119,8 @@ pub enum Heard {
 pub struct Front {
     services: Vec<SocketAddr>,
     recent: VecDeque<(Key, Tick)>,
-    /// The same, to be found.
-    known: HashSet<Key>,
+    /// The same, to be found, and what refused them.
+    known: HashMap<Key, Refusal>,
 }
 
 /// What a request is known by: its sender, and the sender's names for the connection and itself.
@@ -117,7 +132,7 @@ impl Front {
         Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
-            known: HashSet::with_capacity(RECENT_MAX),
+            known: HashMap::with_capacity(RECENT_MAX),
         }
     }
 
@@ -147,8 +162,12 @@ impl Front {
             self.known.remove(old);
             self.recent.pop_front();
         }
-        if self.known.contains(&key) {
-            return Heard::Dropped(Dropped::CmState);
+        if let Some(refusal) = self.known.get(&key) {
+            // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once.
+            return match refusal.get() {
+                Some((reason, mad)) => Heard::Reject(*reason, Box::new(*mad)),
+                None => Heard::Dropped(Dropped::CmState),
+            };
         }
         if self.recent.len() == RECENT_MAX {
             return Heard::Dropped(Dropped::CmFlood);
@@ -156,7 +175,7 @@ impl Front {
         match self.examine(port, local, mtu, from, tid, req) {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
-                self.known.insert(key);
+                self.known.insert(key, incoming.refusal.clone());
                 Heard::Incoming(Box::new(incoming))
             }
             Err(reason) => {
@@ -229,6 +248,7 @@ impl Front {
                 mtu: theirs,
                 reads_max: req.responder_resources,
             },
+            refusal: Refusal::default(),
         })
     }
 }
@@ -499,7 +519,7 @@ impl Cm {
 
     /// Refuses a request, with at most 148 bytes of private data.
     pub fn reject(&mut self, incoming: &Incoming, reason: RejectReason, private: &[u8]) {
-        let mad = rej_of_req(incoming.tid, incoming.remote_id, reason, &[], private);
+        let mad = incoming.refuse(reason, private);
         self.say(incoming.port, incoming.from, mad);
     }
 
@@ -1171,6 +1191,11 @@ mod tests {
                 assert_eq!(why, Why::Rejected { reason: 28 });
                 assert_eq!(private.bytes()[..4], [1, 2, 3, 0]);
             }
+            other => panic!("{other:?}"),
+        }
+        // It may have been lost: whoever asks again hears it again.
+        match pair.hear(&req) {
+            Heard::Reject(RejectReason::CONSUMER, again) => assert_eq!(again, rej),
             other => panic!("{other:?}"),
         }
     }
