@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Completion, Data, Queue};
 
-use super::{memory, raw};
+use super::{drive, memory, raw};
 
 /// A command.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub enum Link {
     Raw(raw::Queue),
     /// A target that is nothing but memory in this process.
     Memory(Box<memory::Queue>),
+    /// A drive of this machine.
+    Drive(Box<drive::Queue>),
     /// Lost, and not made again yet.
     Gone(String),
 }
@@ -41,6 +43,7 @@ impl Link {
             Link::Nvme(queue) => queue.depth(),
             Link::Raw(queue) => queue.depth(),
             Link::Memory(queue) => queue.depth(),
+            Link::Drive(queue) => queue.depth(),
             Link::Gone(_) => 0,
         }
     }
@@ -55,6 +58,7 @@ impl Link {
             },
             Link::Raw(queue) => queue.submit(io, data, user_data),
             Link::Memory(queue) => queue.submit(sqe(io), data, user_data),
+            Link::Drive(queue) => queue.submit(io, data, user_data),
             Link::Gone(_) => Err(data),
         }
     }
@@ -65,6 +69,7 @@ impl Link {
         match self {
             Link::Nvme(queue) => queue.flush(),
             Link::Raw(queue) => queue.flush(),
+            Link::Drive(queue) => queue.flush(),
             Link::Memory(_) | Link::Gone(_) => (),
         }
     }
@@ -76,6 +81,7 @@ impl Link {
             Link::Nvme(queue) => queue.exchange(),
             Link::Raw(queue) => queue.exchange(),
             Link::Memory(queue) => queue.exchange(),
+            Link::Drive(queue) => queue.flush(),
             Link::Gone(_) => (),
         }
     }
@@ -87,6 +93,7 @@ impl Link {
             Link::Nvme(queue) => queue.next_done(),
             Link::Raw(queue) => queue.next_done(),
             Link::Memory(queue) => queue.next_done(),
+            Link::Drive(queue) => queue.next_done(),
             Link::Gone(_) => None,
         }
     }
@@ -98,6 +105,7 @@ impl Link {
             Link::Nvme(queue) => queue.outstanding(),
             Link::Raw(queue) => queue.outstanding(),
             Link::Memory(queue) => queue.outstanding(),
+            Link::Drive(queue) => queue.outstanding(),
             Link::Gone(_) => 0,
         }
     }
@@ -108,6 +116,8 @@ impl Link {
             Link::Nvme(queue) => queue.error().map(ToString::to_string),
             Link::Raw(queue) => queue.error().map(str::to_owned),
             Link::Memory(queue) => queue.error().map(str::to_owned),
+            // One that fails answers every command with that.
+            Link::Drive(_) => None,
             Link::Gone(why) => Some(why.clone()),
         }
     }
@@ -119,6 +129,7 @@ impl Link {
             Link::Nvme(queue) => queue.error().is_some(),
             Link::Raw(queue) => queue.error().is_some(),
             Link::Memory(queue) => queue.error().is_some(),
+            Link::Drive(_) => false,
             Link::Gone(_) => true,
         }
     }
@@ -129,6 +140,7 @@ impl Link {
             Link::Nvme(queue) => {
                 queue.wait(limit);
             }
+            Link::Drive(queue) => queue.wait(limit),
             Link::Raw(_) | Link::Memory(_) | Link::Gone(_) => std::thread::yield_now(),
         }
     }
