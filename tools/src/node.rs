@@ -5,7 +5,7 @@ mod clients;
 mod control;
 mod core;
 mod door;
-mod drives;
+pub mod drives;
 mod handle;
 mod latency;
 mod memory;
