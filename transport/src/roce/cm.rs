@@ -39,6 +39,9 @@ const MRA_MAX_MS: u64 = 30_000;
 const REPEAT_MS: u64 = RETRY_MS * TRIES_MAX as u64;
 /// Requests that may be remembered for that, and so requests in that time.
 const RECENT_MAX: usize = 4096;
+/// ... and of these of one address: a host with a queue for each of many cores, several times over, but
+/// not all there is for others.
+const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 /// 4.096 us times 2 to the power of this is told to peers as the time we take to answer: 67 ms.
 const RESPONSE_TIMEOUT: u8 = 14;
 /// ... and as the time after which a packet of theirs is lost: 67 ms.
@@ -121,6 +124,8 @@ pub struct Front {
     recent: VecDeque<(Key, Tick)>,
     /// The same, to be found, and what refused them.
     known: HashMap<Key, Refusal>,
+    /// How many of them each address sent.
+    sources: HashMap<IpAddr, u32>,
 }
 
 /// What a request is known by: its sender, and the sender's names for the connection and itself.
@@ -133,6 +138,7 @@ impl Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
             known: HashMap::with_capacity(RECENT_MAX),
+            sources: HashMap::new(),
         }
     }
 
@@ -160,6 +166,12 @@ impl Front {
             && now.since(*heard) >= REPEAT_MS * 1_000_000
         {
             self.known.remove(old);
+            if let Some(count) = self.sources.get_mut(&old.0) {
+                *count -= 1;
+                if *count == 0 {
+                    self.sources.remove(&old.0);
+                }
+            }
             self.recent.pop_front();
         }
         if let Some(refusal) = self.known.get(&key) {
@@ -169,12 +181,14 @@ impl Front {
                 None => Heard::Dropped(Dropped::CmState),
             };
         }
-        if self.recent.len() == RECENT_MAX {
+        let sent = self.sources.get(&key.0).copied().unwrap_or(0);
+        if self.recent.len() == RECENT_MAX || sent >= RECENT_OF_ONE_MAX {
             return Heard::Dropped(Dropped::CmFlood);
         }
         match self.examine(port, local, mtu, from, tid, req) {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
+                *self.sources.entry(key.0).or_default() += 1;
                 self.known.insert(key, incoming.refusal.clone());
                 Heard::Incoming(Box::new(incoming))
             }
@@ -1206,17 +1220,26 @@ mod tests {
         pair.dial();
         let (tid, mut req) = Pair::req(&Pair::said(&mut pair.host));
         let local = (0, at(TARGET).ip(), mtu(5));
-        for id in 0..RECENT_MAX as u32 {
+        let mut ask = |pair: &mut Pair, host: u8, id: u32| {
+            let from = SocketAddr::new(IpAddr::from([10, 0, 0, host]), PORT);
             req.local_id = Be32::new(id);
-            let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
-            assert!(matches!(heard, Heard::Incoming(_)));
+            req.private_data[16..20].copy_from_slice(&[10, 0, 0, host]);
+            pair.front.on_req(pair.now, local, from, (tid, &req))
+        };
+        // One host cannot take what all may have together.
+        for host in 2..6 {
+            for id in 0..RECENT_OF_ONE_MAX {
+                assert!(matches!(ask(&mut pair, host, id), Heard::Incoming(_)));
+            }
+            let heard = ask(&mut pair, host, u32::MAX);
+            assert!(matches!(heard, Heard::Dropped(Dropped::CmFlood)));
         }
-        req.local_id = Be32::new(u32::MAX);
-        let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
+        assert_eq!(pair.front.recent.len(), RECENT_MAX);
+        let heard = ask(&mut pair, 6, 0);
         assert!(matches!(heard, Heard::Dropped(Dropped::CmFlood)));
         pair.later(REPEAT_MS);
-        let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
-        assert!(matches!(heard, Heard::Incoming(_)));
+        assert!(matches!(ask(&mut pair, 2, u32::MAX), Heard::Incoming(_)));
+        assert_eq!((pair.front.known.len(), pair.front.sources.len()), (1, 1));
     }
 
     #[test]
