@@ -40,6 +40,7 @@ use crate::url::{Scheme, Url};
 use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;
+pub use memory::available as memory_available;
 pub use wanted::News;
 use wanted::{Wanted, What};
 

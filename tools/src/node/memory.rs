@@ -122,7 +122,7 @@ pub fn refuse_if_short(bytes: u64, what: &str) -> Result<()> {
 
 /// Memory that can be had without pushing others out, as far as the system says: the machine's, and
 /// that of the control group we are in.
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()
