@@ -1,6 +1,8 @@
 //! How many instructions the engine takes for a read of 4 KiB, at depths of 1 and 32: an in-memory
 //! fabric, the production `turn` and a RAM drive. It only does the reads; callgrind counts those of
-//! [`counted_turn`] (`scripts/count` runs it and compares with `engine/benches/count.txt`).
+//! [`counted_turn`], and not what is inside of functions whose names begin with `uncounted`: fabric and
+//! drive stand in for others, whose instructions are counted elsewhere. `scripts/count` runs it, compares
+//! with `engine/benches/count.txt`, and prints what it comes to with both beside it.
 //!
 //!     cargo bench -p ferroce-engine --bench count -- DEPTH
 

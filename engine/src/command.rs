@@ -214,6 +214,15 @@ impl Command {
         }
     }
 
+    /// The tag for a part, of the command in that slot.
+    #[inline]
+    pub fn tag(&self, slot: u32, part: usize) -> Tag {
+        Tag {
+            slot: slot * CHUNKS_PER_COMMAND as u32 + part as u32,
+            generation: self.generation,
+        }
+    }
+
     /// Index of the oldest part.
     pub fn first_part(&self) -> Option<usize> {
         (self.count > 0).then_some(self.head as usize)
@@ -371,14 +380,6 @@ impl Slab {
     /// How many there are, free or not.
     pub fn capacity(&self) -> usize {
         self.commands.len()
-    }
-
-    /// The tag for part `part` of a command.
-    pub fn tag(&self, slot: u32, part: usize) -> Tag {
-        Tag {
-            slot: slot * CHUNKS_PER_COMMAND as u32 + part as u32,
-            generation: self.commands[slot as usize].generation,
-        }
     }
 
     /// The command and part a tag names; `None` if it is of an older life, or of no life at all.

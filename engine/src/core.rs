@@ -67,11 +67,15 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         let mut busy = self.read_mail(now);
         self.queues.on_time(now, wall_ms, &mut self.drives);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
+            let mut room = 0;
             for _ in 0..limits::INBOUND_PER_TURN {
-                let room = self.queues.has_room();
-                let Some(inbound) = fabric.poll(now, room) else {
+                if room == 0 {
+                    room = self.queues.room();
+                }
+                let Some(inbound) = fabric.poll(now, room > 0) else {
                     break;
                 };
+                room = room.saturating_sub(1);
                 busy = true;
                 match inbound {
                     Inbound::Capsule {

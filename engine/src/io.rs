@@ -14,13 +14,15 @@ use ferroce_wire::opcode::NvmOpcode;
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
-use crate::command::{Chunk, Kind};
+use crate::command::{Chunk, Command, Kind};
 use crate::drives::Drives;
 use crate::limits;
 use crate::line::{Lane, Served};
-use crate::phases::NO_SERIES;
+use crate::memory::{deal, take_back};
+use crate::phases::{Clerk, NO_SERIES, Phases};
 use crate::plant::{self, Bug};
 use crate::port::{Backend, Done, DriveId, Fetch, InCapsule, Io, Op, Tag, Tick};
+use crate::queue::Queue;
 use crate::queues::Queues;
 use crate::refusal::Refusal;
 use crate::table::Transport;
@@ -68,6 +70,105 @@ fn check_sgl(sqe: &Sqe, transport: Transport, len: u32) -> Result<Sgl, Refusal> 
     }
 }
 
+/// Checks opcode, namespace and range, and fills in what the command will do.
+#[inline]
+fn check_io(
+    command: &mut Command,
+    queue: &Queue,
+    clerk: &mut Clerk,
+    phases: &Phases,
+    now: Tick,
+) -> Result<(), Refusal> {
+    let sqe = &command.sqe;
+    let opcode = sqe.nvm_opcode();
+    if sqe.fuse() != Sqe::FUSE_NORMAL {
+        return Err(Refusal::field(offset_of!(Sqe, flags)));
+    }
+    let subsystem = &queue.subsystem;
+    let namespaces = &subsystem.as_ref().ok_or(Refusal::opcode())?.namespaces;
+    let kind = match opcode {
+        NvmOpcode::READ => Kind::Read,
+        NvmOpcode::WRITE => Kind::Write { fua: sqe.fua() },
+        NvmOpcode::COMPARE => Kind::Compare,
+        NvmOpcode::FLUSH => Kind::Flush,
+        NvmOpcode::VERIFY => Kind::Verify,
+        NvmOpcode::WRITE_ZEROES => Kind::WriteZeroes {
+            fua: sqe.fua(),
+            deallocate: sqe.deac(),
+        },
+        // NR is zero-based, in the low byte (NVM 3.3.2).
+        NvmOpcode::DSM => Kind::Deallocate {
+            range: 0,
+            ranges: u16::from(sqe.dsm_nr_z()) + 1,
+        },
+        _ => return Err(Refusal::opcode()),
+    };
+    let namespace = namespaces
+        .get(&sqe.nsid.get())
+        .ok_or(Refusal::namespace())?;
+    if let Some(who) = &queue.who {
+        command.series = clerk.begin(phases, command.queue, who, sqe.nsid.get(), now);
+    }
+    let writes = matches!(
+        kind,
+        Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Deallocate { .. }
+    );
+    if writes && namespace.read_only {
+        return Err(Refusal::at(
+            Status::NAMESPACE_WRITE_PROTECTED,
+            offset_of!(Sqe, opc),
+        ));
+    }
+    let shift = namespace.info.block_len.trailing_zeros() as u8;
+    command.kind = kind;
+    command.drive = namespace.drive;
+    command.block_shift = shift;
+    command.capacity = namespace.info.blocks;
+    command.part_max = namespace.info.max_transfer.min(limits::CHUNK_LEN);
+    if matches!(kind, Kind::Flush) {
+        command.len = 1;
+        return Ok(());
+    }
+    if matches!(kind, Kind::Deallocate { .. }) {
+        return Ok(());
+    }
+    let (lba, blocks) = (sqe.slba(), sqe.blocks());
+    if lba
+        .checked_add(u64::from(blocks))
+        .is_none_or(|end| end > namespace.info.blocks)
+    {
+        let out = Refusal::at(Status::LBA_OUT_OF_RANGE, offset_of!(Sqe, cdw10));
+        return Err(Refusal { lba, ..out });
+    }
+    command.lba = lba;
+    command.blocks = blocks;
+    if matches!(kind, Kind::Verify | Kind::WriteZeroes { .. }) {
+        command.len = blocks;
+    } else {
+        let len = u64::from(blocks) << shift;
+        if len > u64::from(limits::TRANSFER_MAX) {
+            return Err(Refusal::field(offset_of!(Sqe, cdw12)));
+        }
+        command.len = len as u32;
+    }
+    Ok(())
+}
+
+/// Where the data of a command is that was checked.
+#[inline]
+fn data_of(command: &Command, transport: Transport, capsule: usize) -> Result<Source, Refusal> {
+    let (sqe, len) = (&command.sqe, command.len);
+    match command.kind {
+        Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, capsule),
+        Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), capsule),
+        Kind::Read => match check_sgl(sqe, transport, len)?.kind {
+            Sgl::IN_CAPSULE => Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
+            _ => Ok(Source::Host),
+        },
+        _ => Ok(Source::Host),
+    }
+}
+
 impl Queues {
     /// An I/O command came in.
     pub(crate) fn begin_io<D: Backend>(
@@ -76,122 +177,27 @@ impl Queues {
         capsule: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
-        self.count_begun(slot);
-        let checked = self.check_io(slot);
-        if let Err(refusal) = checked {
-            if self.slab[slot].series == NO_SERIES {
-                let phases = &self.config.counters.phases;
-                self.slab[slot].series = self.clerk.begin_elsewhere(phases);
-            }
-            self.refuse(slot, refusal);
-            return;
-        }
-        let command = &self.slab[slot];
-        let (sqe, len) = (&command.sqe, command.len);
-        let transport = self.queues[command.queue as usize].transport;
-        let has = capsule.bytes().len();
-        let found = match command.kind {
-            Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, has),
-            Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), has),
-            Kind::Read => match check_sgl(sqe, transport, len) {
-                Ok(sgl) if sgl.kind == Sgl::IN_CAPSULE => {
-                    Err(Refusal::sgl(Status::SGL_TYPE_INVALID))
-                }
-                Ok(_) => Ok(Source::Host),
-                Err(refusal) => Err(refusal),
-            },
-            _ => Ok(Source::Host),
-        };
-        match found {
+        let command = &mut self.slab[slot];
+        let queue = &self.queues[command.queue as usize];
+        let phases = &self.config.counters.phases;
+        // It is counted as begun under the present table.
+        command.parity = (self.table.epoch % 2) as u8;
+        self.in_flight[usize::from(command.parity)] += 1;
+        let now = self.now;
+        let checked = check_io(command, queue, &mut self.clerk, phases, now)
+            .and_then(|()| data_of(command, queue.transport, capsule.bytes().len()));
+        match checked {
             Ok(Source::Host) => {}
             Ok(Source::Capsule(place)) => self.land(slot, capsule, place, drives),
             Err(refusal) => {
+                if command.series == NO_SERIES {
+                    command.series = self.clerk.begin_elsewhere(phases);
+                }
                 self.refuse(slot, refusal);
                 return;
             }
         }
         self.go_on(slot, drives);
-    }
-
-    /// Checks opcode, namespace and range, and fills in what the command will do.
-    fn check_io(&mut self, slot: u32) -> Result<(), Refusal> {
-        let command = &mut self.slab[slot];
-        let sqe = &command.sqe;
-        let opcode = sqe.nvm_opcode();
-        if sqe.fuse() != Sqe::FUSE_NORMAL {
-            return Err(Refusal::field(offset_of!(Sqe, flags)));
-        }
-        let at = command.queue;
-        let queue = &self.queues[at as usize];
-        let subsystem = &queue.subsystem;
-        let namespaces = &subsystem.as_ref().ok_or(Refusal::opcode())?.namespaces;
-        let kind = match opcode {
-            NvmOpcode::READ => Kind::Read,
-            NvmOpcode::WRITE => Kind::Write { fua: sqe.fua() },
-            NvmOpcode::COMPARE => Kind::Compare,
-            NvmOpcode::FLUSH => Kind::Flush,
-            NvmOpcode::VERIFY => Kind::Verify,
-            NvmOpcode::WRITE_ZEROES => Kind::WriteZeroes {
-                fua: sqe.fua(),
-                deallocate: sqe.deac(),
-            },
-            // NR is zero-based, in the low byte (NVM 3.3.2).
-            NvmOpcode::DSM => Kind::Deallocate {
-                range: 0,
-                ranges: u16::from(sqe.dsm_nr_z()) + 1,
-            },
-            _ => return Err(Refusal::opcode()),
-        };
-        let namespace = namespaces
-            .get(&sqe.nsid.get())
-            .ok_or(Refusal::namespace())?;
-        if let Some(who) = &queue.who {
-            let phases = &self.config.counters.phases;
-            command.series = self.clerk.begin(phases, at, who, sqe.nsid.get(), self.now);
-        }
-        let writes = matches!(
-            kind,
-            Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Deallocate { .. }
-        );
-        if writes && namespace.read_only {
-            return Err(Refusal::at(
-                Status::NAMESPACE_WRITE_PROTECTED,
-                offset_of!(Sqe, opc),
-            ));
-        }
-        let shift = namespace.info.block_len.trailing_zeros() as u8;
-        command.kind = kind;
-        command.drive = namespace.drive;
-        command.block_shift = shift;
-        command.capacity = namespace.info.blocks;
-        command.part_max = namespace.info.max_transfer.min(limits::CHUNK_LEN);
-        if matches!(kind, Kind::Flush) {
-            command.len = 1;
-            return Ok(());
-        }
-        if matches!(kind, Kind::Deallocate { .. }) {
-            return Ok(());
-        }
-        let (lba, blocks) = (sqe.slba(), sqe.blocks());
-        if lba
-            .checked_add(u64::from(blocks))
-            .is_none_or(|end| end > namespace.info.blocks)
-        {
-            let out = Refusal::at(Status::LBA_OUT_OF_RANGE, offset_of!(Sqe, cdw10));
-            return Err(Refusal { lba, ..out });
-        }
-        command.lba = lba;
-        command.blocks = blocks;
-        if matches!(kind, Kind::Verify | Kind::WriteZeroes { .. }) {
-            command.len = blocks;
-        } else {
-            let len = u64::from(blocks) << shift;
-            if len > u64::from(limits::TRANSFER_MAX) {
-                return Err(Refusal::field(offset_of!(Sqe, cdw12)));
-            }
-            command.len = len as u32;
-        }
-        Ok(())
     }
 
     /// Does for a command what can be done now, about `budget` bytes of it at most; in the lane of
@@ -256,8 +262,9 @@ impl Queues {
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
-        let span = command.span(offset, len);
-        let Some((bufs, lent)) = self.read_bufs(slot, span, drives) else {
+        let (span, tag) = (command.span(offset, len), command.tag(slot, part));
+        let queue = command.queue;
+        let Some((bufs, lent)) = self.read_bufs(queue, span, drives) else {
             self.slab[slot].count -= 1;
             return Served::Blocked;
         };
@@ -265,35 +272,33 @@ impl Queues {
             lba: span.lba,
             blocks: len >> span.shift,
         };
-        let submitted = self.submit(slot, part, span.drive, op, bufs, drives);
-        let command = &mut self.slab[slot];
-        match submitted {
-            Ok(()) => {
-                command.parts[part].chunk = Chunk::Executing;
-                command.parts[part].lent = lent;
+        match self.submit(slot, tag, span.drive, op, bufs, drives) {
+            Ok(command) => {
+                let part = &mut command.parts[part];
+                (part.chunk, part.lent) = (Chunk::Executing, lent);
                 command.started += len;
                 Served::Took(len)
             }
             Err(bufs) => {
-                command.count -= 1;
+                self.slab[slot].count -= 1;
                 self.home(bufs, drives);
-                self.take_back(slot, span.drive, lent, drives);
+                take_back(&mut self.shares, queue, span.drive, lent, drives);
                 Served::Blocked
             }
         }
     }
 
+    /// Gives the drive a request of a command's part; the command, or the Bufs back if the drive has no room.
     #[inline(always)]
     fn submit<D: Backend>(
         &mut self,
         slot: u32,
-        part: usize,
+        tag: Tag,
         id: DriveId,
         op: Op,
         bufs: BufList,
         drives: &mut Drives<D>,
-    ) -> Result<(), BufList> {
-        let tag = self.slab.tag(slot, part);
+    ) -> Result<&mut Command, BufList> {
         drives
             .submit(id, Io { tag, op, bufs })
             .map_err(|io| io.bufs)?;
@@ -303,10 +308,12 @@ impl Queues {
             command.stamps.submitted = self.now;
             self.clerk.submitted.push(slot);
         }
-        Ok(())
+        Ok(command)
     }
 
     /// Data that landed goes to the drive first; then more is fetched.
+    // Apart from `advance`, whose frame is then that of a read.
+    #[inline(never)]
     fn start_write<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
         let command = &mut self.slab[slot];
         let landed = command
@@ -327,19 +334,19 @@ impl Queues {
         if len == 0 {
             return Served::Leaves;
         }
-        let compare = command.kind == Kind::Compare;
+        let (queue, compare) = (command.queue, command.kind == Kind::Compare);
         let span = command.span(offset, len);
         command.pop_free_parts();
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
         let bufs = if compare {
-            self.both_sides(slot, span, drives)
+            self.both_sides(queue, span, drives)
         } else {
-            let bufs = self.write_bufs(slot, span, drives);
+            let bufs = self.write_bufs(queue, span, drives);
             bufs.map(|bufs| (bufs, BufList::new()))
         };
-        let tag = self.slab.tag(slot, part);
+        let tag = self.slab[slot].tag(slot, part);
         let command = &mut self.slab[slot];
         let Some((bufs, spare)) = bufs else {
             command.count -= 1;
@@ -391,15 +398,14 @@ impl Queues {
             blocks: len >> span.shift,
             fua: fua && !plant::on(Bug::FuaDropped),
         };
-        let submitted = self.submit(slot, part, span.drive, op, bufs, drives);
-        let chunk = &mut self.slab[slot].parts[part].chunk;
-        match submitted {
-            Ok(()) => {
-                *chunk = Chunk::Executing;
+        let tag = self.slab[slot].tag(slot, part);
+        match self.submit(slot, tag, span.drive, op, bufs, drives) {
+            Ok(command) => {
+                command.parts[part].chunk = Chunk::Executing;
                 Served::Took(len)
             }
             Err(bufs) => {
-                *chunk = Chunk::Landed { bufs };
+                self.slab[slot].parts[part].chunk = Chunk::Landed { bufs };
                 Served::Blocked
             }
         }
@@ -420,15 +426,16 @@ impl Queues {
             lba: span.lba,
             blocks: len >> span.shift,
         };
-        let into = std::mem::take(&mut self.slab[slot].parts[part].spare);
-        let submitted = self.submit(slot, part, span.drive, op, into, drives);
-        let part = &mut self.slab[slot].parts[part];
-        match submitted {
-            Ok(()) => {
-                part.chunk = Chunk::Comparing { bufs };
+        let command = &mut self.slab[slot];
+        let tag = command.tag(slot, part);
+        let into = std::mem::take(&mut command.parts[part].spare);
+        match self.submit(slot, tag, span.drive, op, into, drives) {
+            Ok(command) => {
+                command.parts[part].chunk = Chunk::Comparing { bufs };
                 Served::Took(len)
             }
             Err(into) => {
+                let part = &mut self.slab[slot].parts[part];
                 (part.chunk, part.spare) = (Chunk::Landed { bufs }, into);
                 Served::Blocked
             }
@@ -465,13 +472,11 @@ impl Queues {
         let Some(part) = command.push_part(command.started, blocks) else {
             return Served::Leaves;
         };
-        let id = command.drive;
-        let submitted = self.submit(slot, part, id, op, BufList::new(), drives);
-        let command = &mut self.slab[slot];
-        if submitted.is_err() {
-            command.count -= 1;
+        let (id, tag) = (command.drive, command.tag(slot, part));
+        let Ok(command) = self.submit(slot, tag, id, op, BufList::new(), drives) else {
+            self.slab[slot].count -= 1;
             return Served::Blocked;
-        }
+        };
         command.parts[part].chunk = Chunk::Executing;
         command.started += blocks;
         Served::Took(blocks << command.block_shift)
@@ -479,6 +484,7 @@ impl Queues {
 
     /// Dataset Management: the list of ranges is fetched, stays landed in the first part, and its
     /// ranges are worked off one after the other.
+    #[inline(never)]
     fn start_range<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
         let command = &self.slab[slot];
         let Kind::Deallocate { range, ranges } = command.kind else {
@@ -529,14 +535,15 @@ impl Queues {
 
     /// Fetches a small structure whole.
     fn fetch_structure(&mut self, slot: u32, len: u32) -> Served {
-        let Some(bufs) = self.pool_buf(slot, len) else {
+        let queue = self.slab[slot].queue;
+        let Some(bufs) = self.pool_buf(queue, len) else {
             return Served::Blocked;
         };
         let command = &mut self.slab[slot];
         let part = command.push_part(0, len).expect("it is the first");
         command.parts[part].chunk = Chunk::Fetching;
         let (cid, sgl) = (command.sqe.cid.get(), command.sqe.dptr);
-        let tag = self.slab.tag(slot, part);
+        let tag = self.slab[slot].tag(slot, part);
         self.fetch_later(
             slot,
             Fetch {
@@ -551,6 +558,7 @@ impl Queues {
     }
 
     /// An admin command wants data, or has some for the host.
+    #[inline(never)]
     fn start_admin(&mut self, slot: u32) -> Served {
         let command = &mut self.slab[slot];
         if command.staged.is_empty() {
@@ -571,7 +579,8 @@ impl Queues {
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
-        let Some(mut bufs) = self.pool_buf(slot, len) else {
+        let queue = command.queue;
+        let Some(mut bufs) = self.pool_buf(queue, len) else {
             self.slab[slot].count -= 1;
             return Served::Blocked;
         };
@@ -659,12 +668,18 @@ impl Queues {
         let was = std::mem::take(&mut command.parts[part].chunk);
         let lent = std::mem::take(&mut command.parts[part].lent);
         if lent > 0 {
-            self.deal(slot, drive, &mut bufs, lent, drives);
+            deal(
+                &mut self.shares,
+                command.queue,
+                drive,
+                &mut bufs,
+                lent,
+                drives,
+            );
         } else if command.kind == Kind::Read && drives.brings_memory(drive) {
             let len = u64::from(command.parts[part].len);
             self.config.counters.copied_bytes.add(len);
         }
-        let command = &mut self.slab[slot];
         let mut status = status;
         if plant::on(Bug::ErrorSwallowed) {
             status = Status::SUCCESS;

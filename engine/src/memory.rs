@@ -14,6 +14,7 @@ use crate::limits;
 use crate::port::{Backend, DriveId, InCapsule};
 use crate::queue::State;
 use crate::queues::{LANDING, Queues};
+use crate::shares::Shares;
 
 /// A place in a namespace: where, how much, and log2 of the block length.
 #[derive(Clone, Copy, Debug)]
@@ -89,10 +90,9 @@ impl Queues {
         buf.expect("room was asked for before the capsule was polled")
     }
 
-    /// A buffer of the core's for something that may wait for this command's host.
+    /// A buffer of the core's for something that may wait for this queue's host.
     #[inline]
-    pub(crate) fn pool_buf(&mut self, slot: u32, len: u32) -> Option<BufList> {
-        let queue = self.slab[slot].queue;
+    pub(crate) fn pool_buf(&mut self, queue: u32, len: u32) -> Option<BufList> {
         let buf = self
             .shares
             .take(queue, &mut self.config.pool, len as usize)?;
@@ -103,34 +103,34 @@ impl Queues {
     #[inline]
     pub(crate) fn read_bufs<D: Backend>(
         &mut self,
-        slot: u32,
+        queue: u32,
         span: Span,
         drives: &mut Drives<D>,
     ) -> Option<(BufList, u32)> {
-        if let Some(lent) = self.lend(slot, span, drives) {
+        if let Some(lent) = lend(&mut self.shares, queue, span, drives) {
             return Some((self.list(span.len, span.shift), lent));
         }
-        Some((self.pool_buf(slot, span.len)?, 0))
+        Some((self.pool_buf(queue, span.len)?, 0))
     }
 
     /// Where the data of a write is to land.
     #[inline]
     pub(crate) fn write_bufs<D: Backend>(
         &mut self,
-        slot: u32,
+        queue: u32,
         span: Span,
         drives: &mut Drives<D>,
     ) -> Option<BufList> {
-        if let Some(lent) = self.lend(slot, span, drives) {
+        if let Some(lent) = lend(&mut self.shares, queue, span, drives) {
             let mut bufs = self.list(span.len, span.shift);
             if drives.space(span.drive, span.lba, span.len as usize, &mut bufs) {
-                self.deal(slot, span.drive, &mut bufs, lent, drives);
+                deal(&mut self.shares, queue, span.drive, &mut bufs, lent, drives);
                 return Some(bufs);
             }
             self.home(bufs, drives);
-            self.take_back(slot, span.drive, lent, drives);
+            take_back(&mut self.shares, queue, span.drive, lent, drives);
         }
-        self.pool_buf(slot, span.len)
+        self.pool_buf(queue, span.len)
     }
 
     /// Where the host's side of a Compare lands, and where the drive reads to, which waits for no
@@ -138,15 +138,14 @@ impl Queues {
     /// other.
     pub(crate) fn both_sides<D: Backend>(
         &mut self,
-        slot: u32,
+        queue: u32,
         span: Span,
         drives: &mut Drives<D>,
     ) -> Option<(BufList, BufList)> {
-        let theirs = self.pool_buf(slot, span.len)?;
+        let theirs = self.pool_buf(queue, span.len)?;
         if drives.brings_memory(span.drive) {
             return Some((theirs, self.list(span.len, span.shift)));
         }
-        let queue = self.slab[slot].queue;
         let pool = &mut self.config.pool;
         match self.shares.take_second(queue, pool, span.len as usize) {
             Some(buf) => {
@@ -184,53 +183,6 @@ impl Queues {
         Ok(own)
     }
 
-    /// Promises the command's host Bufs of the drive's own; how many, or `None` if it has no memory
-    /// or the host has enough.
-    #[inline(always)]
-    fn lend<D: Backend>(&mut self, slot: u32, span: Span, drives: &mut Drives<D>) -> Option<u32> {
-        let queue = self.slab[slot].queue;
-        let pages = span.pages();
-        let may = |free| self.shares.may_borrow(queue, free);
-        let lent = drives.lend(span.drive, pages, may);
-        lent.then(|| {
-            self.shares.lend(queue, pages);
-            pages
-        })
-    }
-
-    /// Bufs that were promised are here. Where there are fewer, the rest of the promise is void.
-    #[inline]
-    pub(crate) fn deal<D: Backend>(
-        &mut self,
-        slot: u32,
-        drive: DriveId,
-        bufs: &mut BufList,
-        lent: u32,
-        drives: &mut Drives<D>,
-    ) {
-        let queue = self.slab[slot].queue;
-        // 0 says that a Buf of a drive's own is with nobody.
-        let whom = queue as u16 + 1;
-        bufs.iter_mut().for_each(|buf| buf.deal_to(whom));
-        let void = lent - bufs.count() as u32;
-        if void > 0 {
-            self.take_back(slot, drive, void, drives);
-        }
-    }
-
-    /// So many of the drive's own are promised to the host no more.
-    pub(crate) fn take_back<D: Backend>(
-        &mut self,
-        slot: u32,
-        drive: DriveId,
-        count: u32,
-        drives: &mut Drives<D>,
-    ) {
-        let queue = self.slab[slot].queue;
-        self.shares.returned(queue, count);
-        drives.returned(drive, count);
-    }
-
     /// Data is here: the Bufs wait for no host any more. The core's own are its host's until they are
     /// home; there is no drive that could wait for ever.
     #[inline]
@@ -247,7 +199,8 @@ impl Queues {
             .is_some_and(|buf| buf.home() == drive.home())
         {
             bufs.iter_mut().for_each(|buf| buf.deal_to(0));
-            self.take_back(slot, drive, bufs.count() as u32, drives);
+            let (queue, count) = (self.slab[slot].queue, bufs.count() as u32);
+            take_back(&mut self.shares, queue, drive, count, drives);
         }
     }
 
@@ -285,7 +238,7 @@ impl Queues {
     }
 
     /// A Buf comes home; the queue whose peer had it.
-    #[inline]
+    #[inline(always)]
     fn home_one<D: Backend>(&mut self, buf: Buf, drives: &mut Drives<D>) -> Option<u32> {
         match buf.home() {
             Home::CORE => Some(self.shares.put(&mut self.config.pool, buf)),
@@ -313,6 +266,55 @@ impl Queues {
             self.release_if_over(queue);
         }
     }
+}
+
+/// Promises the queue's host Bufs of the drive's own; how many, or `None` if it has no memory
+/// or the host has enough.
+#[inline(always)]
+fn lend<D: Backend>(
+    shares: &mut Shares,
+    queue: u32,
+    span: Span,
+    drives: &mut Drives<D>,
+) -> Option<u32> {
+    let pages = span.pages();
+    let may = |free| shares.may_borrow(queue, free);
+    let lent = drives.lend(span.drive, pages, may);
+    lent.then(|| {
+        shares.lend(queue, pages);
+        pages
+    })
+}
+
+/// Bufs that were promised are here. Where there are fewer, the rest of the promise is void.
+#[inline]
+pub(crate) fn deal<D: Backend>(
+    shares: &mut Shares,
+    queue: u32,
+    drive: DriveId,
+    bufs: &mut BufList,
+    lent: u32,
+    drives: &mut Drives<D>,
+) {
+    // 0 says that a Buf of a drive's own is with nobody.
+    let whom = queue as u16 + 1;
+    bufs.iter_mut().for_each(|buf| buf.deal_to(whom));
+    let void = lent - bufs.count() as u32;
+    if void > 0 {
+        take_back(shares, queue, drive, void, drives);
+    }
+}
+
+/// So many of the drive's own are promised to the host no more.
+pub(crate) fn take_back<D: Backend>(
+    shares: &mut Shares,
+    queue: u32,
+    drive: DriveId,
+    count: u32,
+    drives: &mut Drives<D>,
+) {
+    shares.returned(queue, count);
+    drives.returned(drive, count);
 }
 
 /// An empty list with room for the Bufs of any part: a page each, and one more where they lie across pages.

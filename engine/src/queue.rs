@@ -137,8 +137,8 @@ impl Queue {
     /// Adds a command to the queue's list.
     #[inline]
     pub fn link(&mut self, slab: &mut Slab, slot: u32) {
-        slab[slot].before = NONE;
-        slab[slot].after = self.commands;
+        let command = &mut slab[slot];
+        (command.before, command.after) = (NONE, self.commands);
         if self.commands != NONE {
             slab[self.commands].before = slot;
         }
@@ -149,7 +149,8 @@ impl Queue {
     /// Takes a command out of the queue's list.
     #[inline]
     pub fn unlink(&mut self, slab: &mut Slab, slot: u32) {
-        let (before, after) = (slab[slot].before, slab[slot].after);
+        let command = &slab[slot];
+        let (before, after) = (command.before, command.after);
         if before == NONE {
             assert!(
                 self.commands == slot,

@@ -18,7 +18,7 @@ use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 use crate::admin::{self, Admin, Answer, Facts};
-use crate::command::{Chunk, Kind, NONE, Part, Slab};
+use crate::command::{Chunk, Command, Kind, NONE, Part, Slab};
 use crate::controller::Controller;
 use crate::counters::Counters;
 use crate::drives::Drives;
@@ -79,7 +79,7 @@ pub struct Queues {
     fetches: Vec<VecDeque<(ConnId, Fetch)>>,
     mail: VecDeque<ToControl>,
     /// Commands begun under tables of even and odd epoch.
-    in_flight: [u32; 2],
+    pub(crate) in_flight: [u32; 2],
     /// The control thread was not yet told that commands of the earlier table are gone; since when.
     draining: Option<Tick>,
     /// The last table that hosts were told of, if it is not the present one.
@@ -217,11 +217,11 @@ impl Queues {
         &mut self.queues[queue as usize]
     }
 
-    /// True if a command with in-capsule data may come from any connection. A Compare takes two Bufs.
+    /// How many commands with in-capsule data may come from any connection. A Compare takes two Bufs.
     #[inline]
-    pub(crate) fn has_room(&mut self) -> bool {
-        let room = self.slab.room() > 0 && self.config.landing.free(1) > 1;
-        if !room && !plant::on(Bug::TimerBlind) {
+    pub(crate) fn room(&mut self) -> usize {
+        let room = self.slab.room().min(self.config.landing.free(1) / 2);
+        if room == 0 && !plant::on(Bug::TimerBlind) {
             self.unread = self.now;
         }
         room
@@ -235,10 +235,10 @@ impl Queues {
         data: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
-        let Some(slot) = self.begin(fabric, conn, sqe, drives) else {
+        let Some((at, slot)) = self.begin(fabric, conn, sqe, drives) else {
             return;
         };
-        let queue = self.queue(slot);
+        let queue = &self.queues[at as usize];
         if queue.state == State::Live && queue.qid != 0 && !is_fabrics(sqe) {
             self.begin_io(slot, data, drives);
         } else {
@@ -254,39 +254,42 @@ impl Queues {
         sqe: &Sqe,
         drives: &mut Drives<D>,
     ) {
-        if let Some(slot) = self.begin(fabric, conn, sqe, drives) {
+        if let Some((_, slot)) = self.begin(fabric, conn, sqe, drives) {
             self.refuse(slot, Refusal::of(Status::TRANSIENT_TRANSPORT_ERROR));
         }
     }
 
-    /// Takes a slot for a command; None if its queue takes none any more.
+    /// Takes a slot for a command: its queue, and the slot; None if its queue takes none any more.
+    #[inline(always)]
     fn begin<D: Backend>(
         &mut self,
         fabric: usize,
         conn: ConnId,
         sqe: &Sqe,
         drives: &mut Drives<D>,
-    ) -> Option<u32> {
+    ) -> Option<(u32, u32)> {
         let at = self.queue_of(fabric, conn)?;
-        let queue = &mut self.queues[at as usize];
+        let mut queue = &mut self.queues[at as usize];
         if matches!(queue.state, State::Dead | State::Closing) {
             return None;
         }
-        if queue.in_flight >= u32::from(queue.depth) && !self.admits_stranger(at) {
-            self.end_queue(at, drives);
-            return None;
+        if queue.in_flight >= u32::from(queue.depth) {
+            if !self.admits_stranger(at) {
+                self.end_queue(at, drives);
+                return None;
+            }
+            queue = &mut self.queues[at as usize];
         }
         let slot = self
             .slab
             .take(at, sqe, self.now)
             .expect("room was asked for before");
-        let queue = &mut self.queues[at as usize];
         queue.link(&mut self.slab, slot);
         queue.advance_sqhd();
         if let Some(who) = &queue.who {
             who.saw(self.config.index, self.now);
         }
-        Some(slot)
+        Some((at, slot))
     }
 
     // Admin commands. Fabrics ones are in `fabrics.rs`.
@@ -435,23 +438,14 @@ impl Queues {
         if !plant::on(Bug::ParityKept) {
             command.leave_table(&mut self.in_flight);
         }
-        let at = command.queue;
-        command.queue = NONE;
+        let at = std::mem::replace(&mut command.queue, NONE);
         self.clerk.end(&self.config.counters.phases, command.series);
         let queue = &mut self.queues[at as usize];
         queue.unlink(&mut self.slab, slot);
         self.slab.free(slot);
-        if self.queues[at as usize].state != State::Live {
+        if queue.state != State::Live {
             self.finished_apart(at);
         }
-    }
-
-    /// Counts an I/O command as begun under the present table.
-    #[inline]
-    pub(crate) fn count_begun(&mut self, slot: u32) {
-        let parity = (self.table.epoch % 2) as u8;
-        self.slab[slot].parity = parity;
-        self.in_flight[usize::from(parity)] += 1;
     }
 
     // Moving on.
@@ -560,7 +554,8 @@ impl Queues {
             };
             match outgoing {
                 Outgoing::Send { slot, generation } => {
-                    if self.slab[slot].generation == generation && self.slab[slot].to_send {
+                    let command = &self.slab[slot];
+                    if command.generation == generation && command.to_send {
                         busy |= self.send(slot, fabric, drives);
                     }
                 }
@@ -580,18 +575,17 @@ impl Queues {
         fabric: &mut F,
         drives: &mut Drives<D>,
     ) -> bool {
-        let at = self.slab[slot].queue as usize;
-        let conn = self.queues[at].conn;
+        let command = &mut self.slab[slot];
+        let queue = &self.queues[command.queue as usize];
+        let conn = queue.conn;
         let mut busy = false;
         loop {
             if !fabric.wants_more(conn) {
-                let generation = self.slab[slot].generation;
-                let index = self.queues[at].fabric;
-                self.outboxes[index].push_back(Outgoing::Send { slot, generation });
+                let generation = command.generation;
+                self.outboxes[queue.fabric].push_back(Outgoing::Send { slot, generation });
                 return busy;
             }
             busy = true;
-            let command = &mut self.slab[slot];
             command.pop_free_parts();
             let mut reply = Reply {
                 cid: command.sqe.cid.get(),
@@ -630,7 +624,6 @@ impl Queues {
             {
                 let ticket = command.ticket.take().expect("one command, one answer");
                 let mut cqe = ticket.complete(status, dw0);
-                let queue = &self.queues[at];
                 queue.stamp(&mut cqe);
                 reply.may_elide_cqe = status.is_success() && dw0 == 0 && !queue.flow_control;
                 reply.cqe = Some(cqe);
@@ -642,7 +635,10 @@ impl Queues {
                     fabric.reply(conn, again);
                 }
                 fabric.reply(conn, reply);
-                self.count_done(slot, status);
+                if command.series != NO_SERIES {
+                    self.clerk.answered.push((slot, command.queue));
+                }
+                count_done(&self.config, queue, command, status);
                 self.finish(slot);
                 return true;
             }
@@ -651,7 +647,7 @@ impl Queues {
             }
             fabric.reply(conn, reply);
         }
-        self.slab[slot].to_send = false;
+        command.to_send = false;
         self.go_on(slot, drives);
         busy
     }
@@ -838,49 +834,45 @@ impl Queues {
     pub(crate) fn bufs_out(&self) -> usize {
         self.config.pool.out() + self.config.landing.out()
     }
+}
 
-    fn count_done(&mut self, slot: u32, status: Status) {
-        let command = &self.slab[slot];
-        let bytes = u64::from(command.len);
-        let core = self.config.index;
-        let queue = &self.queues[command.queue as usize];
-        let counters = &self.config.counters;
-        if command.series != NO_SERIES {
-            self.clerk.answered.push((slot, command.queue));
-        }
-        if !status.is_success() {
-            counters.errors.note(status);
-        }
-        if !status.is_success() || queue.qid == 0 {
-            return;
-        }
-        match command.kind {
-            Kind::Read => {
-                counters.reads.add(1);
-                counters.read_bytes.add(bytes);
-                if let Some(who) = &queue.who {
-                    who.count_read(core, bytes);
-                }
+/// Counts a command that was answered.
+#[inline]
+fn count_done(config: &CoreConfig, queue: &Queue, command: &Command, status: Status) {
+    let bytes = u64::from(command.len);
+    let (core, counters) = (config.index, &config.counters);
+    if !status.is_success() {
+        counters.errors.note(status);
+    }
+    if !status.is_success() || queue.qid == 0 {
+        return;
+    }
+    match command.kind {
+        Kind::Read => {
+            counters.reads.add(1);
+            counters.read_bytes.add(bytes);
+            if let Some(who) = &queue.who {
+                who.count_read(core, bytes);
             }
-            Kind::Compare => {
-                if let Some(who) = &queue.who {
-                    who.count_read(core, bytes);
-                }
-            }
-            Kind::Verify => {
-                if let Some(who) = &queue.who {
-                    who.count_units_read(core, bytes << command.block_shift);
-                }
-            }
-            Kind::Write { .. } => {
-                counters.writes.add(1);
-                counters.written_bytes.add(bytes);
-                if let Some(who) = &queue.who {
-                    who.count_write(core, bytes);
-                }
-            }
-            _ => {}
         }
+        Kind::Compare => {
+            if let Some(who) = &queue.who {
+                who.count_read(core, bytes);
+            }
+        }
+        Kind::Verify => {
+            if let Some(who) = &queue.who {
+                who.count_units_read(core, bytes << command.block_shift);
+            }
+        }
+        Kind::Write { .. } => {
+            counters.writes.add(1);
+            counters.written_bytes.add(bytes);
+            if let Some(who) = &queue.who {
+                who.count_write(core, bytes);
+            }
+        }
+        _ => {}
     }
 }
 
