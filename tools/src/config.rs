@@ -188,6 +188,12 @@ impl Config {
             .any(|url| url.scheme.transport() == Transport::Rdma)
     }
 
+    /// Some drives are driven from user space.
+    pub fn has_drives_of_ours(&self) -> bool {
+        let mut namespaces = self.subsystem.iter().flat_map(|one| &one.namespace);
+        namespaces.any(|namespace| namespace.device.spec.nvme().is_some())
+    }
+
     /// Fills in what was left out and refuses what cannot be.
     pub fn checked(mut self) -> Result<Config> {
         if self.subsystem.is_empty() {

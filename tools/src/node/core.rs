@@ -181,7 +181,10 @@ impl Idling {
     fn keeps_awake(self, work: &Work, idle_ns: u64) -> bool {
         match self.spin {
             Spin::Always => true,
-            Spin::For(_) if work.at_drives > 0 => idle_ns < DRIVE_SPIN.as_nanos() as u64,
+            // Who wants no polling at all gets none here either.
+            Spin::For(time) if work.at_drives > 0 && !time.is_zero() => {
+                idle_ns < DRIVE_SPIN.as_nanos() as u64
+            }
             Spin::For(time) => idle_ns < time.as_nanos() as u64,
         }
     }

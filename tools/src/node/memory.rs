@@ -21,6 +21,8 @@ pub struct Plan {
     /// For in-capsule data, and for RECVs: what is received moves on by an exchange of the two.
     landing: Vec<Class>,
     huge: bool,
+    /// Devices reach it by themselves, through tables of addresses: large pages keep those short.
+    for_devices: bool,
 }
 
 /// Sizes of buffers, and the share of the budget that each size gets, in sixteenths. Most commands
@@ -31,6 +33,8 @@ const SHARES: [(usize, usize); 4] = [
     (64 * 1024, 3),
     (limits::CHUNK_LEN as usize, 8),
 ];
+/// The huge pages that vm.nr_hugepages counts.
+const HUGE_PAGE: usize = 2 << 20;
 /// In-capsule data lands in a buffer each until the drive has it.
 const LANDING_MAX: usize = 2048;
 
@@ -64,6 +68,7 @@ impl Plan {
             classes: SHARES.map(count).to_vec(),
             landing: vec![landing],
             huge: config.memory.huge_pages,
+            for_devices: config.has_drives_of_ours(),
         }
     }
 
@@ -89,6 +94,9 @@ impl Plan {
         let region = Region::map(self.bytes(), want).context(|| {
             format!("{self}; make `buffers` or `commands` smaller, or name fewer cores")
         })?;
+        if self.huge && self.for_devices && region.kind() == PageKind::Small {
+            log::warn!("{}", no_huge_pages(self.bytes()));
+        }
         let region = Arc::new(region);
         let deal = |core| {
             let start = core * self.bytes_of_core();
@@ -103,6 +111,16 @@ impl Plan {
             regions: vec![region.clone()],
         })
     }
+}
+
+/// What a missed wish for huge pages costs, and how it is granted.
+fn no_huge_pages(bytes: usize) -> String {
+    format!(
+        "no free huge pages for {} of buffers, so drives reach them by pages of 4 KiB, which is slower: \
+         `sysctl vm.nr_hugepages={}` (more if others use some) before the start, or huge-pages = false",
+        about(bytes as u64),
+        bytes.div_ceil(HUGE_PAGE)
+    )
 }
 
 /// Refuses what would not fit into memory: the kernel would hand the pages out one by one and then
@@ -192,6 +210,17 @@ mod tests {
             said.starts_with("ram:1EiB: ") && said.contains("available"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_missed_wish_for_huge_pages_says_how_many_are_needed() {
+        let said = no_huge_pages((80 << 20) + 1);
+        assert!(said.contains("vm.nr_hugepages=41`"), "{said}");
+        let plan = |text: &str| {
+            let text = format!("[[subsystem]]\nnamespace = [{{device=\"{text}\"}}]");
+            Plan::of(&Config::parse(&text, "f.toml").expect("valid"), 1)
+        };
+        assert!(plan("nvme:3b:00.0").for_devices && !plan("ram:1MiB").for_devices);
     }
 
     #[test]
