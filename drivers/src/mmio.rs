@@ -17,6 +17,10 @@ pub trait Registers: fmt::Debug + Send + Sync {
     fn read32(&self, at: u32) -> u32;
     /// Sets it.
     fn write32(&self, at: u32, value: u32);
+    /// Resets the function, as by its configuration space. False if it cannot be.
+    fn reset(&self) -> bool {
+        false
+    }
 }
 
 /// Where a drive's registers are.

@@ -112,7 +112,9 @@ impl Container {
             ));
         };
         let mut open = lock(&OPEN);
-        if let Some(container) = open.get(&number).and_then(Weak::upgrade) {
+        // A drive that was unplugged may still hold the group it was in, which is of no use to the one in its place.
+        let known = open.get(&number).and_then(Weak::upgrade);
+        if let Some(container) = known.filter(|container| container.is_attached()) {
             return Ok(container);
         }
         let container = Arc::new(Container::open(number, address, sysfs, &label)?);
@@ -160,14 +162,9 @@ impl Container {
             ));
         }
         let group = open(&format!("/dev/vfio/{number}"))?;
-        let mut status = vfio::vfio_group_status {
-            argsz: argsz::<vfio::vfio_group_status>(),
-            flags: 0,
-        };
-        // SAFETY: the structure is that of the request.
-        unsafe { ask(group.as_fd(), request::GROUP_GET_STATUS, &mut status) }
+        let flags = group_flags(group.as_fd())
             .map_err(|cause| system(format!("asking for the state of group {number}"), cause))?;
-        if status.flags & vfio::VFIO_GROUP_FLAGS_VIABLE == 0 {
+        if flags & vfio::VFIO_GROUP_FLAGS_VIABLE == 0 {
             let others: Vec<String> = sysfs
                 .group_mates(address)
                 .into_iter()
@@ -218,6 +215,13 @@ impl Container {
         })
     }
 
+    /// False once the last device of the group is gone from the system: then nothing reaches what was mapped, and
+    /// nothing can be mapped any more.
+    fn is_attached(&self) -> bool {
+        let flags = group_flags(self.group.as_fd());
+        flags.is_ok_and(|flags| flags & vfio::VFIO_GROUP_FLAGS_CONTAINER_SET != 0)
+    }
+
     /// Maps a region, once; where it starts for the devices.
     ///
     /// # Errors
@@ -265,7 +269,10 @@ impl Container {
         };
         // SAFETY: the structure is that of the request, and names a mapping made by `map`.
         let unmapped = unsafe { ask(self.container.as_fd(), request::IOMMU_UNMAP_DMA, &mut unmap) };
-        if let Err(cause) = unmapped {
+        if let Err(cause) = unmapped
+            // With its last device the group lost all its mappings.
+            && self.is_attached()
+        {
             // A device may still write there, so the memory is never used for anything else.
             log::warn!("cannot unmap {} bytes from a device: {cause}", mapped.len());
             std::mem::forget(mapped);
@@ -296,6 +303,17 @@ impl Space {
         }
         None
     }
+}
+
+/// What VFIO says of a group: VFIO_GROUP_FLAGS_*.
+fn group_flags(group: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut status = vfio::vfio_group_status {
+        argsz: argsz::<vfio::vfio_group_status>(),
+        flags: 0,
+    };
+    // SAFETY: the structure is that of the request.
+    unsafe { ask(group, request::GROUP_GET_STATUS, &mut status) }?;
+    Ok(status.flags)
 }
 
 fn map_failed(len: usize, cause: &io::Error) -> io::Error {
@@ -502,6 +520,11 @@ impl Device {
         }
         self.file
             .write_all_at(&bits.to_le_bytes(), self.config + COMMAND)
+    }
+
+    /// True if the device can be reset alone.
+    pub fn resets(&self) -> bool {
+        self.resets
     }
 
     /// Resets the function, if the device can be reset alone.

@@ -12,7 +12,7 @@ use ferroce_drivers::mmio::Registers as _;
 use ferroce_drivers::nvme::queue::{ENTRIES_MAX, FAILED};
 use ferroce_drivers::nvme::{Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat};
 use ferroce_engine::port::{Backend, Done, Io, Op, Tag};
-use ferroce_wire::identify::{IdentifyController, IdentifyNamespace};
+use ferroce_wire::identify::{Csi, IdentifyController, IdentifyNamespace};
 use ferroce_wire::status::Status;
 use played::{CAPACITY, Mischief, Player};
 
@@ -455,6 +455,183 @@ fn a_drive_that_lies_is_reset_and_nothing_is_lost() {
     }
 }
 
+/// Polls until a condition holds. Nothing is answered meanwhile.
+fn until(bench: &mut Bench, what: &str, holds: impl Fn(&Player) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds(&bench.player) {
+        assert!(Instant::now() < deadline, "{what}");
+        bench.queue.ring_doorbell();
+        assert!(bench.queue.poll().is_none(), "nothing was asked for");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn commands_that_waited_for_a_long_reset_are_not_old_after_it() {
+    let patience = Patience {
+        command_ms: 1000,
+        abort_ms: 1000,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |mischief| mischief.hold = true);
+    let bufs = bench.bufs(4096, 4096);
+    bench.submit(Op::Read { lba: 0, blocks: 1 }, bufs);
+    bench.queue.ring_doorbell();
+    let slow = |mischief: &mut Mischief| (mischief.never_ready, mischief.fatal) = (true, true);
+    bench.player.misbehave(|mischief| {
+        slow(mischief);
+        mischief.function_reset_helps = false;
+    });
+    // The reset takes longer than a command may.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        assert!(bench.queue.poll().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bench
+        .player
+        .misbehave(|mischief| mischief.never_ready = false);
+    until(&mut bench, "it is given anew", |player| player.held() == 1);
+    let (back, seen) = (Instant::now(), bench.player.seen());
+    while back.elapsed() < Duration::from_millis(300) {
+        assert!(bench.queue.poll().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if back.elapsed() < Duration::from_millis(900) {
+        let now = bench.player.seen();
+        assert_eq!((now.aborts, now.disabled), (seen.aborts, seen.disabled));
+    }
+    bench.player.release_backwards();
+    let done = bench.wait();
+    assert_eq!(done.status, Status::SUCCESS);
+    bench.home(done.bufs);
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_needs_a_reset_of_its_function_gets_one_in_time() {
+    let patience = Patience {
+        reset_ms: 1000,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |_| {});
+    bench.player.misbehave(|mischief| {
+        // It says that it may take longer than we wait, and would.
+        mischief.to = 255;
+        (mischief.never_ready, mischief.function_reset_helps) = (true, true);
+        mischief.fatal = true;
+    });
+    until(&mut bench, "its function is reset", |player| {
+        player.seen().function_resets > 0
+    });
+    assert_eq!(bench.write(0, &[3; 4096], 4096), Status::SUCCESS);
+    assert!(!bench.drive.controller().has_failed());
+    bench.end();
+}
+
+#[test]
+fn an_admin_command_that_is_late_is_followed_by_a_reset() {
+    let patience = Patience {
+        admin_ms: 100,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |_| {});
+    bench.player.misbehave(|mischief| mischief.deaf = true);
+    let why = bench.drive.controller().smart().expect_err("it is deaf");
+    assert!(why.to_string().contains("in time"), "{why}");
+    // What comes late would come over this: nothing is asked until then.
+    until(&mut bench, "it is reset", |player| {
+        player.seen().disabled == 1
+    });
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while bench.drive.controller().smart().is_err() {
+        assert!(Instant::now() < deadline && bench.queue.poll().is_none());
+    }
+    assert_eq!(bench.write(0, &[3; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}
+
+#[test]
+fn a_queue_that_is_made_by_half_is_taken_back() {
+    let mut bench = Bench::new(4096, patient(), |_| {});
+    assert_eq!(bench.player.seen().completion_queues, 1);
+    bench
+        .player
+        .misbehave(|mischief| mischief.no_queue = Some(Status::INTERNAL_ERROR));
+    for _ in 0..3 {
+        let why = bench.drive.queue(&[]).expect_err("refused").to_string();
+        assert!(why.contains("making a queue"), "{why}");
+        assert_eq!(bench.player.seen().completion_queues, 1);
+    }
+    bench.player.misbehave(|mischief| mischief.no_queue = None);
+    drop(bench.drive.queue(&[]).unwrap());
+    assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_is_another_after_its_reset_fails() {
+    type Change = fn(&mut Mischief);
+    let changes: [Change; 4] = [
+        |mischief| mischief.namespace = Some(|id| id.nsze = 8.into()),
+        |mischief| mischief.namespace = Some(|id| id.lbaf[0].lbads = 9),
+        |mischief| mischief.queues = Some(1),
+        |mischief| mischief.controller = Some(|id| id.sn = *b"ANOTHER ONE         "),
+    ];
+    for change in changes {
+        let patience = Patience {
+            reset_ms: 100,
+            ..patient()
+        };
+        let mut bench = Bench::new(4096, patience, |_| {});
+        let second = bench.drive.queue(&[]).unwrap();
+        bench.player.misbehave(|mischief| {
+            change(mischief);
+            (mischief.swallow, mischief.fatal) = (true, true);
+        });
+        let bufs = bench.bufs(4096, 4096);
+        bench.submit(Op::Read { lba: 0, blocks: 1 }, bufs);
+        let mut second = second;
+        let done = loop {
+            // Each core hears of a reset by looking at its queue.
+            assert!(second.poll().is_none());
+            if let Some(done) = bench.queue.poll() {
+                break done;
+            }
+        };
+        assert_eq!(done.status, FAILED);
+        bench.home(done.bufs);
+        drop(second);
+        assert!(bench.drive.controller().has_failed());
+        bench.end();
+    }
+}
+
+#[test]
+fn names_of_a_namespace_tell_drives_of_one_serial_number_apart() {
+    type Change = fn(&mut IdentifyNamespace);
+    let changes: [Option<Change>; 3] = [
+        None,
+        Some(|id| id.eui64 = [7; 8]),
+        Some(|id| id.nguid = [7; 16]),
+    ];
+    let uuids: std::collections::BTreeSet<[u8; 16]> = changes
+        .into_iter()
+        .map(|change| {
+            let bench = Bench::new(4096, patient(), |mischief| {
+                mischief.namespace = Some(change.unwrap_or(|id| {
+                    (id.eui64, id.nguid) = ([0; 8], [0; 16]);
+                }));
+            });
+            let info = bench.drive.info();
+            assert!(info.uuid != [7; 16] && info.nguid != [7; 16]);
+            bench.end();
+            info.uuid
+        })
+        .collect();
+    assert_eq!(uuids.len(), 3);
+}
+
 #[test]
 fn a_fatal_status_leads_to_a_reset() {
     let mut bench = Bench::new(4096, patient(), |_| {});
@@ -582,6 +759,13 @@ fn namespaces_are_named_and_judged() {
         player.misbehave(|mischief| mischief.namespace = Some(change));
         assert!(why(Some(1)).contains(expected), "{}", why(Some(1)));
     }
+    player.misbehave(|mischief| {
+        mischief.namespace = None;
+        mischief.csi = Some(Csi::ZONED);
+    });
+    assert!(why(Some(1)).contains("Zoned"), "{}", why(Some(1)));
+    player.misbehave(|mischief| mischief.csi = Some(Csi::NVM));
+    assert!(open(Some(1)).is_ok());
 }
 
 #[test]

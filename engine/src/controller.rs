@@ -495,3 +495,32 @@ fn round_kato(kato_ms: u32) -> u32 {
     let most = u32::MAX / KAS_MS;
     kato_ms.div_ceil(KAS_MS).min(most) * KAS_MS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const ALLOWED: u64 = 6 * SECOND;
+
+    #[test]
+    fn silence_is_what_could_be_heard() {
+        let mut silence = Silence::default();
+        let mut look = |heard, now, unread, stalled| {
+            let (heard, now) = (Tick(heard * SECOND), Tick(now * SECOND));
+            silence.look(heard, now, unread * SECOND, stalled * SECOND, ALLOWED) / SECOND
+        };
+        assert_eq!(look(1, 3, 0, 0), 2);
+        // Commands were there and not read, for two seconds.
+        assert_eq!(look(1, 6, 2, 0), 3);
+        // The system held the core, three times. After each it read what had come.
+        assert_eq!(look(1, 11, 0, 5), 3);
+        assert_eq!(look(1, 16, 0, 5), 8);
+        assert_eq!(look(1, 20, 0, 4), 12);
+        // Something was heard, and nothing of before counts.
+        assert_eq!(look(19, 21, 0, 0), 2);
+        // Want of room excuses once as much as is allowed, and no more.
+        assert_eq!(look(19, 31, 10, 0), 6);
+        assert_eq!(look(19, 41, 10, 0), 16);
+    }
+}

@@ -304,6 +304,8 @@ mod tests {
     fn shutdown() {
         for (shn, abrupt) in [(Cc::SHN_NORMAL, false), (Cc::SHN_ABRUPT, true)] {
             let mut controller = controller(Kind::Io);
+            // Before it is ready, its timer does not run either.
+            assert_eq!(controller.silence_allowed_ms(), Some(120_000));
             set_cc(&mut controller, ENABLE).expect("enabled");
             let down = set_cc(&mut controller, ENABLE.with_shn(shn));
             assert_eq!(down, Ok(Effect::Shutdown(abrupt)));

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferroce_drivers::pci::Address;
 
 use crate::config::{CntlidRange, Cores, Device, Spin};
+use crate::probe::drive::Place;
 use crate::probe::schedule::Rates;
 use crate::probe::slo::Slo;
 use crate::units::{Size, parse_time};
@@ -213,9 +214,10 @@ pub enum CtlCommand {
     ferroce probe tcp://127.0.0.1:4420 --rate 10k --slo 'p99<500us,errors=0'\n  \
     ferroce probe tcp://127.0.0.1:4420 --cores 1 --baseline --baseline-core 0")]
 pub struct ProbeArgs {
-    /// tcp://ADDRESS:PORT or roce://ADDRESS:PORT, with /NQN behind it where a node has several subsystems
+    /// tcp://ADDRESS:PORT or roce://ADDRESS:PORT, with /NQN behind it where a node has several subsystems; or a drive of
+    /// this machine without a fabric, nvme:0000:bb:dd.f[/NAMESPACE] (bound to vfio-pci) or file:PATH
     #[arg(required_unless_present = "ceiling")]
-    pub url: Option<Url>,
+    pub url: Option<Place>,
     /// The address of this machine to come from, for roce:// alone; both ends need UDP port 4791 of theirs [default: that of
     /// the route, or another loopback address if the target is on the same]
     #[arg(long, value_name = "ADDRESS")]
@@ -262,14 +264,15 @@ pub struct ProbeArgs {
         help_heading = "Compare"
     )]
     pub baseline_core: Option<usize>,
-    /// Measure another target in turns with this one
+    /// Measure another target in turns with this one; against a drive of this machine, such as nvme:0000:bb:dd.f, tell the
+    /// latency that the fabric and the node add
     #[arg(
         long,
-        value_name = "URL",
+        value_name = "URL or DRIVE",
         conflicts_with = "baseline",
         help_heading = "Compare"
     )]
-    pub against: Option<Url>,
+    pub against: Option<Place>,
     /// Slices to cut --time into, of each target in turns [default: of 100ms, 40 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Compare")]
     pub rounds: Option<u16>,

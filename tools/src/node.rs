@@ -5,7 +5,7 @@ mod clients;
 mod control;
 mod core;
 mod door;
-mod drives;
+pub mod drives;
 mod handle;
 mod latency;
 mod memory;
@@ -40,6 +40,7 @@ use crate::url::{Scheme, Url};
 use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;
+pub use memory::available as memory_available;
 pub use wanted::News;
 use wanted::{Wanted, What};
 
@@ -111,7 +112,7 @@ impl Node {
         let patient = wanted.is_some();
         warn_of_few_files(config);
         let cpus = cpus_of(&config.cores)?;
-        let plan = Plan::of(config, cpus.len());
+        let plan = Plan::of(config, cpus.len(), config.has_rdma());
         let memory::Dealt { mut pools, regions } = plan.map()?;
         let memory = format!("{plan} in {}", memory::pages(&regions));
         let clock = core::Clock::start();
@@ -343,7 +344,13 @@ pub fn memory_wanted(config: &Config) -> u64 {
             _ => 0,
         })
         .sum();
-    Plan::of(config, cores).bytes() as u64 + ram
+    Plan::of(config, cores, config.has_rdma()).bytes() as u64 + ram
+}
+
+/// Bytes of buffers that a node of this configuration has, and lets each RDMA device reach, if it serves hosts by RDMA.
+#[cfg(feature = "verbs")]
+pub fn buffer_bytes(config: &Config) -> Result<u64> {
+    Ok(Plan::of(config, cpus_of(&config.cores)?.len(), true).bytes() as u64)
 }
 
 /// The CPU of each core; a core that is not pinned has none.

@@ -4,6 +4,7 @@ mod check;
 mod compare;
 mod cpu;
 mod crowd;
+pub mod drive;
 mod guard;
 mod ledger;
 mod link;
@@ -31,11 +32,12 @@ use crate::cli::{ProbeArgs, Workload};
 use crate::ctl;
 use crate::fail::{Fail, Result, fail};
 use crate::signals::Signals;
+use drive::Place;
 use outcome::{Measured, Outcome};
 use report::Sliced;
 use side::{Phase, Side};
 use slo::Slo;
-use target::Target;
+use target::{Ground, Target};
 use watch::Watch;
 
 /// Of what `--json` prints; tools/probe-json.md says when it changes.
@@ -217,17 +219,20 @@ pub fn measure(args: &ProbeArgs, bar: bool, wants_end: &dyn Fn() -> bool) -> Res
 
 /// The target, and what it is to be compared with; the arguments with what the workload stands for.
 fn connect(args: &ProbeArgs) -> Result<(ProbeArgs, Vec<Side>)> {
-    let Some(url) = &args.url else {
+    let Some(place) = &args.url else {
         fail!("there is no target")
     };
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let target = Target::connect(url, args)?;
+    let target = Found::find(place, args)?;
     let other = args.against.as_ref();
-    let other = other.map(|url| Target::connect(url, args)).transpose()?;
-    let others_max = other.as_ref().map_or(u64::MAX, Target::transfer_max);
-    let args = workload::apply(args, target.transfer_max().min(others_max));
-    let mut side = Side::nvme("target", &args, target, seed)?.with_cpu_of(args.target_pid);
-    if let Some(neighbour) = &args.neighbour {
+    let other = other.map(|place| Found::find(place, args)).transpose()?;
+    let most = |found: &Found| found.ground().transfer_max;
+    let others_max = other.as_ref().map_or(u64::MAX, most);
+    let args = workload::apply(args, most(&target).min(others_max));
+    let mut side = target
+        .side("target", &args, seed)?
+        .with_cpu_of(args.target_pid);
+    if let (Some(neighbour), Some(url)) = (&args.neighbour, place.url()) {
         side = side.with_beside(url, neighbour)?;
     }
     let mut sides = vec![side];
@@ -236,9 +241,42 @@ fn connect(args: &ProbeArgs) -> Result<(ProbeArgs, Vec<Side>)> {
         sides.push(raw);
     }
     if let Some(other) = other {
-        sides.push(Side::nvme("other", &args, other, seed)?);
+        let name = match &other {
+            Found::Node(_) => "other",
+            Found::Drive(_) => "drive",
+        };
+        sides.push(other.side(name, &args, seed)?);
     }
     Ok((args, sides))
+}
+
+/// What a place turned out to be.
+enum Found {
+    Node(Box<Target>),
+    Drive(drive::Site),
+}
+
+impl Found {
+    fn find(place: &Place, args: &ProbeArgs) -> Result<Found> {
+        Ok(match place {
+            Place::Node(url) => Found::Node(Box::new(Target::connect(url, args)?)),
+            Place::Drive(device) => Found::Drive(drive::Site::open(device)?),
+        })
+    }
+
+    fn ground(&self) -> Ground {
+        match self {
+            Found::Node(target) => target.ground(),
+            Found::Drive(site) => site.ground(),
+        }
+    }
+
+    fn side(self, name: &'static str, args: &ProbeArgs, seed: u64) -> Result<Side> {
+        match self {
+            Found::Node(target) => Side::nvme(name, args, *target, seed),
+            Found::Drive(site) => Side::local(name, args, site, seed),
+        }
+    }
 }
 
 /// What each round consists of, and how many there are.

@@ -15,7 +15,7 @@ use ferroce_transport::roce;
 use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
 
-use crate::wait::Bed;
+use crate::wait::{Bed, Watching};
 
 /// Any transport, as one core has it.
 #[derive(Debug)]
@@ -192,16 +192,17 @@ pub enum AnyDrive {
 /// A drive's queue, and whether its core watches it.
 #[derive(Debug)]
 pub struct NvmeEnd {
+    /// The drive keeps its interrupts open for the next queue, so this one's watching ends with it.
+    watching: Option<Watching>,
     queue: NvmeQueue,
-    watched: bool,
 }
 
 impl NvmeEnd {
     /// Nobody watches it yet.
     pub fn new(queue: NvmeQueue) -> NvmeEnd {
         NvmeEnd {
+            watching: None,
             queue,
-            watched: false,
         }
     }
 }
@@ -266,12 +267,11 @@ impl AnyDrive {
             }
             AnyDrive::Nvme(end) => {
                 end.queue.before_sleep();
-                if !end.watched {
+                if end.watching.is_none() {
                     let Some(fd) = end.queue.wake_fd() else {
                         return Ok(false);
                     };
-                    bed.watch(fd)?;
-                    end.watched = true;
+                    end.watching = Some(bed.watch_while(fd)?);
                 }
             }
         }

@@ -38,7 +38,7 @@ impl Wake for Bell {
 /// A thread's place to sleep.
 #[derive(Debug)]
 pub struct Bed {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     bell: Arc<Bell>,
 }
 
@@ -60,7 +60,10 @@ impl Bed {
             asleep: AtomicBool::new(false),
             event,
         });
-        let bed = Bed { epoll, bell };
+        let bed = Bed {
+            epoll: Arc::new(epoll),
+            bell,
+        };
         bed.watch(bed.bell.event.as_fd())?;
         Ok(bed)
     }
@@ -75,6 +78,17 @@ impl Bed {
         self.control(libc::EPOLL_CTL_ADD, source)
     }
 
+    /// As [`Bed::watch`], until the result is dropped: for a source that stays open when nobody here has use for it.
+    pub fn watch_while(&self, source: BorrowedFd<'_>) -> io::Result<Watching> {
+        // A descriptor of our own: nobody else's watching is in the way, and its end is not anybody else's.
+        let source = source.try_clone_to_owned()?;
+        self.watch(source.as_fd())?;
+        Ok(Watching {
+            epoll: self.epoll.clone(),
+            source,
+        })
+    }
+
     /// Does not wake up for `source` any more.
     pub fn unwatch(&self, source: BorrowedFd<'_>) {
         // It fails only for what is not watched.
@@ -82,18 +96,7 @@ impl Bed {
     }
 
     fn control(&self, what: libc::c_int, source: BorrowedFd<'_>) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: 0,
-        };
-        let (epoll, source) = (self.epoll.as_raw_fd(), source.as_raw_fd());
-        // SAFETY: both descriptors are open, and the event is ours. A source that is closed later
-        // leaves the epoll by itself.
-        if unsafe { libc::epoll_ctl(epoll, what, source, &raw mut event) } == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        control(self.epoll.as_fd(), what, source)
     }
 
     /// Sleeps until a source can be read, the bell rings, or `limit` is over. Not at all if
@@ -136,6 +139,35 @@ impl Bed {
     }
 }
 
+/// A source that a [`Bed`] wakes up for, while this is there.
+#[derive(Debug)]
+pub struct Watching {
+    epoll: Arc<OwnedFd>,
+    source: OwnedFd,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Closing ours is not enough: others have the same source open. It fails only for what is not watched.
+        let _ = control(self.epoll.as_fd(), libc::EPOLL_CTL_DEL, self.source.as_fd());
+    }
+}
+
+fn control(epoll: BorrowedFd<'_>, what: libc::c_int, source: BorrowedFd<'_>) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: libc::EPOLLIN as u32,
+        u64: 0,
+    };
+    let (epoll, source) = (epoll.as_raw_fd(), source.as_raw_fd());
+    // SAFETY: both descriptors are open, and the event is ours. A source that is closed later
+    // leaves the epoll by itself.
+    if unsafe { libc::epoll_ctl(epoll, what, source, &raw mut event) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// # Safety
 /// `fd` must be the result of a call that returns a new descriptor, or a negative number.
 unsafe fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
@@ -165,6 +197,24 @@ mod tests {
         there.write_all(b"x").expect("writes");
         bed.sleep(None, || true);
         bed.sleep(None, || false);
+    }
+
+    /// A drive's queue goes and comes again, with an interrupt that stays open all the time.
+    #[test]
+    fn watching_ends_with_whoever_watched() {
+        let bed = Bed::new().expect("a bed");
+        let (mut there, here) = UnixStream::pair().expect("a pair");
+        let first = bed.watch_while(here.as_fd()).expect("watched");
+        let second = bed.watch_while(here.as_fd()).expect("watched by another");
+        drop(first);
+        there.write_all(b"x").expect("writes");
+        bed.sleep(None, || true);
+        drop(second);
+        let start = Instant::now();
+        bed.sleep(Some(Duration::from_millis(20)), || true);
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        let _again = bed.watch_while(here.as_fd()).expect("watched again");
+        bed.sleep(None, || true);
     }
 
     #[test]

@@ -885,3 +885,84 @@ fn rdma_is_measured_and_verified_and_compared() {
         "{said}"
     );
 }
+
+/// A drive of this machine: the same load without a fabric, its contents proved, and a node compared with it.
+#[test]
+fn a_drive_is_measured_without_a_fabric() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("disk");
+    std::fs::write(&path, vec![0; 16 << 20]).expect("writes");
+    let drive = format!("file:{}", path.display());
+    let probe = |arguments: &[&str]| {
+        let output = ferroce()
+            .args(["probe", &drive, "--time", "200ms", "--json"])
+            .args(arguments)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output, said)
+    };
+    let good = |arguments: &[&str]| -> serde_json::Value {
+        let (output, said) = probe(arguments);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let reads = good(&["--queues", "2", "--depth", "8"]);
+    assert!(
+        reads["read"]["ios"].as_u64().is_some_and(|ios| ios > 10),
+        "{reads}"
+    );
+    assert_eq!(reads["run"]["url"], drive.as_str());
+    for shape in [["--block-size", "4KiB"], ["--block-size", "64KiB"]] {
+        let verified = good(&[&["--verify", "--destroy-data", "--force"][..], &shape].concat());
+        assert!(verified["blocks_verified"].as_u64() > Some(0), "{verified}");
+        assert_eq!(verified["blocks_wrong"], 0);
+    }
+    good(&[
+        "--rate",
+        "200",
+        "--write",
+        "50",
+        "--destroy-data",
+        "--force",
+    ]);
+
+    let node = Node::one();
+    let against = format!("--against={drive}");
+    let value = node.measured(&[&against, "--rounds", "6", "--depth", "4"]);
+    let row = &value["comparison"][0];
+    for quantile in ["p50", "p99", "p99.9"] {
+        let added = row["added_latency_us"]["read"][quantile].as_f64();
+        assert_eq!(added, row["read"][quantile]["difference"]["value"].as_f64());
+        assert!(added.is_some(), "{row}");
+    }
+
+    // What is there is not overwritten by mistake.
+    let mut table = vec![0; 16 << 20];
+    table[512..520].copy_from_slice(b"EFI PART");
+    std::fs::write(&path, &table).expect("writes");
+    for (arguments, why) in [
+        (&["--write", "50"][..], "add --destroy-data"),
+        (&["--write", "50", "--destroy-data"], "GPT partition table"),
+        (&["--nsid", "1"], "drive without one"),
+        (&["--reconnect"], "drive without one"),
+        (&["--baseline"], "drive without one"),
+        (&["--block-size", "1000"], "choose a multiple"),
+        (&["--block-size", "1GiB"], "at most"),
+    ] {
+        let (output, said) = probe(arguments);
+        assert!(!output.status.success(), "{arguments:?} went through");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    assert!(std::fs::read(&path).expect("reads") == table, "unharmed");
+    for (place, why) in [
+        ("nvme:0000:7f:00.0", "no such PCI device"),
+        ("nvme:7f", "0000:3b:00.0"),
+        ("nvme:0000:7f:00.0,nsid=2", "namespace N of a drive"),
+        ("drive", "nvme:0000:bb:dd.f"),
+    ] {
+        let output = ferroce().args(["probe", place]).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why), "{said}");
+    }
+}

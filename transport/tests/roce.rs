@@ -58,6 +58,8 @@ struct Plan {
     death: Option<(u64, usize)>,
     /// The peers' packets are numbered from here.
     first_psn: Option<u32>,
+    /// This end does not run for the second time in every first one, in ns.
+    stalls: Option<(usize, u64, u64)>,
 }
 
 impl Plan {
@@ -92,7 +94,21 @@ impl Plan {
             }),
             death: (random.u8(..5) == 0).then(|| (random.u64(..50_000_000), random.usize(..2))),
             first_psn: random.bool().then(|| random.u32(0xFF_FF00..=0xFF_FFFF)),
+            stalls: (random.u8(..3) == 0).then(|| {
+                let stall = random.u64(100_000..30_000_000);
+                let every = stall + random.u64(10_000..5_000_000);
+                (random.usize(..2), every, stall)
+            }),
         }
+    }
+}
+
+impl Plan {
+    /// When an end that stands still runs again; `None` if it runs.
+    fn runs_again(&self, who: usize, now: u64) -> Option<u64> {
+        let (stalled, every, stall) = self.stalls?;
+        let since = now % every;
+        (stalled == who && since < stall).then(|| now - since + stall)
     }
 }
 
@@ -359,6 +375,9 @@ impl World {
                 self.dial();
             }
             for who in [HOST, TARGET] {
+                if self.plan.runs_again(who, self.now).is_some() {
+                    continue;
+                }
                 while let Some(event) = self.ends[who].device.poll(Tick(self.now)) {
                     self.on_event(who, event, closing);
                 }
@@ -368,6 +387,9 @@ impl World {
             }
             let mut busy = false;
             for who in [HOST, TARGET] {
+                if self.plan.runs_again(who, self.now).is_some() {
+                    continue;
+                }
                 let mut way = Way {
                     network: &mut self.network,
                     now: self.now,
@@ -413,11 +435,16 @@ impl World {
     /// To the next thing that happens, which is done.
     fn advance(&mut self) {
         let arrival = self.network.flights.peek().map(|Reverse((when, ..))| *when);
-        let timers = self
-            .ends
-            .iter()
-            .filter_map(|end| end.device.next_timeout())
-            .map(|due| due.0);
+        // An end that stands still has nothing to do before it runs again.
+        let timers = (0..2).filter_map(|who| {
+            let again = self.plan.runs_again(who, self.now);
+            let due = self.ends[who].device.next_timeout().map(|due| due.0);
+            match again {
+                Some(again) if self.ends[who].device.has_work() => Some(again),
+                Some(again) => due.map(|due| due.max(again)),
+                None => due,
+            }
+        });
         let death = self.plan.death.map(|(when, _)| when);
         let next = arrival.into_iter().chain(timers).chain(death).min();
         let Some(next) = next else {
@@ -438,13 +465,21 @@ impl World {
         while let Some(Reverse((when, ..))) = self.network.flights.peek()
             && *when <= until
         {
-            let Some(Reverse((_, _, to, datagram))) = self.network.flights.pop() else {
+            let Some(Reverse((_, count, to, datagram))) = self.network.flights.pop() else {
                 unreachable!("it was just seen")
             };
+            // It waits in the socket.
+            if let Some(again) = self.plan.runs_again(to, now.0) {
+                let flight = Reverse((again.max(until + 1), count, to, datagram));
+                self.network.flights.push(flight);
+                continue;
+            }
             self.arrive(now, to, &datagram);
         }
-        for end in &mut self.ends {
-            end.device.on_time(now);
+        for (who, end) in self.ends.iter_mut().enumerate() {
+            if self.plan.runs_again(who, now.0).is_none() {
+                end.device.on_time(now);
+            }
         }
     }
 

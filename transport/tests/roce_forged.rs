@@ -191,8 +191,8 @@ impl End {
     }
 }
 
-/// Two ends, connected or nearly.
-fn connected(seed: u64, random: &mut fastrand::Rng) -> ([End; 2], Vec<Vec<u8>>) {
+/// Two ends, connected or nearly, with work of `random` meanwhile; without it connected and quiet.
+fn connected(seed: u64, random: Option<&mut fastrand::Rng>) -> ([End; 2], Vec<Vec<u8>>) {
     let mut ends = [End::new("10.0.0.2", seed), End::new("10.0.0.1", seed + 1)];
     let service = SocketAddr::new(ends[1].address.ip(), 4420);
     let mut front = Front::new(vec![service]);
@@ -203,15 +203,18 @@ fn connected(seed: u64, random: &mut fastrand::Rng) -> ([End; 2], Vec<Vec<u8>>) 
         demand: DEMAND,
     };
     let now = Tick(1);
+    let mut random = random;
     let qp = ends[0].device.connect(&dial, now).expect("there is room");
     ends[0].qp = Some(qp);
     (0..4).for_each(|_| ends[0].post_recv(qp));
     let mut seen = Vec::new();
     // Now and then the handshake is left unfinished.
-    let steps = if random.u8(..4) == 0 {
-        random.usize(..3)
-    } else {
-        8
+    let steps = match &mut random {
+        Some(random) => match random.u8(..4) {
+            0 => random.usize(..3),
+            _ => 8,
+        },
+        None => 8,
     };
     for step in 0..steps {
         let who = step % 2;
@@ -240,7 +243,9 @@ fn connected(seed: u64, random: &mut fastrand::Rng) -> ([End; 2], Vec<Vec<u8>>) 
         }
         for end in &mut ends {
             end.events(now);
-            end.work(random);
+            if let Some(random) = &mut random {
+                end.work(random);
+            }
         }
     }
     (ends, seen)
@@ -273,7 +278,7 @@ fn forge(seen: &[Vec<u8>], flow: &Flow, random: &mut fastrand::Rng) -> Vec<u8> {
 
 fn attack(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut ends, mut seen) = connected(seed, &mut random);
+    let (mut ends, mut seen) = connected(seed, Some(&mut random));
     let mut now = Tick(1000);
     for _ in 0..200 {
         let who = random.usize(..2);
@@ -321,4 +326,32 @@ fn whatever_a_peer_sends() {
             std::panic::resume_unwind(cause);
         }
     }
+}
+
+#[test]
+fn a_peer_that_is_not_ready_is_tried_again_when_it_says() {
+    let ([mut host, mut target], _) = connected(1, None);
+    let qp = host.qp.filter(|_| host.up).expect("it is connected");
+    let now = Tick(1000);
+    // The target has four RECVs, and does not look at what came.
+    for tag in 0..5 {
+        let message = Message {
+            tag,
+            head: [7; 64],
+            bufs: BufList::new(),
+        };
+        host.device.send(qp, message);
+    }
+    let mut caught = Caught(Vec::new());
+    host.device.transmit(now, &mut caught);
+    for datagram in caught.0 {
+        target.device.receive(now, 0, host.address, &datagram, 0);
+    }
+    let mut caught = Caught(Vec::new());
+    target.device.transmit(now, &mut caught);
+    for datagram in caught.0 {
+        host.device.receive(now, 0, target.address, &datagram, 0);
+    }
+    // It said 640 us, which is much less than a late acknowledgement would have taken.
+    assert_eq!(host.device.next_timeout(), Some(now.plus_ns(640_000)));
 }

@@ -12,9 +12,12 @@ use ferroce_transport::rdma::provider::Incoming as _;
 use ferroce_transport::rdma::provider::{
     Access, Answer, Demand, Dial, Event, Message, Provider, QpId, Read, Remote, WcStatus,
 };
-use ferroce_transport::roce::packet::Mtu;
+use ferroce_transport::roce::device::mad_packet;
+use ferroce_transport::roce::mad;
+use ferroce_transport::roce::packet::{Mtu, Psn};
 use ferroce_transport::roce::provider::Roce;
 use ferroce_transport::roce::udp::{self, Listener, OpenError, Options};
+use ferroce_wire::roce::{CmReq, PORT};
 
 /// An address of this machine that no other test has, nor another run of this one.
 fn address() -> IpAddr {
@@ -372,6 +375,32 @@ fn loss_is_made_good() {
     assert!(net.counter("dropped_injected") > 10);
     assert!(net.counter("resent") > 10);
     net.close(&[(CORES, qp)]);
+}
+
+#[test]
+fn a_flood_is_looked_at_bit_by_bit() {
+    const COUNT: u64 = 100;
+    let mut net = Net::new(Options::default());
+    let mad = mad::build(1, mad::Message::Req(&CmReq::default()));
+    let packet = mad_packet(&mad, Psn::new(0));
+    let mut datagram = packet.head.bytes().to_vec();
+    datagram.extend(packet.payload.to_vec());
+    // No ICRC is that.
+    datagram.extend([0x5A; 4]);
+    let socket = UdpSocket::bind((address(), 0)).expect("a port");
+    for _ in 0..COUNT {
+        let to = (net.target.ip(), PORT);
+        socket.send_to(&datagram, to).expect("it leaves");
+    }
+    let now = net.now();
+    assert!(net.listener.accept(now).is_none());
+    let first = net.listener.counters.received;
+    assert!((1..COUNT).contains(&first), "{first} were looked at");
+    // The rest is there when it is asked again.
+    for _ in 0..COUNT {
+        assert!(net.listener.accept(now).is_none());
+    }
+    assert_eq!(net.listener.counters.received, COUNT);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
+use ferroce_engine::host as nvme;
 use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::provider::{
     Access, Answer, Demand, Dial, Event, HEAD_LEN, Incoming as _, Limits, Message, Provider, QpId,
@@ -19,6 +20,9 @@ use ferroce_transport::rdma::verbs::{
     Listener, Options, Verbs, VerbsIncoming, VerbsProvider, none_here,
 };
 use ferroce_transport::sys::{Epoll, Events};
+use ferroce_wire::Wire;
+use ferroce_wire::rdma::{RdmaCmReject, RdmaCmRequest};
+use ferroce_wire::sqe::KeyedSgl;
 
 const PAGE: usize = 4096;
 const RECVS: u32 = 4;
@@ -126,11 +130,15 @@ impl Bench {
     }
 
     fn dial(&mut self, address: SocketAddr) -> QpId {
+        self.dial_with(address, b"may I come in")
+    }
+
+    fn dial_with(&mut self, address: SocketAddr, private: &[u8]) -> QpId {
         let now = self.now();
         let dial = Dial {
             local: None,
             peer: address,
-            private: b"may I come in",
+            private,
             demand: demand(0),
         };
         let qp = self.ends[HOST].provider.connect(&dial, now);
@@ -642,4 +650,108 @@ fn an_armed_end_wakes_up() {
     bench.gone([host, target]);
     assert_eq!(bench.pool.out(), 0);
     assert!(!bench.verbs.has("192.0.2.1".parse().expect("an address")));
+}
+
+/// A node that has another host, in FERROCE_RDMA_NODE: the lab's scenario `verbs-enemies` has one. Whatever comes here, it
+/// costs its own connection and no other; the scenario looks at what the node has left of it.
+#[test]
+fn enemies_cost_a_node_nothing_but_their_connections() {
+    let (Ok(node), Some(mut bench)) = (std::env::var("FERROCE_RDMA_NODE"), bench(18520)) else {
+        return;
+    };
+    let node: SocketAddr = node.parse().expect("an address and a port");
+
+    // Requests that are no requests.
+    let right = RdmaCmRequest::new(0, 32);
+    let change = |change: fn(&mut RdmaCmRequest)| {
+        let mut request = right;
+        change(&mut request);
+        request.as_bytes().to_vec()
+    };
+    for (private, status) in [
+        (change(|request| request.recfmt = 1.into()), 2),
+        (change(|request| request.qid = 0xFFFF.into()), 3),
+        (change(|request| request.hsqsize_z = 0.into()), 4),
+        (change(|request| request.hsqsize_z = 0xFFFF.into()), 4),
+        (change(|request| request.hrqsize = 0.into()), 5),
+        (vec![0xFF; 56], 2),
+        // Nothing, which the connection manager fills up with zeros.
+        (Vec::new(), 4),
+    ] {
+        let host = bench.dial_with(node, &private);
+        let event = bench.next(HOST);
+        let refused = Why::Rejected {
+            reason: REJ_CONSUMER,
+        };
+        assert!(
+            matches!(event, Event::Disconnected { why, .. } if why == refused),
+            "{private:?}: {event:?}"
+        );
+        let said = bench.ends[HOST].provider.private(host);
+        let said = RdmaCmReject::read(said.bytes()).expect("it says why");
+        assert_eq!(said.status().0, status, "{private:?}");
+        assert!(matches!(bench.next(HOST), Event::Gone { qp } if qp == host));
+    }
+
+    // Hosts that are gone at any moment of setting up.
+    for round in 0..100u32 {
+        let qid = (round % 2) as u16;
+        let host = bench.dial_with(node, RdmaCmRequest::new(qid, 32).as_bytes());
+        for _ in 0..round * round {
+            bench.turn();
+        }
+        let now = bench.now();
+        bench.ends[HOST].provider.close(host, now);
+        while !matches!(bench.next(HOST), Event::Gone { qp } if qp == host) {}
+    }
+
+    // Commands that name memory which is not theirs, or is not there; and more than a RECV has room for.
+    let connect = nvme::connect(0, 32, 0, 5000);
+    let keyed = |addr, len, key| connect.with_sgl(KeyedSgl::new(addr, len, key, true).into());
+    let nothing = BufList::new;
+    for round in 0..8 {
+        let host = bench.dial_with(node, RdmaCmRequest::new(0, 32).as_bytes());
+        let up = bench.next(HOST);
+        assert!(
+            matches!(up, Event::Established { qp } if qp == host),
+            "{up:?}"
+        );
+        for _ in 0..RECVS {
+            bench.ends[HOST].provider.post_recv(host, None);
+        }
+        let granted = bench.grant(host, &[0; PAGE], Access::Write);
+        let (sqe, bufs) = match round {
+            0 => (keyed(0, 1024, 0), nothing()),
+            1 => (keyed(granted.addr, 1024, granted.key ^ 0xFF), nothing()),
+            // Beyond its end, across it, and without the right to read it.
+            2 => (
+                keyed(granted.addr + PAGE as u64, 1024, granted.key),
+                nothing(),
+            ),
+            3 => (
+                keyed(granted.addr + PAGE as u64 - 512, 1024, granted.key),
+                nothing(),
+            ),
+            4 => (keyed(granted.addr, 1024, granted.key), nothing()),
+            5 => (keyed(u64::MAX - 100, 1024, granted.key), nothing()),
+            // An admin queue takes no data in capsules.
+            6 => (connect, bench.pages(&[1; PAGE])),
+            _ => (connect, bench.pages(&[1; 3 * PAGE])),
+        };
+        let (tag, head) = (round, bytemuck::cast(sqe));
+        bench.ends[HOST]
+            .provider
+            .send(host, Message { tag, head, bufs });
+        // The node hangs up; where the device found a fault, it is heard of as one.
+        loop {
+            match bench.next(HOST) {
+                Event::Disconnected { .. } => break,
+                Event::Sent { bufs, .. } => bench.home(bufs),
+                event => panic!("round {round}: {event:?}"),
+            }
+        }
+        bench.revoke(host, granted.key);
+        while !matches!(bench.next(HOST), Event::Gone { qp } if qp == host) {}
+    }
+    assert_eq!(bench.pool.out(), 0);
 }

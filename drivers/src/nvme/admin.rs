@@ -68,6 +68,8 @@ pub struct Admin {
     table: CidTable<Purpose>,
     events: Vec<AsyncEvent>,
     timeout: Duration,
+    /// A command was not answered in time. Its answer and its data may still come, over those of the next.
+    late: bool,
 }
 
 impl Admin {
@@ -86,6 +88,7 @@ impl Admin {
             table: CidTable::new(ENTRIES as u16 - 1),
             events: Vec::new(),
             timeout,
+            late: false,
         })
     }
 
@@ -96,12 +99,18 @@ impl Admin {
         self.completions.reset();
         self.table = CidTable::new(ENTRIES as u16 - 1);
         self.events.clear();
+        self.late = false;
         let entries_z = ENTRIES as u16 - 1;
         let aqa = Aqa::default().with_asqs_z(entries_z).with_acqs_z(entries_z);
         self.bar.write32(PropertyOffset::AQA.0, aqa.0);
         self.bar.write64(PropertyOffset::ASQ.0, self.memory.iova(0));
         self.bar
             .write64(PropertyOffset::ACQ.0, self.memory.iova(COMPLETIONS));
+    }
+
+    /// True if a command was not answered in time: the controller takes no other before it is reset.
+    pub fn is_late(&self) -> bool {
+        self.late
     }
 
     /// One command, waited for. Dword 0 of its completion.
@@ -117,6 +126,9 @@ impl Admin {
     /// # Errors
     /// As there.
     pub fn call_for(&mut self, mut sqe: Sqe, timeout: Duration) -> Result<u32, AdminError> {
+        if self.late {
+            return Err(AdminError::Timeout);
+        }
         let cid = self
             .table
             .insert(Purpose::Call)
@@ -138,6 +150,7 @@ impl Admin {
             }
             // The CID stays taken: the answer may still come.
             if start.elapsed() > timeout {
+                self.late = true;
                 return Err(AdminError::Timeout);
             }
             std::thread::sleep(pause);

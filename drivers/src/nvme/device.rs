@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use ferroce_buf::Region;
 use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
 use ferroce_engine::port::{DriveInfo, Tick};
+use ferroce_wire::Wire;
 use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{
-    Cns, IdentifyController, IdentifyNamespace, NamespaceList, NvmIdentifyController,
+    Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceList, Nidt, NsDescriptors,
+    NvmIdentifyController,
 };
 use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::prop::{Cap, Csts, PropertyOffset, Vs};
@@ -54,7 +56,8 @@ pub struct Patience {
     pub command_ms: u32,
     /// Its Abort, before the controller is reset.
     pub abort_ms: u32,
-    /// The reset, before the drive is given up.
+    /// The reset, before the drive is given up. Where the function can be reset as a whole, this is how long that may
+    /// take, after the controller alone was given half of it.
     pub reset_ms: u32,
     /// Any other admin command.
     pub admin_ms: u32,
@@ -135,6 +138,26 @@ impl Seat {
             vectors: Vec::new(),
             request: None,
             error: None,
+        }
+    }
+
+    /// True if the function can be reset as a whole.
+    fn resets(&self) -> bool {
+        match (&self.device, &self.bar) {
+            (Some(device), _) => device.resets(),
+            (None, Bar::Played(_)) => true,
+            (None, Bar::Mapped(_)) => false,
+        }
+    }
+
+    /// Resets the function, if it can be; it reaches memory afterwards.
+    fn reset(&self) -> std::io::Result<bool> {
+        match (&self.device, &self.bar) {
+            (Some(device), _) if device.reset().is_ok() => {
+                device.set_bus_master(true).map(|()| true)
+            }
+            (None, Bar::Played(registers)) => Ok(registers.reset()),
+            _ => Ok(false),
         }
     }
 }
@@ -268,6 +291,8 @@ struct Keeper {
     id: Box<IdentifyController>,
     queues: u32,
     ends: Vec<Arc<End>>,
+    /// Namespaces that are served, as they were found.
+    served: Vec<Weak<Shape>>,
     resets: Vec<Instant>,
     /// The IOMMU outlives the seat: queue memory is unmapped through it.
     iommu: Iommu,
@@ -312,6 +337,7 @@ impl Keeper {
             id: Box::default(),
             queues: 0,
             ends: Vec::new(),
+            served: Vec::new(),
             resets: Vec::new(),
         };
         match keeper.enable(None) {
@@ -323,6 +349,8 @@ impl Keeper {
     /// From whatever state to ready, with all queues there are.
     fn enable(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
         self.bring(Goal::Enabled, deadline)?;
+        // It was disabled on the way, so it has let go of the memory of queues that nobody has any more.
+        self.ends.retain(|end| !end.is_closed());
         let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
         let admin = self.admin.as_mut().expect("it is there until it fails");
         let id: Box<IdentifyController> = admin
@@ -355,6 +383,24 @@ impl Keeper {
             ));
         }
         admin.listen(self.id.async_event_limit());
+        self.served.retain(|shape| shape.strong_count() > 0);
+        for shape in self.served.iter().filter_map(Weak::upgrade) {
+            let found: Box<IdentifyNamespace> = admin
+                .identify(Cns::NAMESPACE, shape.nsid)
+                .map_err(|why| Trouble::Admin("Identify Namespace", why))?;
+            shape.check(&found).map_err(Trouble::Other)?;
+        }
+        if let Some(end) = self
+            .ends
+            .iter()
+            .find(|end| u32::from(end.qid()) > self.queues)
+        {
+            return Err(Trouble::Other(format!(
+                "after its reset it grants {} queues, and queue {} is in use",
+                self.queues,
+                end.qid()
+            )));
+        }
         for end in &self.ends {
             end.clear();
             for sqe in end.create() {
@@ -437,19 +483,40 @@ impl Keeper {
         let vector = seat.vectors.get(usize::from(qid));
         let vector = vector.map(|event| (qid, event.clone()));
         let end = End::new(qid, entries, Arc::new(memory), vector, self.word.life());
-        for sqe in end.create() {
-            self.call(|admin| admin.call(sqe))
-                .map_err(|why| Trouble::Admin("making a queue", why))?;
-        }
         let end = Arc::new(end);
+        if let Err(why) = self.make_queue(&end) {
+            return Err(Trouble::Admin("making a queue", why));
+        }
         self.ends.push(end.clone());
         Ok((end, bar))
     }
 
+    /// Has the drive make a queue. One that was made by half is taken back; if the drive does not say that it was, it
+    /// may still write there, and the memory stays until the next reset.
+    fn make_queue(&mut self, end: &Arc<End>) -> Result<(), AdminError> {
+        let [completions, submissions] = end.create();
+        let in_doubt = match self.call(|admin| admin.call(completions)) {
+            Err(why @ AdminError::Status(_)) => return Err(why),
+            Err(why) => why,
+            Ok(_) => match self.call(|admin| admin.call(submissions)) {
+                Ok(_) => return Ok(()),
+                Err(why) => {
+                    let [_, delete] = end.delete();
+                    if self.call(|admin| admin.call(delete)).is_ok() {
+                        return Err(why);
+                    }
+                    why
+                }
+            },
+        };
+        end.close();
+        self.ends.push(end.clone());
+        Err(in_doubt)
+    }
+
     /// Looks around, and does what is to be done.
     fn look(&mut self) {
-        let ms = self.start.elapsed().as_millis() as u32;
-        self.word.tell_ms(ms);
+        self.tell_ms();
         for end in self.ends.iter().filter(|end| end.rests_on_commands()) {
             end.wake();
         }
@@ -472,6 +539,8 @@ impl Keeper {
             self.reset("it reports a fatal error (CSTS.CFS)");
         } else if self.ends.iter().any(|end| end.was_lied_to()) {
             self.reset("it answered a command that nobody gave it");
+        } else if self.admin.as_ref().is_some_and(Admin::is_late) {
+            self.reset("an admin command was not answered in time");
         } else if self.ends.iter().any(|end| end.is_stuck()) {
             self.reset("a command was neither answered nor aborted");
         } else {
@@ -479,6 +548,10 @@ impl Keeper {
             self.abort_suspects();
             self.hear_events();
         }
+    }
+
+    fn tell_ms(&self) {
+        self.word.tell_ms(self.start.elapsed().as_millis() as u32);
     }
 
     fn abort_suspects(&mut self) {
@@ -579,31 +652,41 @@ impl Keeper {
         if self.resets.len() > RESETS_MAX {
             return self.fail("it had to be reset too often");
         }
-        let deadline = Instant::now() + Duration::from_millis(self.patience.reset_ms.into());
+        // Where there is something harder, the controller alone does not get all the time there is: with what a slow
+        // drive says in CAP.TO nothing would be left.
+        let whole = Duration::from_millis(self.patience.reset_ms.into());
+        let harder = self.seat.as_ref().is_some_and(Seat::resets);
+        let mut deadline = Instant::now() + if harder { whole / 2 } else { whole };
+        let mut last = !harder;
         let life = self.say(Mode::Down);
         if !self.ends.iter().all(|end| end.has_heard(life)) {
             return self.fail("a core does not let go of it");
         }
-        self.ends.retain(|end| !end.is_closed());
         loop {
             match self.enable(Some(deadline)) {
                 Ok(()) => {
                     log::warn!("{}: it is back", self.label);
+                    // Commands that are given to it anew are as old as this moment, and not as the reset.
+                    self.tell_ms();
                     self.say(Mode::Up);
                     return;
                 }
                 Err(Trouble::Bringup(BringupError::Gone)) => return self.fail("it is gone"),
-                Err(why) if Instant::now() >= deadline => {
+                Err(why) if last && Instant::now() >= deadline => {
                     return self.fail(&format!("it does not come back: {why}"));
                 }
                 Err(why) => log::warn!("{}: {why}; trying again", self.label),
             }
             // Harder: the function, not the controller alone.
-            if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref())
-                && device.reset().is_ok()
-                && let Err(cause) = device.set_bus_master(true)
-            {
-                return self.fail(&format!("it cannot be let reach memory: {cause}"));
+            match self.seat.as_ref().map(Seat::reset) {
+                Some(Err(cause)) => {
+                    return self.fail(&format!("it cannot be let reach memory: {cause}"));
+                }
+                Some(Ok(true)) => log::warn!("{}: its function was reset", self.label),
+                _ => {}
+            }
+            if !std::mem::replace(&mut last, true) {
+                deadline = Instant::now() + whole;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -692,6 +775,46 @@ pub struct NvmeDrive {
     controller: Arc<Controller>,
     info: DriveInfo,
     abilities: Abilities,
+    /// The keeper looks at it after a reset, for as long as the drive is served.
+    _shape: Arc<Shape>,
+}
+
+/// What must not change under a namespace that is served.
+#[derive(Debug)]
+struct Shape {
+    nsid: u32,
+    blocks: u64,
+    block_bytes: Option<u32>,
+    metadata: u16,
+}
+
+impl Shape {
+    fn of(nsid: u32, id: &IdentifyNamespace) -> Shape {
+        Shape {
+            nsid,
+            blocks: id.nsze.get(),
+            block_bytes: id.block_bytes(),
+            metadata: id.lba_format().ms.get(),
+        }
+    }
+
+    /// A namespace that grew is still what hosts were told.
+    fn check(&self, id: &IdentifyNamespace) -> Result<(), String> {
+        let now = Shape::of(self.nsid, id);
+        if (now.block_bytes, now.metadata) != (self.block_bytes, self.metadata) {
+            return Err(format!(
+                "after its reset namespace {} has another format",
+                self.nsid
+            ));
+        }
+        if now.blocks < self.blocks {
+            return Err(format!(
+                "after its reset namespace {} has {} blocks, not {}",
+                self.nsid, now.blocks, self.blocks
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl NvmeDrive {
@@ -703,12 +826,13 @@ impl NvmeDrive {
         let mut keeper = controller.keeper();
         let found = keeper.look_at_namespace(&config);
         drop(keeper);
-        let (info, abilities) =
+        let (info, abilities, shape) =
             found.map_err(|why| DriveError::refused(&config.label, why.to_string()))?;
         Ok(NvmeDrive {
             controller,
             info,
             abilities,
+            _shape: shape,
         })
     }
 
@@ -750,7 +874,7 @@ impl Keeper {
     fn look_at_namespace(
         &mut self,
         config: &NvmeConfig,
-    ) -> Result<(DriveInfo, Abilities), Trouble> {
+    ) -> Result<(DriveInfo, Abilities, Arc<Shape>), Trouble> {
         let at = |what| move |why| Trouble::Admin(what, why);
         let list: Box<NamespaceList> = self
             .call(|admin| admin.identify(Cns::ACTIVE_NAMESPACES, 0))
@@ -781,18 +905,39 @@ impl Keeper {
             .map(|seat| seat.bar.read32(PropertyOffset::VS.0));
         // What single commands may carry is told since 2.0; before, a limit on data is the best guess.
         let limits: Box<NvmIdentifyController> = match version {
-            Some(version) if version >= Vs::V2_0.0 => self
-                .call(|admin| admin.identify(Cns::CS_CONTROLLER, 0))
-                .unwrap_or_default(),
+            Some(version) if version >= Vs::V2_0.0 => {
+                match self.call(|admin| admin.identify(Cns::CS_CONTROLLER, 0)) {
+                    Ok(limits) => limits,
+                    Err(AdminError::Status(_)) => Box::default(),
+                    Err(why) => return Err(Trouble::Admin("Identify, NVM controller", why)),
+                }
+            }
             _ => Box::default(),
         };
+        // The list is since 1.3. A drive without it has no other command set either.
+        let csi =
+            match self.call(|admin| admin.identify::<NamespaceList>(Cns::NS_DESCRIPTORS, nsid)) {
+                Ok(list) => NsDescriptors::new(list.as_bytes())
+                    .find(Nidt::CSI)
+                    .map(|csi| Csi(csi[0])),
+                Err(AdminError::Status(_)) => None,
+                Err(why) => return Err(Trouble::Admin("Identify, namespace descriptors", why)),
+            };
+        if let Some(csi) = csi.filter(|csi| *csi != Csi::NVM) {
+            return Err(Trouble::Other(format!(
+                "namespace {nsid} speaks the {csi}; only namespaces of the NVM Command Set are served"
+            )));
+        }
+        let shape = Arc::new(Shape::of(nsid, &namespace));
+        self.served.push(Arc::downgrade(&shape));
         let drive = Facts {
             cap: self.cap,
             id: &self.id,
             namespace: &namespace,
             limits: &limits,
         };
-        drive.judge(nsid, config).map_err(Trouble::Other)
+        let (info, abilities) = drive.judge(nsid, config).map_err(Trouble::Other)?;
+        Ok((info, abilities, shape))
     }
 }
 
@@ -869,10 +1014,18 @@ impl Facts<'_> {
             deallocate: (can(IdentifyController::ONCS_DSM) && zeros).then_some(range_max),
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let name = format!("nvme {} {} {nsid}", text(id.model()), text(id.serial()));
+        let mut name =
+            format!("nvme {} {} {nsid}", text(id.model()), text(id.serial())).into_bytes();
+        // Serial numbers are not always one drive's. What else names the namespace goes into our identity for it; the
+        // drive's own names are not ours to give to hosts, who may meet the drive by another way.
+        for named in [&namespace.eui64[..], &namespace.nguid] {
+            if named.iter().any(|byte| *byte != 0) {
+                name.extend(named);
+            }
+        }
         let uuid = config
             .uuid
-            .unwrap_or_else(|| Uuid::new_v5(&NAMES, name.as_bytes()).into_bytes());
+            .unwrap_or_else(|| Uuid::new_v5(&NAMES, &name).into_bytes());
         let preferred = match namespace.nsfeat & IdentifyNamespace::NSFEAT_OPTPERF {
             0 => 1,
             _ => namespace.preferred_write_blocks(),

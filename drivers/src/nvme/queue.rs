@@ -220,6 +220,11 @@ impl End {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Nobody has it any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Wakes its core, if that sleeps.
     pub fn wake(&self) {
         if let Some((_, event)) = &self.vector {
@@ -804,6 +809,6 @@ impl Backend for NvmeQueue {
 impl Drop for NvmeQueue {
     fn drop(&mut self) {
         self.bar = None;
-        self.end.closed.store(true, Ordering::Release);
+        self.end.close();
     }
 }

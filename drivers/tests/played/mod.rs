@@ -21,7 +21,9 @@ use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Rep
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
 use ferroce_wire::feature::{FeatureId, NumberOfQueues};
-use ferroce_wire::identify::{Cns, IDENTIFY_LEN, IdentifyController, IdentifyNamespace};
+use ferroce_wire::identify::{
+    Cns, Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, Nidt, NsDescriptorWriter,
+};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
 use ferroce_wire::prop::{Aqa, Cap, Cc, DOORBELLS, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
@@ -40,6 +42,8 @@ const OURS: u16 = 0xFFFF;
 pub struct Mischief {
     /// Doorbell stride, CAP.DSTRD.
     pub dstrd: u8,
+    /// CAP.TO: how long it may take to become ready, in units of 500 ms.
+    pub to: u8,
     /// I/O commands are done, but their completions are held.
     pub hold: bool,
     /// I/O commands are fetched and forgotten.
@@ -50,6 +54,8 @@ pub struct Mischief {
     pub deaf: bool,
     /// RDY does not come any more.
     pub never_ready: bool,
+    /// A reset of the function makes it ready again, where one of the controller did not.
+    pub function_reset_helps: bool,
     /// CSTS.CFS, until it is reset.
     pub fatal: bool,
     /// Everything reads as ones, and nothing is written.
@@ -66,6 +72,10 @@ pub struct Mischief {
     pub namespace: Option<fn(&mut IdentifyNamespace)>,
     /// I/O queues there are, if fewer than the engine's.
     pub queues: Option<u16>,
+    /// Create I/O Submission Queue fails so.
+    pub no_queue: Option<Status>,
+    /// The command set of its namespaces, if it is not NVM.
+    pub csi: Option<Csi>,
 }
 
 /// What was seen.
@@ -85,6 +95,10 @@ pub struct Seen {
     pub commands: u32,
     /// Doorbells of I/O submission queues.
     pub doorbells: u32,
+    /// Resets of the function.
+    pub function_resets: u32,
+    /// I/O completion queues that there are.
+    pub completion_queues: u32,
 }
 
 /// The controller.
@@ -112,7 +126,12 @@ impl Player {
     }
 
     pub fn seen(&self) -> Seen {
-        self.state().seen
+        let state = self.state();
+        let queues = state.completions.keys().filter(|qid| **qid > 0).count();
+        Seen {
+            completion_queues: queues as u32,
+            ..state.seen
+        }
     }
 
     /// Completions that are held.
@@ -137,6 +156,16 @@ impl Registers for Player {
 
     fn write32(&self, at: u32, value: u32) {
         self.state().write32(at, value);
+    }
+
+    fn reset(&self) -> bool {
+        let mut state = self.state();
+        state.seen.function_resets += 1;
+        if state.mischief.function_reset_helps {
+            state.mischief.never_ready = false;
+        }
+        state.configure(Cc(0));
+        true
     }
 }
 
@@ -193,6 +222,7 @@ impl State {
             faults: 0,
             controller: None,
             namespace: None,
+            csi: None,
         };
         let core = Core::new(config, vec![board], mail, to_control);
         plan(&mut control, block_lens);
@@ -277,9 +307,10 @@ impl State {
         let half = |value: u64, base: PropertyOffset| (value >> ((at - base.0) * 8)) as u32;
         match at {
             0x00 | 0x04 => {
-                // TO: what is not ready at once never will be.
                 let cap = Cap(self.property(PropertyOffset::CAP));
-                let cap = cap.with_dstrd(self.mischief.dstrd).with_to(0);
+                let cap = cap
+                    .with_dstrd(self.mischief.dstrd)
+                    .with_to(self.mischief.to);
                 half(cap.0, PropertyOffset::CAP)
             }
             0x1C => {
@@ -395,6 +426,9 @@ impl State {
             }
             AdminOpcode::CREATE_IO_SQ => {
                 assert!(sqe.queue_contiguous() && self.completions.contains_key(&sqe.queue_cqid()));
+                if let Some(status) = self.mischief.no_queue {
+                    return self.post(0, Cqe::new(cid, status));
+                }
                 let connected = self.connect(sqe.queue_qid(), sqe.queue_entries(), self.cntlid);
                 if connected.status().is_success() {
                     let ring = ring_of(&sqe);
@@ -445,8 +479,9 @@ impl State {
                     _ => 0,
                 };
                 let (controller, namespace) = (self.mischief.controller, self.mischief.namespace);
+                let csi = self.mischief.csi;
                 let board = self.board();
-                (board.controller, board.namespace) = (controller, namespace);
+                (board.controller, board.namespace, board.csi) = (controller, namespace, csi);
                 board.give(0, sqe, len);
                 self.settle();
                 self.deliver();
@@ -562,6 +597,7 @@ struct Board {
     faults: u32,
     controller: Option<fn(&mut IdentifyController)>,
     namespace: Option<fn(&mut IdentifyNamespace)>,
+    csi: Option<Csi>,
 }
 
 enum Event {
@@ -724,6 +760,10 @@ impl Fabric for Board {
                     (Cns::NAMESPACE, _, Some(change)) => {
                         change(IdentifyNamespace::view_mut(&mut data).expect("all of it"));
                     }
+                    (Cns::NS_DESCRIPTORS, ..) if let Some(csi) = self.csi => {
+                        data.fill(0);
+                        NsDescriptorWriter::new(&mut data).push(Nidt::CSI, &[csi.0]);
+                    }
                     _ => {}
                 }
             }
@@ -779,7 +819,7 @@ fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32]) {
         allow: None,
         namespaces: Default::default(),
     }));
-    for block_len in block_lens {
+    for (index, block_len) in block_lens.iter().enumerate() {
         let id = control.next_drive();
         let drive = RamDrive::new(RamConfig {
             id,
@@ -787,7 +827,8 @@ fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32]) {
             bytes: CAPACITY,
             block_len: *block_len,
             read_only: false,
-            uuid: None,
+            // A drive's names stay the same.
+            uuid: Some([index as u8 + 1; 16]),
             cores: 1,
             spare: None,
             want: Want::default(),

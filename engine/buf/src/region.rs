@@ -1,12 +1,13 @@
 //! Mapped memory: huge pages if there are any, locked if asked and allowed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::PAGE;
 
-/// Names a [`Region`] within the process.
+/// Names a [`Region`] within the process, for as long as it is there: no two regions have the same name at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct RegionId(pub u16);
 
@@ -50,7 +51,35 @@ unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
-static NEXT_ID: AtomicU16 = AtomicU16::new(0);
+/// Names that are taken, and the one that was given last.
+struct Names {
+    taken: BTreeSet<u16>,
+    last: u16,
+}
+
+static NAMES: Mutex<Names> = Mutex::new(Names {
+    taken: BTreeSet::new(),
+    last: u16::MAX,
+});
+
+fn names() -> MutexGuard<'static, Names> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Names {
+    /// One that no region has. A name that was given back rests as long as it can: whoever still looks it up finds
+    /// nothing, and not another region.
+    fn take(&mut self) -> Option<RegionId> {
+        if self.taken.len() > usize::from(u16::MAX) {
+            return None;
+        }
+        self.last = self.last.wrapping_add(1);
+        while !self.taken.insert(self.last) {
+            self.last = self.last.wrapping_add(1);
+        }
+        Some(RegionId(self.last))
+    }
+}
 
 impl Region {
     /// Maps `len` bytes, rounded up to whole pages of the kind that is found, and touches each page,
@@ -133,11 +162,18 @@ impl Region {
             base
         };
         let base = NonNull::new(base).expect("mmap does not return NULL without MAP_FIXED");
+        let Some(id) = names().take() else {
+            // SAFETY: what is left of the mapping made above, which nobody has seen.
+            unsafe { libc::munmap(base.as_ptr().cast(), len) };
+            return Err(io::Error::other(
+                "there are 65536 regions of memory already",
+            ));
+        };
         // Dropping `region` unmaps, so errors below leave nothing behind.
         let region = Region {
             base,
             len,
-            id: RegionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id,
             kind,
         };
         // SAFETY: the range is exactly what is left of the mapping made above.
@@ -227,6 +263,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `map_kind`; owners of Bufs keep the region alive.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        names().taken.remove(&self.id.0);
     }
 }
 
@@ -272,5 +309,27 @@ mod tests {
             region.kind(),
             PageKind::Small | PageKind::Transparent
         ));
+    }
+
+    #[test]
+    fn no_two_regions_have_the_same_name() {
+        let kept = Region::map(PAGE, Want::default()).expect("memory");
+        let mut names = Names {
+            taken: BTreeSet::from([0, 2, u16::MAX]),
+            last: u16::MAX - 1,
+        };
+        let next: Vec<u16> = (0..3).filter_map(|_| names.take()).map(|id| id.0).collect();
+        assert_eq!(next, [1, 3, 4]);
+        names.taken = (0..=u16::MAX).collect();
+        assert_eq!(names.take(), None);
+        names.taken.remove(&7);
+        assert_eq!(names.take(), Some(RegionId(7)));
+        // As many as there are names, one after the other, and none gets that of the one that stays.
+        for _ in 0..=u16::MAX {
+            assert_ne!(
+                Region::map(PAGE, Want::default()).expect("memory").id(),
+                kept.id()
+            );
+        }
     }
 }

@@ -2,15 +2,19 @@
 #: machine=image timeout=600
 use_image tcp
 on_node bare hugepages=0 ferroce.machine.huge-pages=4GiB
-sleep 20
+sleep 30
 on_node monitor set_link cable on
 until_true 120 shows status '"missing": '
 for part in 'nvme:0000:01:00.0, namespace 1 of' 'nvme:0000:02:00.0, namespace 2 of' 'huge pages: '; do
     until_true 20 shows status "$part"
     say "it says so: $(grep -o -e "$part.*" /tmp/page)"
 done
-shows log 'eth0: it has no carrier' || fail 'the log does not tell of the cable'
+on_node monitor set_link cable off
+sleep 15
+on_node monitor set_link cable on
+until_true 60 shows log 'eth0: it has no carrier'
 until_true 30 shows log 'eth0: is up with 10.9.0.2/24'
+say 'the log tells of the cable, out and in'
 connect
 no_disk 1 || fail 'there is a namespace without its drive'
 on_node monitor device_add nvme,id=nvme0,serial=LAB0,drive=disk0,bus=slot0,max_ioqpairs=8,msix_qsize=9

@@ -1,4 +1,4 @@
 # Verbs: connect, read and write, large and in-capsule writes, disconnect
-#: timeout=120
+#: smoke timeout=120
 use_verbs 9000
 . /lab/scenarios/connect.sh

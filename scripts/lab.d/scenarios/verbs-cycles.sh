@@ -1,5 +1,5 @@
 # Verbs: 100 connects and disconnects, half of them under I/O: no queue pair, region, connection or buffer is left
-#: node timeout=400
+#: node timeout=600
 use_verbs 4500
 serve --device ram:64MiB "${METRICS[@]}"
 # The first connection makes what stays: completion queues.

@@ -1,5 +1,5 @@
 # Verbs: 32 hosts at once; one more is refused and disturbs nobody; all go, and nothing is left of them
-#: node timeout=300
+#: node timeout=500
 use_verbs 4500
 serve --device ram:64MiB "${METRICS[@]}"
 connect

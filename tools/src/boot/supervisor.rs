@@ -41,6 +41,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const NOTIFY: &str = "/run/ferroce/notify";
 const HUGE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const HUGE_LEN: u64 = 2 << 20;
+/// Bytes of memory that are not made huge pages: for the kernel's network, and for processes.
+const KEPT: u64 = 192 << 20;
 
 /// What happens to a machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,7 +134,10 @@ impl Machine {
             None => return,
         };
         let wanted = wanted.div_ceil(HUGE_LEN);
-        let written = fs::write(HUGE, wanted.to_string());
+        // The kernel would give all it has, and then have none for itself.
+        let room =
+            node::memory_available().map_or(wanted, |bytes| bytes.saturating_sub(KEPT) / HUGE_LEN);
+        let written = fs::write(HUGE, wanted.min(room).to_string());
         let there = fs::read_to_string(HUGE).unwrap_or_default();
         let there: u64 = there.trim().parse().unwrap_or(0);
         match written {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use ferroce_transport::rdma::verbs::inventory::{self, Ability, Found, Port};
 
+use crate::config::{Config, DEFAULT_PATH};
+use crate::node::buffer_bytes;
 use crate::units::about;
 
 /// A paragraph for each device; then how much memory may be locked.
@@ -133,21 +135,49 @@ fn limits(ability: &Ability) -> String {
     )
 }
 
-/// What devices may reach has to be locked.
+/// What devices may reach has to be locked: how much that is, as the configuration says, against how much may be.
 fn locked() -> String {
+    let path = Path::new(DEFAULT_PATH);
+    let (whose, config) = match path.exists().then(|| Config::read(path)) {
+        Some(Ok(config)) => (format!("the node of {DEFAULT_PATH}"), config),
+        _ => ("`ferroce serve`".to_owned(), Config::default()),
+    };
+    match buffer_bytes(&config) {
+        Ok(bytes) => locked_for(bytes, &whose),
+        Err(why) => format!("  locked memory: {}", why.0),
+    }
+}
+
+fn locked_for(wanted: u64, whose: &str) -> String {
     let limit = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limit
         .lines()
         .find_map(|line| line.strip_prefix("Max locked memory"));
     let soft = limit.and_then(|limit| limit.split_whitespace().next());
     match soft.map(str::parse::<u64>) {
-        None | Some(Err(_)) => "  locked memory: no limit".into(),
-        Some(Ok(bytes)) => format!(
-            "  locked memory: {} at most, unless the process has CAP_IPC_LOCK. Buffers and RAM drives have to fit once for \
-             each device; raise it with `ulimit -l`, or LimitMEMLOCK= of the service",
-            about(bytes)
+        None | Some(Err(_)) => format!(
+            "  locked memory: no limit; {whose} locks {} of buffers, and its RAM drives, for each device",
+            about(wanted)
         ),
+        Some(Ok(bytes)) => told_locked(bytes, wanted, whose),
     }
+}
+
+fn told_locked(limit: u64, wanted: u64, whose: &str) -> String {
+    // In KiB, as `ulimit -l` has it, with room for what queue pairs have beside buffers.
+    let enough = wanted.div_ceil(1024) + 64 * 1024;
+    format!(
+        "  locked memory: {} at most, unless the process has CAP_IPC_LOCK; {whose} locks {} of buffers, and its RAM drives, for \
+         each device. {}",
+        about(limit),
+        about(wanted),
+        match limit < wanted {
+            true => format!(
+                "That is too little: `ulimit -l {enough}` or more, or LimitMEMLOCK={enough}K of the service"
+            ),
+            false => "More: `ulimit -l`, or LimitMEMLOCK= of the service".to_owned(),
+        }
+    )
 }
 
 /// What the system has of RDMA where libibverbs sees no device.
@@ -269,6 +299,21 @@ mod tests {
         ] {
             assert!(text.contains(said), "{text}");
         }
+    }
+
+    #[test]
+    fn locked_memory_that_is_too_little_comes_with_what_is_enough() {
+        let text = told_locked(8 << 20, 100 << 20, "the node");
+        for said in [
+            "8 MiB at most",
+            "the node locks 100 MiB",
+            "`ulimit -l 167936`",
+            "LimitMEMLOCK=167936K",
+        ] {
+            assert!(text.contains(said), "{text}");
+        }
+        let text = told_locked(1 << 30, 100 << 20, "the node");
+        assert!(!text.contains("too little"), "{text}");
     }
 
     #[test]

@@ -44,14 +44,14 @@ pub struct Dealt {
 }
 
 impl Plan {
-    /// As configured.
-    pub fn of(config: &Config, cores: usize) -> Plan {
+    /// As configured, with or without hosts that come by RDMA.
+    pub fn of(config: &Config, cores: usize, rdma: bool) -> Plan {
         let budget = config.memory.buffers.0 as usize;
         let count = |(size, share)| Class {
             size,
             count: budget / 16 * share / size,
         };
-        let entries = match config.has_rdma() {
+        let entries = match rdma {
             true => config.limits.rdma_entries as usize,
             false => 0,
         };
@@ -122,7 +122,7 @@ pub fn refuse_if_short(bytes: u64, what: &str) -> Result<()> {
 
 /// Memory that can be had without pushing others out, as far as the system says: the machine's, and
 /// that of the control group we are in.
-fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_core_has_its_own() {
-        let plan = Plan::of(&Config::default(), 2);
+        let plan = Plan::of(&Config::default(), 2, false);
         let mut pools = plan.map().expect("there is memory").pools;
         assert_eq!(pools.len(), 2);
         let budget = Config::default().memory.buffers.0 as usize;

@@ -1,5 +1,6 @@
 //! What contradicts itself in the arguments, beyond what the command line's own rules say.
 
+use super::drive::Place;
 use crate::cli::{Pattern, ProbeArgs, Workload};
 use crate::fail::{Result, fail};
 
@@ -27,6 +28,26 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
             fail!("--destroy-data, but nothing writes: add --write PERCENT or --verify")
         }
         _ => (),
+    }
+    if let Some(Place::Drive(device)) = &args.url {
+        for (there, flag) in [
+            (args.baseline.is_some(), "--baseline"),
+            (args.neighbour.is_some(), "--neighbour"),
+            (args.crowd.is_some(), "--crowd"),
+            (args.reconnect, "--reconnect"),
+            (args.nsid.is_some(), "--nsid"),
+            (args.hostnqn.is_some(), "--hostnqn"),
+            (args.bind.is_some(), "--bind"),
+            (args.header_digest, "--header-digest"),
+            (args.data_digest, "--data-digest"),
+        ] {
+            if there {
+                fail!(
+                    "{flag} is about a connection, and {} is a drive without one",
+                    device.text
+                );
+            }
+        }
     }
     if args.verify && args.write == Some(0) {
         fail!(

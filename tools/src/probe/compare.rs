@@ -231,6 +231,36 @@ pub fn table(rows: &[Row], names: (&str, &str)) -> String {
     out
 }
 
+/// What the first adds to the second in latency, for a person: of each flow, at each quantile.
+pub fn added(rows: &[Row]) -> String {
+    let mut out = String::new();
+    for flow in ["read", "write"] {
+        let parts: Vec<String> = quantiles(rows, flow)
+            .map(|row| format!("{:+.1} us at {}", row.difference.value, row.figure))
+            .collect();
+        if !parts.is_empty() {
+            out += &format!("added latency of a {flow}: {}\n", parts.join(", "));
+        }
+    }
+    out
+}
+
+/// The same for a program.
+pub fn added_json(rows: &[Row]) -> Value {
+    let mut out = json!({});
+    for flow in ["read", "write"] {
+        for row in quantiles(rows, flow) {
+            out[flow][row.figure] = json!(row.difference.value);
+        }
+    }
+    out
+}
+
+fn quantiles<'a>(rows: &'a [Row], flow: &'a str) -> impl Iterator<Item = &'a Row> {
+    rows.iter()
+        .filter(move |row| row.flow == flow && row.figure.starts_with('p'))
+}
+
 /// For a program: figures by flow, `all` for those of both.
 pub fn json(rows: &[Row]) -> Value {
     let estimate = |estimate: Estimate| {
@@ -315,6 +345,16 @@ mod tests {
         assert!((find(&rows, "iops").ratio.value - 1.0).abs() < 1e-9);
         let text = table(&rows, ("node", "raw"));
         assert!(text.contains("read p50 us"), "{text}");
+        let p99 = find(&rows, "p99").difference.value;
+        let text = added(&rows);
+        assert!(
+            text.starts_with("added latency of a read: +")
+                && text.contains(&format!("{p99:+.1} us at p99,"))
+                && text.contains("at p99.9")
+                && !text.contains("write"),
+            "{text}"
+        );
+        assert_eq!(added_json(&rows)["read"]["p99"], p99);
         assert!(json(&rows)["read"]["p99"]["ratio"]["low"].is_f64());
 
         first

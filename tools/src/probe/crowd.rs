@@ -14,6 +14,7 @@ use ferroce_transport::host::{
 use ferroce_wire::fabrics::Nqn;
 use serde_json::{Value, json};
 
+use super::drive::Place;
 use super::target::{Target, plain};
 use super::{cpu, workload};
 use crate::cli::ProbeArgs;
@@ -65,8 +66,8 @@ struct Host {
 
 /// Connects `count` queues, waits, and lets them all be lost as often as the arguments say.
 pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result<Found> {
-    let Some(url) = &args.url else {
-        fail!("there is no target")
+    let Some(url) = args.url.as_ref().and_then(Place::url) else {
+        fail!("--crowd connects to a node: name one by its URL")
     };
     let own = |pid| cpu::own_memory(pid).ok_or(Fail("cannot read the target's memory".into()));
     let before = args.target_pid.map(own).transpose()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Completion, Data, Queue};
 
-use super::{memory, raw};
+use super::{drive, memory, raw};
 
 /// A command.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub enum Link {
     Datagrams(Box<raw::datagrams::Queue>),
     /// A target that is nothing but memory in this process.
     Memory(Box<memory::Queue>),
+    /// A drive of this machine.
+    Drive(Box<drive::Queue>),
     /// Lost, and not made again yet.
     Gone(String),
 }
@@ -44,6 +46,7 @@ impl Link {
             Link::Raw(queue) => queue.depth(),
             Link::Datagrams(queue) => queue.depth(),
             Link::Memory(queue) => queue.depth(),
+            Link::Drive(queue) => queue.depth(),
             Link::Gone(_) => 0,
         }
     }
@@ -59,6 +62,7 @@ impl Link {
             Link::Raw(queue) => queue.submit(io, data, user_data),
             Link::Datagrams(queue) => queue.submit(io, data, user_data),
             Link::Memory(queue) => queue.submit(sqe(io), data, user_data),
+            Link::Drive(queue) => queue.submit(io, data, user_data),
             Link::Gone(_) => Err(data),
         }
     }
@@ -70,6 +74,7 @@ impl Link {
             Link::Nvme(queue) => queue.flush(),
             Link::Raw(queue) => queue.flush(),
             Link::Datagrams(queue) => queue.flush(),
+            Link::Drive(queue) => queue.flush(),
             Link::Memory(_) | Link::Gone(_) => (),
         }
     }
@@ -82,6 +87,7 @@ impl Link {
             Link::Raw(queue) => queue.exchange(),
             Link::Datagrams(queue) => queue.exchange(),
             Link::Memory(queue) => queue.exchange(),
+            Link::Drive(queue) => queue.flush(),
             Link::Gone(_) => (),
         }
     }
@@ -94,6 +100,7 @@ impl Link {
             Link::Raw(queue) => queue.next_done(),
             Link::Datagrams(queue) => queue.next_done(),
             Link::Memory(queue) => queue.next_done(),
+            Link::Drive(queue) => queue.next_done(),
             Link::Gone(_) => None,
         }
     }
@@ -106,6 +113,7 @@ impl Link {
             Link::Raw(queue) => queue.outstanding(),
             Link::Datagrams(queue) => queue.outstanding(),
             Link::Memory(queue) => queue.outstanding(),
+            Link::Drive(queue) => queue.outstanding(),
             Link::Gone(_) => 0,
         }
     }
@@ -117,6 +125,8 @@ impl Link {
             Link::Raw(queue) => queue.error().map(str::to_owned),
             Link::Datagrams(queue) => queue.error().map(str::to_owned),
             Link::Memory(queue) => queue.error().map(str::to_owned),
+            // One that fails answers every command with that.
+            Link::Drive(_) => None,
             Link::Gone(why) => Some(why.clone()),
         }
     }
@@ -129,6 +139,7 @@ impl Link {
             Link::Raw(queue) => queue.error().is_some(),
             Link::Datagrams(queue) => queue.error().is_some(),
             Link::Memory(queue) => queue.error().is_some(),
+            Link::Drive(_) => false,
             Link::Gone(_) => true,
         }
     }
@@ -142,6 +153,7 @@ impl Link {
             Link::Raw(_) | Link::Datagrams(_) | Link::Memory(_) | Link::Gone(_) => {
                 std::thread::yield_now()
             }
+            Link::Drive(queue) => queue.wait(limit),
         }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::check::writes;
 use super::compare::{self, Row};
+use super::drive::Place;
 use super::report::{self, Sliced, Totals};
 use super::side::{Phase, Side};
 use super::{SCHEMA, workload};
@@ -134,6 +135,9 @@ impl Outcome {
                 "\n{}",
                 compare::table(&rows, (self.sides[0].name, self.sides[1].name))
             );
+            if self.is_against_drive() {
+                out += &compare::added(&rows);
+            }
             if !name.is_empty() {
                 out += &format!("of {name}\n");
             }
@@ -204,12 +208,21 @@ impl Outcome {
                 .map(|(name, rows)| {
                     let mut value = compare::json(rows);
                     value["stage"] = json!(name);
+                    if self.is_against_drive() {
+                        value["added_latency_us"] = compare::added_json(rows);
+                    }
                     value
                 })
                 .collect();
             value["comparison"] = json!(compared);
         }
         value
+    }
+
+    /// What the first side has more than the second is what a fabric and a node add.
+    fn is_against_drive(&self) -> bool {
+        matches!(self.args.against, Some(Place::Drive(_)))
+            && matches!(self.args.url, Some(Place::Node(_)))
     }
 
     /// The first side compared with the second, stage by stage.

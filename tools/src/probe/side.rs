@@ -14,8 +14,9 @@ use super::link::Link;
 use super::load::{Load, Slice, Work};
 use super::report::Sliced;
 use super::schedule::Schedule;
+use super::target::Ground;
 use super::watch::{AtWork, Watch};
-use super::{Target, cpu, memory, raw};
+use super::{Target, cpu, drive, memory, raw};
 use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::Size;
@@ -52,8 +53,9 @@ pub struct Side {
     pub name: &'static str,
     /// The namespace, or what stands for it, in words.
     pub about: String,
-    source: Source,
+    // Dropped in this order: a drive waits for its queues to be closed.
     loads: Vec<Load>,
+    source: Source,
     beside: Option<(Target, Vec<Load>)>,
     plan: Plan,
     cpu_of: Option<u32>,
@@ -63,6 +65,7 @@ pub struct Side {
 enum Source {
     Nvme(Box<Target>),
     Raw(raw::Site),
+    Drive(#[expect(dead_code, reason = "kept for as long as its queues")] drive::Site),
     Memory,
 }
 
@@ -78,22 +81,11 @@ struct Plan {
 impl Side {
     /// A namespace.
     pub fn nvme(name: &'static str, args: &ProbeArgs, target: Target, seed: u64) -> Result<Side> {
-        target.check(args)?;
-        let plan = Plan {
-            work: Work {
-                nsid: target.namespace.nsid,
-                block_len: target.namespace.block_len,
-                blocks: args.block_size.0 as u32 / target.namespace.block_len,
-                verify: args.verify.then_some(seed),
-                writes: writes(args) > 0,
-            },
-            places: target.places(args)?,
-            args: args.clone(),
-            seed,
-        };
+        let plan = Plan::of(&target.ground(), args, seed)?;
         let mut queues = target.queues(args)?;
         if plan.work.writes {
-            target.refuse_if_in_use(&mut queues[0], args.force)?;
+            let look = |lba, blocks| target.read(&mut queues[0], lba, blocks);
+            target.ground().refuse_if_in_use(args.force, look)?;
         }
         let links = queues.into_iter().map(Link::Nvme).collect();
         Ok(Side {
@@ -101,6 +93,36 @@ impl Side {
             about: target.about(),
             loads: plan.loads(links),
             source: Source::Nvme(Box::new(target)),
+            beside: None,
+            plan,
+            cpu_of: None,
+        })
+    }
+
+    /// A drive of this machine.
+    pub fn local(
+        name: &'static str,
+        args: &ProbeArgs,
+        site: drive::Site,
+        seed: u64,
+    ) -> Result<Side> {
+        let ground = site.ground();
+        let plan = Plan::of(&ground, args, seed)?;
+        let mut queues = site.queues(args)?;
+        if plan.work.writes {
+            // Reads of the size that its memory is for.
+            let step = Ground {
+                transfer_max: ground.transfer_max.min(args.block_size.0),
+                ..ground
+            };
+            step.refuse_if_in_use(args.force, |lba, blocks| queues[0].read(lba, blocks))?;
+        }
+        let link = |queue| Link::Drive(Box::new(queue));
+        Ok(Side {
+            name,
+            about: site.about(),
+            loads: plan.loads(queues.into_iter().map(link).collect()),
+            source: Source::Drive(site),
             beside: None,
             plan,
             cpu_of: None,
@@ -148,7 +170,9 @@ impl Side {
             }
         };
         let datagrams = match &args.url {
-            Some(url) if url.scheme != Scheme::Tcp => Some(datagrams_to(like, args)?),
+            Some(drive::Place::Node(url)) if url.scheme != Scheme::Tcp => {
+                Some(datagrams_to(like, args)?)
+            }
             _ => None,
         };
         let links = (0..like.loads.len())
@@ -308,7 +332,7 @@ impl Side {
 
     fn reconnect(&mut self, slice: &Slice, watch: &Watch<'_>) -> Result<()> {
         let Source::Nvme(target) = &mut self.source else {
-            return Err(Fail("the raw server went away".into()));
+            return Err(Fail("what was measured went away".into()));
         };
         self.loads.iter_mut().for_each(Load::hang_up);
         slice.stop.store(false, Ordering::Relaxed);
@@ -341,7 +365,7 @@ impl Side {
         match &mut self.source {
             Source::Raw(site) => site.cpu_ns(),
             Source::Nvme(_) => cpu::of_process(self.cpu_of?),
-            Source::Memory => None,
+            Source::Drive(_) | Source::Memory => None,
         }
     }
 
@@ -391,6 +415,22 @@ fn finish(loads: &mut [Load], slice: &Slice) -> (Sliced, Sliced) {
 }
 
 impl Plan {
+    fn of(ground: &Ground, args: &ProbeArgs, seed: u64) -> Result<Plan> {
+        ground.check(args)?;
+        Ok(Plan {
+            work: Work {
+                nsid: ground.nsid,
+                block_len: ground.block_len,
+                blocks: args.block_size.0 as u32 / ground.block_len,
+                verify: args.verify.then_some(seed),
+                writes: writes(args) > 0,
+            },
+            places: ground.places(args)?,
+            args: args.clone(),
+            seed,
+        })
+    }
+
     fn loads(&self, links: Vec<Link>) -> Vec<Load> {
         let count = links.len() as u16;
         let args = &self.args;

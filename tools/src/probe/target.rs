@@ -28,6 +28,9 @@ const RECONNECT: Backoff = Backoff {
     give_up_after: None,
 };
 
+/// Bytes of a read when a namespace is looked at.
+const LOOK_STEP: u64 = 128 * 1024;
+
 /// A namespace of a controller we are connected to.
 #[derive(Debug)]
 pub struct Target {
@@ -73,40 +76,24 @@ impl Target {
         })
     }
 
-    /// The most bytes one command may move.
-    pub fn transfer_max(&self) -> u64 {
+    /// What is measured.
+    pub fn ground(&self) -> Ground {
+        let Namespace {
+            nsid,
+            blocks,
+            block_len,
+            read_only,
+            ..
+        } = self.namespace;
         // The number of blocks of a command has 16 bits.
-        self.controller
-            .transfer_max()
-            .unwrap_or(u64::MAX)
-            .min(65_536 * u64::from(self.namespace.block_len))
-    }
-
-    /// Refuses what the arguments ask for and the namespace does not have.
-    pub fn check(&self, args: &ProbeArgs) -> Result<()> {
-        let block = u64::from(self.namespace.block_len);
-        let Size(size) = args.block_size;
-        if size == 0 || !size.is_multiple_of(block) {
-            fail!(
-                "--block-size {}: the namespace has blocks of {block} bytes; choose a multiple",
-                args.block_size
-            );
+        let transfer_max = self.controller.transfer_max().unwrap_or(u64::MAX);
+        Ground {
+            nsid,
+            blocks,
+            block_len,
+            read_only,
+            transfer_max: transfer_max.min(65_536 * u64::from(block_len)),
         }
-        let most = self.transfer_max();
-        if size > most {
-            fail!(
-                "--block-size {}: the target takes at most {} in one command",
-                args.block_size,
-                Size(most)
-            );
-        }
-        if writes(args) > 0 && self.namespace.read_only {
-            fail!(
-                "namespace {} is read-only: leave the writing flags out",
-                self.namespace.nsid
-            );
-        }
-        Ok(())
     }
 
     /// It in words.
@@ -122,29 +109,6 @@ impl Target {
             self.nqn,
             about(blocks * u64::from(block_len))
         )
-    }
-
-    /// How many commands side by side fill what is to be used of the namespace.
-    pub fn places(&self, args: &ProbeArgs) -> Result<u64> {
-        let capacity = self.namespace.blocks * u64::from(self.namespace.block_len);
-        let used = args.size.map_or(capacity, |size| size.0.min(capacity));
-        let mut places = used / args.block_size.0;
-        if places < u64::from(args.queues) {
-            fail!(
-                "{} is too small for {} queues with commands of {}: use fewer or smaller ones",
-                about(used),
-                args.queues,
-                args.block_size
-            );
-        }
-        if args.verify && places > PLACES_MAX {
-            places = PLACES_MAX;
-            log::warn!(
-                "only the first {} are verified; a larger --block-size covers more",
-                about(places * args.block_size.0)
-            );
-        }
-        Ok(places)
     }
 
     /// Where it is.
@@ -188,57 +152,119 @@ impl Target {
         self.controller.reconnect(&backoff, stop).map_err(plain)
     }
 
-    /// Looks whether somebody's data is there, before any of it is overwritten.
-    pub fn refuse_if_in_use(&self, queue: &mut Queue, force: bool) -> Result<()> {
-        let Namespace {
-            nsid,
-            blocks,
-            block_len,
-            ..
-        } = self.namespace;
-        let look = (guard::LOOK as u64 / u64::from(block_len)).min(blocks);
-        let head = self.read(queue, 0, look)?;
-        let tail = self.read(queue, blocks - look, look)?;
-        match guard::recognise(&head, &tail) {
-            Some(what) if !force => fail!(
-                "namespace {nsid} has a {what}: nothing was written. Add --force if its data is not needed"
-            ),
-            _ => Ok(()),
+    /// One read, waited for.
+    pub fn read(&self, queue: &mut Queue, lba: u64, blocks: u32) -> Result<Vec<u8>> {
+        let data = Data::zeroed(blocks as usize * self.namespace.block_len as usize);
+        let read = nvme::read(self.namespace.nsid, lba, blocks);
+        let done = queue.exec(read, data, "Read").map_err(plain)?;
+        if !done.is_success() {
+            fail!(
+                "cannot look at what is on the namespace: reading block {lba}: {}",
+                done.status()
+            );
         }
-    }
-
-    fn read(&self, queue: &mut Queue, lba: u64, blocks: u64) -> Result<Vec<u8>> {
-        let most = self.transfer_max().min(128 * 1024);
-        let step = most / u64::from(self.namespace.block_len);
-        let mut bytes = Vec::new();
-        let mut at = lba;
-        while at < lba + blocks {
-            let count = step.min(lba + blocks - at);
-            let data = Data::zeroed(count as usize * self.namespace.block_len as usize);
-            let what = "Read";
-            let done = queue
-                .exec(
-                    nvme::read(self.namespace.nsid, at, count as u32),
-                    data,
-                    what,
-                )
-                .map_err(plain)?;
-            if !done.is_success() {
-                fail!(
-                    "cannot look at what is on the namespace: reading block {at}: {}",
-                    done.status()
-                );
-            }
-            bytes.extend_from_slice(done.data.bytes());
-            at += count;
-        }
-        Ok(bytes)
+        Ok(done.data.into_vec())
     }
 
     /// Ends the association by the book. What was measured is there either way.
     pub fn goodbye(self) {
         if let Err(why) = self.controller.shutdown() {
             log::debug!("shutting the controller down: {why}");
+        }
+    }
+}
+
+/// What commands go to, whatever carries them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ground {
+    /// Namespace.
+    pub nsid: u32,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Bytes of a block.
+    pub block_len: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// The most bytes one command may move.
+    pub transfer_max: u64,
+}
+
+impl Ground {
+    /// Refuses what the arguments ask for and the namespace does not have.
+    pub fn check(&self, args: &ProbeArgs) -> Result<()> {
+        let block = u64::from(self.block_len);
+        let Size(size) = args.block_size;
+        if size == 0 || !size.is_multiple_of(block) {
+            fail!(
+                "--block-size {}: the namespace has blocks of {block} bytes; choose a multiple",
+                args.block_size
+            );
+        }
+        let most = self.transfer_max;
+        if size > most {
+            fail!(
+                "--block-size {}: the target takes at most {} in one command",
+                args.block_size,
+                Size(most)
+            );
+        }
+        if writes(args) > 0 && self.read_only {
+            fail!(
+                "namespace {} is read-only: leave the writing flags out",
+                self.nsid
+            );
+        }
+        Ok(())
+    }
+
+    /// How many commands side by side fill what is to be used of the namespace.
+    pub fn places(&self, args: &ProbeArgs) -> Result<u64> {
+        let capacity = self.blocks * u64::from(self.block_len);
+        let used = args.size.map_or(capacity, |size| size.0.min(capacity));
+        let mut places = used / args.block_size.0;
+        if places < u64::from(args.queues) {
+            fail!(
+                "{} is too small for {} queues with commands of {}: use fewer or smaller ones",
+                about(used),
+                args.queues,
+                args.block_size
+            );
+        }
+        if args.verify && places > PLACES_MAX {
+            places = PLACES_MAX;
+            log::warn!(
+                "only the first {} are verified; a larger --block-size covers more",
+                about(places * args.block_size.0)
+            );
+        }
+        Ok(places)
+    }
+
+    /// Looks whether somebody's data is there, before any of it is overwritten. `read` gives so many blocks from one on.
+    pub fn refuse_if_in_use(
+        &self,
+        force: bool,
+        mut read: impl FnMut(u64, u32) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let block_len = u64::from(self.block_len);
+        let look = (guard::LOOK as u64 / block_len).min(self.blocks);
+        let step = self.transfer_max.min(LOOK_STEP) / block_len;
+        let mut end = |from: u64| -> Result<Vec<u8>> {
+            let (mut bytes, mut at) = (Vec::new(), from);
+            while at < from + look {
+                let count = step.min(from + look - at);
+                bytes.extend(read(at, count as u32)?);
+                at += count;
+            }
+            Ok(bytes)
+        };
+        let (head, tail) = (end(0)?, end(self.blocks - look)?);
+        match guard::recognise(&head, &tail) {
+            Some(what) if !force => fail!(
+                "namespace {} has a {what}: nothing was written. Add --force if its data is not needed",
+                self.nsid
+            ),
+            _ => Ok(()),
         }
     }
 }

@@ -272,8 +272,8 @@ impl<P: Provider> RdmaFabric<P> {
         self.warned = Some(self.now);
         log::warn!(
             "{peer}: a queue is refused: it needs {bufs} receive buffers and {} are left, with {} \
-             of at most {OPENING_MAX} connections being set up. Raise the memory for RDMA, or \
-             connect fewer or smaller queues",
+             of at most {OPENING_MAX} connections being set up. Raise `rdma-entries` of the node's \
+             limits, or connect fewer or smaller queues",
             self.spare.len(),
             self.opening
         );

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use ferroce_engine::port::Tick;
 use ferroce_wire::Wire;
@@ -38,6 +39,9 @@ const MRA_MAX_MS: u64 = 30_000;
 const REPEAT_MS: u64 = RETRY_MS * TRIES_MAX as u64;
 /// Requests that may be remembered for that, and so requests in that time.
 const RECENT_MAX: usize = 4096;
+/// ... and of these of one address: a host with a queue for each of many cores, several times over, but
+/// not all there is for others.
+const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 /// 4.096 us times 2 to the power of this is told to peers as the time we take to answer: 67 ms.
 const RESPONSE_TIMEOUT: u8 = 14;
 /// ... and as the time after which a packet of theirs is lost: 67 ms.
@@ -62,8 +66,11 @@ pub struct Peer {
     pub reads_max: u8,
 }
 
+/// The refusal of a request, once it was refused: a core writes it, and it answers repetitions.
+type Refusal = Arc<OnceLock<(RejectReason, Mad)>>;
+
 /// A request on its way to a core.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Incoming {
     request: Request,
     /// Which of the node's addresses it came to.
@@ -72,13 +79,24 @@ pub struct Incoming {
     tid: u64,
     remote_id: u32,
     pub(crate) peer: Peer,
+    refusal: Refusal,
 }
 
 impl Incoming {
     /// The answer when there is no room for it.
     pub fn refusal(&self) -> Box<Mad> {
-        let reason = RejectReason::NO_RESOURCES;
-        Box::new(rej_of_req(self.tid, self.remote_id, reason, &[], &[]))
+        Box::new(self.refuse(RejectReason::NO_RESOURCES, &[]))
+    }
+
+    /// A refusal, which is also what the request hears if it comes again.
+    fn refuse(&self, reason: RejectReason, private: &[u8]) -> Mad {
+        let rej = || {
+            (
+                reason,
+                rej_of_req(self.tid, self.remote_id, reason, &[], private),
+            )
+        };
+        self.refusal.get_or_init(rej).1
     }
 }
 
@@ -103,8 +121,15 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Front {
     services: Vec<SocketAddr>,
-    recent: VecDeque<((IpAddr, u32, u64), Tick)>,
+    recent: VecDeque<(Key, Tick)>,
+    /// The same, to be found, and what refused them.
+    known: HashMap<Key, Refusal>,
+    /// How many of them each address sent.
+    sources: HashMap<IpAddr, u32>,
 }
+
+/// What a request is known by: its sender, and the sender's names for the connection and itself.
+type Key = (IpAddr, u32, u64);
 
 impl Front {
     /// For those who ask for one of these addresses.
@@ -112,6 +137,8 @@ impl Front {
         Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
+            known: HashMap::with_capacity(RECENT_MAX),
+            sources: HashMap::new(),
         }
     }
 
@@ -135,20 +162,34 @@ impl Front {
         (tid, req): (u64, &CmReq),
     ) -> Heard {
         let key = (from.ip(), req.local_id.get(), req.ca_guid.get());
-        while let Some((_, heard)) = self.recent.front()
+        while let Some((old, heard)) = self.recent.front()
             && now.since(*heard) >= REPEAT_MS * 1_000_000
         {
+            self.known.remove(old);
+            if let Some(count) = self.sources.get_mut(&old.0) {
+                *count -= 1;
+                if *count == 0 {
+                    self.sources.remove(&old.0);
+                }
+            }
             self.recent.pop_front();
         }
-        if self.recent.iter().any(|(other, _)| *other == key) {
-            return Heard::Dropped(Dropped::CmState);
+        if let Some(refusal) = self.known.get(&key) {
+            // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once.
+            return match refusal.get() {
+                Some((reason, mad)) => Heard::Reject(*reason, Box::new(*mad)),
+                None => Heard::Dropped(Dropped::CmState),
+            };
         }
-        if self.recent.len() == RECENT_MAX {
+        let sent = self.sources.get(&key.0).copied().unwrap_or(0);
+        if self.recent.len() == RECENT_MAX || sent >= RECENT_OF_ONE_MAX {
             return Heard::Dropped(Dropped::CmFlood);
         }
         match self.examine(port, local, mtu, from, tid, req) {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
+                *self.sources.entry(key.0).or_default() += 1;
+                self.known.insert(key, incoming.refusal.clone());
                 Heard::Incoming(Box::new(incoming))
             }
             Err(reason) => {
@@ -221,6 +262,7 @@ impl Front {
                 mtu: theirs,
                 reads_max: req.responder_resources,
             },
+            refusal: Refusal::default(),
         })
     }
 }
@@ -333,6 +375,8 @@ struct Connection {
     mad: Box<Mad>,
     due: Option<Tick>,
     tries: u32,
+    /// However often the peer asks for patience, there is none beyond this.
+    patience: Tick,
 }
 
 /// One core's connections.
@@ -447,6 +491,7 @@ impl Cm {
             mad: Box::new(mad::build(tid, Message::Req(&req))),
             due: None,
             tries: 0,
+            patience: patience(now),
         };
         self.begin(now, id, connection);
         id
@@ -480,6 +525,7 @@ impl Cm {
             mad: Box::new(mad::build(incoming.tid, Message::Rep(&rep))),
             due: None,
             tries: 0,
+            patience: patience(now),
         };
         self.begin(now, id, connection);
         id
@@ -487,7 +533,7 @@ impl Cm {
 
     /// Refuses a request, with at most 148 bytes of private data.
     pub fn reject(&mut self, incoming: &Incoming, reason: RejectReason, private: &[u8]) {
-        let mad = rej_of_req(incoming.tid, incoming.remote_id, reason, &[], private);
+        let mad = incoming.refuse(reason, private);
         self.say(incoming.port, incoming.from, mad);
     }
 
@@ -533,7 +579,7 @@ impl Cm {
             return;
         };
         match connection.state {
-            // The peer may answer yet; what it then says is not known here, and ends by its DREQ.
+            // The peer may accept yet; that is then not known here, and refused.
             State::ReqSent => _ = self.connections.remove(&id),
             State::RepSent | State::Up => {
                 let dreq = CmDreq {
@@ -577,7 +623,22 @@ impl Cm {
                 );
                 Err(Dropped::CmUnknown)
             }
-            Message::Rep(rep) => self.on_rep(from.ip(), rep),
+            Message::Rep(rep) => {
+                let heard = self.on_rep(from.ip(), rep);
+                if heard == Err(Dropped::CmUnknown) {
+                    // Nobody waits for it any more; its sender shall not wait for an RTU.
+                    let rej = CmRej {
+                        local_id: rep.remote_id,
+                        remote_id: rep.local_id,
+                        reason: Be16::new(RejectReason::INVALID_COMM_ID.0),
+                        // It refuses a REP.
+                        rejected: 1 << 6,
+                        ..CmRej::default()
+                    };
+                    self.say(port, to, mad::build(tid, Message::Rej(&rej)));
+                }
+                heard
+            }
             Message::Rtu(rtu) => {
                 let connection = self.find(from.ip(), rtu.remote_id, Some(rtu.local_id))?;
                 if connection.state != State::RepSent {
@@ -591,8 +652,12 @@ impl Cm {
                 if !matches!(connection.state, State::ReqSent | State::RepSent) {
                     return Err(Dropped::CmState);
                 }
+                if now >= connection.patience {
+                    return Err(Dropped::CmState);
+                }
                 let ms = (4096u64 << (mra.service_timeout >> 3)) / 1_000_000;
-                connection.due = Some(now.plus_ms(RETRY_MS + ms.min(MRA_MAX_MS)));
+                let due = now.plus_ms(RETRY_MS + ms.min(MRA_MAX_MS));
+                connection.due = Some(due.min(connection.patience));
                 Ok(())
             }
             Message::Rej(rej) => {
@@ -748,6 +813,11 @@ impl Cm {
     pub fn count(&self) -> usize {
         self.connections.len()
     }
+}
+
+/// Until when the peer of a connection that begins may ask for patience.
+fn patience(now: Tick) -> Tick {
+    now.plus_ms(REPEAT_MS + MRA_MAX_MS)
 }
 
 /// An address as a GID: IPv4 as IPv6 has it.
@@ -1020,6 +1090,23 @@ mod tests {
     }
 
     #[test]
+    fn patience_ends() {
+        let mut pair = Pair::new();
+        let host = pair.dial();
+        let mra = ferroce_wire::roce::CmMra {
+            remote_id: Be32::new(host),
+            service_timeout: 31 << 3,
+            ..Default::default()
+        };
+        let mra = mad::build(1, Message::Mra(&mra));
+        for _ in 0..(2 * REPEAT_MS + MRA_MAX_MS) / RETRY_MS {
+            let _ = pair.host_hears(&mra);
+            pair.later(RETRY_MS);
+        }
+        assert_eq!(pair.host.count(), 0);
+    }
+
+    #[test]
     fn requests_are_refused_with_a_reason() {
         let mut pair = Pair::new();
         pair.dial();
@@ -1120,6 +1207,11 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        // It may have been lost: whoever asks again hears it again.
+        match pair.hear(&req) {
+            Heard::Reject(RejectReason::CONSUMER, again) => assert_eq!(again, rej),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -1128,17 +1220,42 @@ mod tests {
         pair.dial();
         let (tid, mut req) = Pair::req(&Pair::said(&mut pair.host));
         let local = (0, at(TARGET).ip(), mtu(5));
-        for id in 0..RECENT_MAX as u32 {
+        let mut ask = |pair: &mut Pair, host: u8, id: u32| {
+            let from = SocketAddr::new(IpAddr::from([10, 0, 0, host]), PORT);
             req.local_id = Be32::new(id);
-            let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
-            assert!(matches!(heard, Heard::Incoming(_)));
+            req.private_data[16..20].copy_from_slice(&[10, 0, 0, host]);
+            pair.front.on_req(pair.now, local, from, (tid, &req))
+        };
+        // One host cannot take what all may have together.
+        for host in 2..6 {
+            for id in 0..RECENT_OF_ONE_MAX {
+                assert!(matches!(ask(&mut pair, host, id), Heard::Incoming(_)));
+            }
+            let heard = ask(&mut pair, host, u32::MAX);
+            assert!(matches!(heard, Heard::Dropped(Dropped::CmFlood)));
         }
-        req.local_id = Be32::new(u32::MAX);
-        let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
+        assert_eq!(pair.front.recent.len(), RECENT_MAX);
+        let heard = ask(&mut pair, 6, 0);
         assert!(matches!(heard, Heard::Dropped(Dropped::CmFlood)));
         pair.later(REPEAT_MS);
-        let heard = pair.front.on_req(pair.now, local, at(HOST), (tid, &req));
-        assert!(matches!(heard, Heard::Incoming(_)));
+        assert!(matches!(ask(&mut pair, 2, u32::MAX), Heard::Incoming(_)));
+        assert_eq!((pair.front.known.len(), pair.front.sources.len()), (1, 1));
+    }
+
+    #[test]
+    fn who_has_gone_refuses_a_late_rep() {
+        let mut pair = Pair::new();
+        let (host, _, rep) = pair.accepted();
+        pair.host.disconnect(pair.now, host);
+        assert_eq!(pair.host_hears(&rep), Err(Dropped::CmUnknown));
+        let rej = Pair::said(&mut pair.host);
+        pair.target_hears(&rej).expect("a REJ");
+        let ended = pair.target.events.pop_front();
+        assert!(
+            matches!(ended, Some(CmEvent::Ended { why: Why::Peer, .. })),
+            "{ended:?}"
+        );
+        assert_eq!(pair.target.count(), 0);
     }
 
     #[test]

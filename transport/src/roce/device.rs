@@ -495,7 +495,7 @@ impl Device {
                     .on_response(now, psn, packet.payload, events, counters)
             }
             Opcode::CONGESTION => {
-                qp.requester.shrink();
+                qp.requester.on_congestion();
                 Ok(())
             }
             Opcode::ATOMIC_ACKNOWLEDGE => Err(Dropped::Stray),
@@ -511,10 +511,19 @@ impl Device {
                 }
             },
         };
+        // A peer without a RECV names a time that may be much sooner than what was due before.
+        let due = qp.requester.next_timeout();
         if qp.responder.has_work() || qp.requester.has_work() {
             self.list(slot);
         }
+        self.lower_due(due);
         done
+    }
+
+    fn lower_due(&mut self, due: Option<Tick>) {
+        if self.due.is_none_or(|old| due.is_some_and(|due| due < old)) {
+            self.due = due;
+        }
     }
 
     /// The peer broke a rule: it is told which, and that was all.
@@ -619,12 +628,10 @@ impl Device {
             let left = qp.responder.sent(sent, &qp.grants);
             qp.requester.sent(left, now, &mut self.counters);
             let due = qp.requester.next_timeout();
-            if self.due.is_none_or(|old| due.is_some_and(|due| due < old)) {
-                self.due = due;
-            }
             if qp.responder.has_work() || qp.requester.has_work() {
                 self.list(slot);
             }
+            self.lower_due(due);
             if sent < wanted {
                 return false;
             }
@@ -656,9 +663,7 @@ impl Device {
             }
             let (_, qp) = &self.slots[slot as usize];
             let due = qp.as_ref().and_then(|qp| qp.requester.next_timeout());
-            if self.due.is_none_or(|old| due.is_some_and(|due| due < old)) {
-                self.due = due;
-            }
+            self.lower_due(due);
         }
     }
 

@@ -19,10 +19,19 @@ use crate::roce::udp::Sockets;
 /// Batches of packets that are taken in a turn.
 const BATCHES_PER_TURN: u32 = 4;
 
+/// How long what the system had no room for waits, in ns. A queue of an interface that is full tells
+/// nobody when it has room again (ENOBUFS), so time does; it is a few packets at 1 Gbit/s.
+const FULL_NS: u64 = 50_000;
+
 /// What packets come in by and leave by: a core's sockets, or a simulated network.
 pub trait Line: Outlet {
     /// Takes the packets that are there, a bounded number, to the device. True if there may be more.
     fn receive(&mut self, now: Tick, device: &mut Device) -> bool;
+
+    /// True if the system had no room for something since this was asked last.
+    fn was_full(&mut self) -> bool {
+        false
+    }
 
     /// Readable when packets are there; `None` if nobody can sleep on it.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
@@ -32,6 +41,10 @@ impl Line for Sockets {
     #[inline]
     fn receive(&mut self, now: Tick, device: &mut Device) -> bool {
         Sockets::receive(self, now, device)
+    }
+
+    fn was_full(&mut self) -> bool {
+        std::mem::take(&mut self.full)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -48,6 +61,8 @@ pub struct Roce<L = Sockets> {
     batches: u32,
     /// There may be more packets in the sockets.
     more: bool,
+    /// The system had no room for what is to be sent; it is tried again then.
+    full_until: Option<Tick>,
 }
 
 impl Roce {
@@ -68,6 +83,7 @@ impl<L: Line> Roce<L> {
             line,
             batches: BATCHES_PER_TURN,
             more: false,
+            full_until: None,
         }
     }
 
@@ -182,15 +198,25 @@ impl<L: Line> Provider for Roce<L> {
         self.batches = BATCHES_PER_TURN;
         // What was received comes first: of a core that did not run for a while, the acknowledgement is there already.
         self.device.on_time(now);
+        if self.full_until.is_some_and(|until| now < until) {
+            return;
+        }
         self.device.transmit(now, &mut self.line);
+        self.full_until = self.line.was_full().then(|| now.plus_ns(FULL_NS));
     }
 
     fn next_timeout(&self) -> Option<Tick> {
-        self.device.next_timeout()
+        let due = self.device.next_timeout();
+        due.into_iter().chain(self.full_until).min()
     }
 
     fn has_work(&self) -> bool {
-        self.more || self.device.has_work()
+        // What waits for room in the system is no reason to stay awake.
+        self.more
+            || match self.full_until {
+                Some(_) => self.device.has_events(),
+                None => self.device.has_work(),
+            }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -114,8 +114,9 @@ struct Window {
     size: u32,
     /// Below this it grows with each packet that is acknowledged.
     threshold: u32,
-    /// Loss of packets before this one was reacted to.
-    reacted: Psn,
+    /// Loss of packets before this one was reacted to, until a later one is acknowledged. It is not
+    /// kept beyond that: half a circle of packet numbers later it would look like the future.
+    reacted: Option<Psn>,
 }
 
 /// How long acknowledgements take, and how much that varies, in ns; 0 as long as none was measured.
@@ -168,7 +169,7 @@ impl Requester {
             window: Window {
                 size: WINDOW_START << 8,
                 threshold: WINDOW_MAX << 8,
-                reacted: first,
+                reacted: None,
             },
             timer: None,
             rto: RTO_START,
@@ -528,6 +529,13 @@ impl Requester {
         }
         self.rto = self.round_trip.timeout();
         self.window.grow(count);
+        if self
+            .window
+            .reacted
+            .is_some_and(|upto| self.una.since(upto) > 0)
+        {
+            self.window.reacted = None;
+        }
         self.stalled = now;
         self.gone_back = None;
         let waiting = self.una != self.next.psn;
@@ -556,16 +564,28 @@ impl Requester {
     }
 
     fn lose(&mut self) {
-        if self.una.since(self.window.reacted) >= 0 {
+        if self
+            .window
+            .reacted
+            .is_none_or(|upto| self.una.since(upto) >= 0)
+        {
+            self.shrink();
+        }
+    }
+
+    /// The peer says that the way to it is congested (a CNP). It says so many times in a round trip,
+    /// and may say so when all has arrived: one flight is one reason to slow down.
+    pub fn on_congestion(&mut self) {
+        if self.window.reacted.is_none() {
             self.shrink();
         }
     }
 
     /// Halves the window, and not again for what is out now.
-    pub fn shrink(&mut self) {
+    fn shrink(&mut self) {
         self.window.size = (self.window.size / 2).max(WINDOW_MIN << 8);
         self.window.threshold = self.window.size;
-        self.window.reacted = self.high;
+        self.window.reacted = Some(self.high);
     }
 
     /// When [`Requester::on_time`] has something to do.
@@ -635,5 +655,86 @@ impl Window {
             (acknowledged << 16) / self.size
         };
         self.size = (self.size + by).min(WINDOW_MAX << 8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferroce_buf::BufList;
+
+    use super::*;
+
+    const QP: QpId = QpId {
+        slot: 0,
+        generation: 0,
+    };
+
+    fn requester(first: u32) -> Requester {
+        let mtu = Mtu::from_code(5).expect("1 to 5");
+        Requester::new(QP, 9, mtu, Psn::new(first), 16)
+    }
+
+    /// Posts and sends `count` packets. The last of them.
+    fn send(requester: &mut Requester, now: Tick, count: u32) -> Psn {
+        for tag in 0..count {
+            requester.message(Message {
+                tag,
+                head: [0; HEAD_LEN],
+                bufs: BufList::new(),
+            });
+        }
+        requester.sent(count as usize, now, &mut Counters::default());
+        requester.high.before()
+    }
+
+    fn hear(requester: &mut Requester, now: Tick, psn: Psn) {
+        let mut events = VecDeque::new();
+        requester
+            .on_ack(
+                now,
+                psn,
+                Syndrome::ACK,
+                &mut events,
+                &mut Counters::default(),
+            )
+            .expect("it is out");
+    }
+
+    #[test]
+    fn congestion_is_heard_once_a_flight() {
+        let mut requester = requester(0);
+        let last = send(&mut requester, Tick(0), 8);
+        for _ in 0..10 {
+            requester.on_congestion();
+        }
+        assert_eq!(requester.window.packets(), WINDOW_START / 2);
+        // All of it arrived; what is said of it late is no news.
+        hear(&mut requester, Tick(1000), last);
+        for _ in 0..10 {
+            requester.on_congestion();
+        }
+        assert_eq!(requester.window.packets(), WINDOW_START / 2);
+        let last = send(&mut requester, Tick(2000), 1);
+        hear(&mut requester, Tick(3000), last);
+        requester.on_congestion();
+        assert_eq!(requester.window.packets(), WINDOW_START / 4);
+    }
+
+    #[test]
+    fn loss_is_reacted_to_however_long_there_was_none() {
+        let mut requester = requester(0);
+        send(&mut requester, Tick(0), 1);
+        requester.lose();
+        let last = requester.high.before();
+        hear(&mut requester, Tick(1000), last);
+        // As after half a circle of packet numbers without a loss.
+        for _ in 0..0x90_0000 / 32 {
+            let last = send(&mut requester, Tick(2000), 32);
+            hear(&mut requester, Tick(3000), last);
+        }
+        let before = requester.window.packets();
+        send(&mut requester, Tick(4000), 8);
+        requester.lose();
+        assert_eq!(requester.window.packets(), before / 2);
     }
 }

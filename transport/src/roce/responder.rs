@@ -38,6 +38,8 @@ struct Response {
     /// Packets that were sent.
     sent: u32,
     msn: u32,
+    /// The peer asked again: it may have the first answer by now, and wait for this one no more.
+    again: bool,
 }
 
 /// The receiving half of a queue pair.
@@ -191,20 +193,33 @@ impl Responder {
         {
             self.responses.pop_back();
         }
-        self.respond(psn, remote, len, count);
+        // Whoever breaks the bound by asking again waits for what it asked first.
+        if self.make_room() {
+            self.respond(psn, remote, len, count, true);
+        }
     }
 
-    fn respond(&mut self, first: Psn, remote: Remote, len: u32, count: u32) {
+    /// Makes room for one more answer. False if the peer has more READs out than it may: those that
+    /// were never answered do not leave. Of answers given again the oldest leaves, since a peer with
+    /// so many younger READs has it.
+    fn make_room(&mut self) -> bool {
         if self.responses.len() < self.responses_max {
-            self.responses.push_back(Response {
-                first,
-                remote,
-                len,
-                packets: count,
-                sent: 0,
-                msn: self.msn,
-            });
+            return true;
         }
+        let oldest = self.responses.iter().position(|response| response.again);
+        oldest.is_some_and(|at| self.responses.remove(at).is_some())
+    }
+
+    fn respond(&mut self, first: Psn, remote: Remote, len: u32, count: u32, again: bool) {
+        self.responses.push_back(Response {
+            first,
+            remote,
+            len,
+            packets: count,
+            sent: 0,
+            msn: self.msn,
+            again,
+        });
     }
 
     fn execute(
@@ -298,15 +313,16 @@ impl Responder {
             }
             Opcode::READ_REQUEST => {
                 let (remote, len) = place(packet.reth.ok_or(INVALID)?);
-                if !matches!(self.assembly, Assembly::None)
-                    || self.responses.len() >= self.responses_max
-                {
+                if !matches!(self.assembly, Assembly::None) {
                     return Err(INVALID);
                 }
                 grants.find(remote, len, Access::Read).ok_or(ACCESS)?;
+                if !self.make_room() {
+                    return Err(INVALID);
+                }
                 let count = packets(len, self.mtu);
                 self.msn = self.msn.wrapping_add(1);
-                self.respond(psn, remote, len, count);
+                self.respond(psn, remote, len, count, false);
                 self.expected = psn.plus(count);
                 return Ok(());
             }
@@ -485,4 +501,72 @@ fn place(reth: &Reth) -> (Remote, u32) {
         key: reth.rkey.get(),
     };
     (remote, reth.len.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
+
+    use super::*;
+
+    const READS: u8 = 4;
+
+    /// A READ request of `len` bytes.
+    fn read(psn: u32, remote: Remote, len: u32) -> Vec<u8> {
+        let head = Head::new(Opcode::READ_REQUEST, 5, Psn::new(psn), 0);
+        let mut datagram = head.reth(remote.addr, remote.key, len).bytes().to_vec();
+        datagram.extend([0; 4]);
+        datagram
+    }
+
+    #[test]
+    fn answers_given_again_are_not_reads_that_are_out() {
+        let classes = [Class {
+            size: 4096,
+            count: 1,
+        }];
+        let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+        let mut pool = Pool::new(std::sync::Arc::new(region), 0, Home::CORE, &classes);
+        let mut grants = Grants::new();
+        let mut bufs = BufList::new();
+        bufs.push(pool.take(4096).expect("one"));
+        let remote = grants.grant(bufs, Access::Read, 1).expect("room");
+        let qp = QpId {
+            slot: 0,
+            generation: 0,
+        };
+        let mtu = Mtu::from_code(5).expect("1 to 5");
+        let mut responder = Responder::new(qp, 9, mtu, Psn::new(0), 0, READS);
+        let mut hear = |responder: &mut Responder, psn: u32| {
+            let datagram = read(psn, remote, 512);
+            let packet = crate::roce::packet::parse(&datagram).expect("a READ");
+            let (mut events, mut counters) = (VecDeque::new(), Counters::default());
+            responder.on_request(&packet, &mut grants, &mut events, &mut counters)
+        };
+        let reads = u32::from(READS);
+        for psn in 0..reads {
+            assert_eq!(hear(&mut responder, psn), Ok(()));
+        }
+        // One more than there may be.
+        assert_eq!(hear(&mut responder, reads), Err(INVALID));
+        // All are answered, but late; the peer asks again, and hears the first answers before we can
+        // send them again. It may go on.
+        responder.responses.clear();
+        for psn in 0..reads {
+            assert_eq!(hear(&mut responder, psn), Err(Dropped::Duplicate.into()));
+        }
+        for psn in reads..2 * reads {
+            assert_eq!(hear(&mut responder, psn), Ok(()));
+            assert_eq!(responder.responses.len(), usize::from(READS));
+        }
+        // These have not been answered at all.
+        assert_eq!(hear(&mut responder, 2 * reads), Err(INVALID));
+        pool.put(
+            grants
+                .revoke(remote.key)
+                .expect("it was granted")
+                .pop()
+                .expect("one"),
+        );
+    }
 }

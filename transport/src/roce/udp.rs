@@ -31,6 +31,9 @@ use crate::sys::{Epoll, PIECES_MAX};
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// With less than this, what a few queues have out may be lost.
 const RECEIVE_BUFFER_LOW: usize = 1 << 20;
+/// Batches of datagrams that are looked at for one request, so that a flood of others does not keep
+/// the control thread; the rest waits in the sockets, which wake it again.
+const BATCHES_PER_ACCEPT: u32 = 4;
 /// Bytes of a message that is cut into datagrams.
 const MESSAGE_MAX: usize = 65_000;
 /// The longest trailer: pad and ICRC.
@@ -265,6 +268,8 @@ pub struct Sockets {
     options: Options,
     random: fastrand::Rng,
     told: bool,
+    /// The system had no room for what was sent last.
+    pub(crate) full: bool,
 }
 
 impl Sockets {
@@ -281,6 +286,7 @@ impl Sockets {
             options,
             random: fastrand::Rng::with_seed(options.loss_seed ^ u64::from(worker)),
             told: false,
+            full: false,
         })
     }
 
@@ -346,7 +352,10 @@ impl Outlet for Sockets {
         match send(socket, route, packets, self.segment) {
             Ok(sent) => sent,
             Err(cause) => match cause.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOBUFS) => 0,
+                Some(libc::EAGAIN | libc::ENOBUFS) => {
+                    self.full = true;
+                    0
+                }
                 Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) if self.segment => {
                     log::info!("RoCE sends packets one by one: {cause}");
                     self.segment = false;
@@ -510,8 +519,9 @@ impl Listener {
         self.say(incoming.port, incoming.from, &incoming.refusal());
     }
 
-    /// The next request, without waiting.
+    /// The next request, without waiting, among a bounded number of datagrams.
     pub fn accept(&mut self, now: Tick) -> Option<Box<Incoming>> {
+        let mut batches = BATCHES_PER_ACCEPT;
         loop {
             let (port, count, at) = self.taken;
             if at < count {
@@ -521,6 +531,8 @@ impl Listener {
                 }
                 continue;
             }
+            // Only here: what was taken already would wake nobody.
+            batches = batches.checked_sub(1)?;
             // What comes faster than it is taken waits in the sockets, whose room is bounded.
             let next = (0..self.sockets.len()).find_map(|i| {
                 let port = (port + 1 + i) % self.sockets.len();

@@ -61,6 +61,8 @@ pub struct Ether {
     /// Nothing of these links gets through until then.
     dark: BTreeMap<LinkId, u64>,
     cores: usize,
+    /// Everything that is sent goes there as well.
+    capture: Option<Capture>,
     /// The node is up: it hears and is heard.
     up: bool,
     front: Front,
@@ -102,6 +104,7 @@ impl Ether {
             sent: 0,
             dark: BTreeMap::new(),
             cores: 1,
+            capture: None,
             up: false,
             front: Front::new(Vec::new()),
         }))
@@ -119,6 +122,11 @@ impl Ether {
         self.up = false;
         self.flights
             .retain(|place, _| matches!(place, Place::Host(_)));
+    }
+
+    /// Writes everything that is sent from now on to a file, for packet analysers.
+    pub fn capture(&mut self, file: std::fs::File) {
+        self.capture = Some(Capture::new(file));
     }
 
     /// A link carries nothing for a while.
@@ -264,6 +272,10 @@ impl Outlet for End {
         for packet in &packets[..room] {
             let id = if counts { ether.rng.u16(..) } else { 0 };
             let datagram = bytes(packet, &route.flow, id);
+            let now = ether.common.now();
+            if let Some(capture) = &mut ether.capture {
+                capture.write(now, (self.ip, route.to.ip()), id, &datagram);
+            }
             ether.carry(self.place, self.ip, route.to, datagram);
         }
         room
@@ -334,4 +346,57 @@ pub fn waits(medium: &Medium, core: usize) -> bool {
     flights
         .and_then(BinaryHeap::peek)
         .is_some_and(|Reverse((due, ..))| *due <= ether.common.now())
+}
+
+/// A capture file (libpcap's format, of IP packets without what is below them).
+#[derive(Debug)]
+struct Capture(std::io::BufWriter<std::fs::File>);
+
+impl Capture {
+    fn new(file: std::fs::File) -> Capture {
+        let mut out = std::io::BufWriter::new(file);
+        // Nanoseconds, version 2.4, no limit to speak of, LINKTYPE_IPV4.
+        let header = [0xA1B2_3C4D, 2 | 4 << 16, 0, 0, 65_535, 228];
+        write(&mut out, &header.map(u32::to_le_bytes).concat());
+        Capture(out)
+    }
+
+    fn write(&mut self, now: u64, (from, to): (IpAddr, IpAddr), id: u16, datagram: &[u8]) {
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else {
+            unreachable!("all are IPv4")
+        };
+        let udp_len = 8 + datagram.len() as u16;
+        let mut ip = vec![0x45, 0];
+        ip.extend((20 + udp_len).to_be_bytes());
+        ip.extend(id.to_be_bytes());
+        // Not to be fragmented; 64 hops, UDP.
+        ip.extend([0x40, 0, 64, 17, 0, 0]);
+        ip.extend(from.octets());
+        ip.extend(to.octets());
+        let words = ip.chunks_exact(2);
+        let sum: u32 = words
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+            .sum();
+        // Ten words: what is carried once may carry once more.
+        let sum = (sum & 0xFFFF) + (sum >> 16);
+        let checksum = !((sum & 0xFFFF) + (sum >> 16)) as u16;
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        // The ICRC stands in for the checksum.
+        ip.extend([PORT, PORT, udp_len, 0].map(u16::to_be_bytes).concat());
+        let len = (ip.len() + datagram.len()) as u32;
+        let times = [
+            (now / 1_000_000_000) as u32,
+            (now % 1_000_000_000) as u32,
+            len,
+            len,
+        ];
+        write(&mut self.0, &times.map(u32::to_le_bytes).concat());
+        write(&mut self.0, &ip);
+        write(&mut self.0, datagram);
+    }
+}
+
+fn write(out: &mut impl std::io::Write, bytes: &[u8]) {
+    out.write_all(bytes)
+        .expect("the capture file takes what is written");
 }

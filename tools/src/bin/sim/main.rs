@@ -48,6 +48,9 @@ struct Args {
     /// Print everything that happens.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Write the datagrams of RDMA to this file, for tshark and its like.
+    #[arg(long, requires = "seed", value_name = "FILE")]
+    pcap: Option<std::path::PathBuf>,
     /// Threads.
     #[arg(long)]
     jobs: Option<usize>,
@@ -70,10 +73,16 @@ thread_local! {
 }
 
 /// Runs one seed.
-fn run(seed: u64, print: bool) -> Result<Outcome, String> {
+fn run(seed: u64, print: bool, pcap: Option<std::fs::File>) -> Result<Outcome, String> {
     SAID.with_borrow_mut(String::clear);
     SEED.set(seed);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, print).run()));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+        let world = World::new(seed, print);
+        if let Some(file) = pcap {
+            world.capture(file);
+        }
+        world.run()
+    }));
     outcome.map_err(|_| SAID.with_borrow(String::clone))
 }
 
@@ -108,7 +117,14 @@ fn main() -> ExitCode {
     }
     plant(args.plant);
     if let Some(seed) = args.seed {
-        return match run(seed, args.trace) {
+        let create = |path: &std::path::PathBuf| {
+            std::fs::File::create(path).unwrap_or_else(|cause| {
+                eprintln!("sim: cannot write {}: {cause}", path.display());
+                std::process::exit(2)
+            })
+        };
+        let pcap = args.pcap.as_ref().map(create);
+        return match run(seed, args.trace, pcap) {
             Ok(outcome) => {
                 println!(
                     "seed {seed}: {:016x}, {:.1} ms, {:?}",
@@ -191,7 +207,7 @@ fn many(args: &Args) -> usize {
                     if seed >= end {
                         return;
                     }
-                    match run(seed, false) {
+                    match run(seed, false, None) {
                         Ok(outcome) => stats.lock().expect("no panic inside").add(&outcome.stats),
                         Err(reason) => {
                             println!("seed {seed}: {reason}");

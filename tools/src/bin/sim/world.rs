@@ -142,6 +142,12 @@ impl World {
         world
     }
 
+    /// Writes the datagrams of RDMA to a file.
+    pub fn capture(&self, file: std::fs::File) {
+        let net = self.ground.net.borrow();
+        net.medium.borrow_mut().capture(file);
+    }
+
     /// Runs to the end, or panics where something is wrong.
     pub fn run(mut self) -> Outcome {
         self.start();

@@ -19,7 +19,7 @@ use sys::rdma_cm_event_type as event;
 
 use super::device::Device;
 use super::inbox::Inbox;
-use super::queue::{CoreShared, Made, Plan};
+use super::queue::{CoreShared, Cq, Made, Plan};
 use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
 
 /// Set-up threads: one that destroys does not keep others from being made.
@@ -89,6 +89,8 @@ pub(super) struct Shared {
     owners: Mutex<HashMap<usize, Owner>>,
     /// By address of an ibv_qp: whom the device's events are for.
     qps: Mutex<HashMap<usize, Arc<Conn>>>,
+    /// By address of an ibv_cq, likewise.
+    cqs: Mutex<HashMap<usize, Arc<Cq>>>,
     jobs: Vec<mpsc::Sender<Job>>,
     wake: Inbox<()>,
     stop: AtomicBool,
@@ -204,6 +206,7 @@ impl Verbs {
             regions: Mutex::default(),
             owners: Mutex::default(),
             qps: Mutex::default(),
+            cqs: Mutex::default(),
             jobs,
             wake: Inbox::new()?,
             stop: AtomicBool::new(false),
@@ -628,6 +631,9 @@ impl Shared {
                 }
             }
             0 | 8 => {
+                if let Some(cq) = lock(&self.cqs).get(&element).filter(|_| kind == 0) {
+                    cq.give_up();
+                }
                 log::error!(
                     "RDMA: {} failed (event {kind}); its connections end",
                     device.name
@@ -679,7 +685,12 @@ impl Shared {
                     if conn.is_gone() => {}
                 Job::Make(conn) => {
                     let made = self.make(&conn);
+                    let asks = made.is_ok() && conn.private.is_some();
                     conn.core.inbox.push(Mail::Made(conn.qp, made));
+                    // Only now, so that the core does not hear what came of it before.
+                    if asks {
+                        conn.ask_for_route();
+                    }
                 }
                 Job::Accept {
                     conn,
@@ -729,14 +740,7 @@ impl Shared {
         }
         let made = Made::new(conn)?;
         lock(&self.qps).insert(made.qp() as usize, conn.clone());
-        if conn.private.is_some() {
-            // SAFETY: as above; its address was resolved, and its queue pair is there.
-            let asked = check(unsafe { sys::rdma_resolve_route(conn.id.0, RESOLVE_MS) });
-            if let Err(cause) = asked {
-                made.cq.give_back(made.plan());
-                return Err(format!("no route to the peer: {cause}"));
-            }
-        }
+        lock(&self.cqs).insert(made.cq.address(), made.cq.clone());
         Ok(Box::new(made))
     }
 
@@ -818,6 +822,15 @@ impl Conn {
             why,
             private: PrivateData::new(&[]),
         });
+    }
+
+    /// The last step before the request, which follows when the route is there.
+    fn ask_for_route(&self) {
+        // SAFETY: the id lives until `Destroy`, a later job of this thread; its address was resolved.
+        if let Err(cause) = check(unsafe { sys::rdma_resolve_route(self.id.0, RESOLVE_MS) }) {
+            log::debug!("RDMA: no route to the peer: {cause}");
+            self.over(Why::Unreachable);
+        }
     }
 
     /// Sets the traffic class of its packets.

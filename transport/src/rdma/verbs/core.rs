@@ -37,6 +37,8 @@ const SENDS_MIN: u32 = 2 * (33 + 1);
 const DRAIN_NS: u64 = 1_000_000_000;
 /// How often a revoked key is looked for at most before the queue pair is stopped instead.
 const REVOKE_LOOKS: u32 = 1_000_000;
+/// Two warnings are at least so far apart.
+const WARN_EVERY_NS: u64 = 10_000_000_000;
 /// Batches of completions looked at out of turn.
 const LOOK_BATCHES: u32 = 16;
 /// Bytes of a message. Devices carry more; nobody here needs more.
@@ -65,6 +67,8 @@ pub struct VerbsProvider {
     cut: bool,
     armed: bool,
     now: Tick,
+    /// When it was warned of a queue pair that could not be made.
+    warned: Option<Tick>,
     counters: Counters,
 }
 
@@ -259,6 +263,7 @@ impl VerbsProvider {
             cut: false,
             armed: false,
             now: Tick::default(),
+            warned: None,
             counters: Counters::default(),
         })
     }
@@ -303,6 +308,12 @@ impl VerbsProvider {
             return Err(format!(
                 "{}: {} receives and {SENDS_MIN} sends of 2 pieces are needed, and its queues have {} entries of {} pieces",
                 device.name, demand.recvs, ability.qp_wrs, ability.sges
+            ));
+        }
+        if demand.reads > 0 && ability.reads_out == 0 {
+            return Err(format!(
+                "{} reads no memory of its peers, by which data is fetched",
+                device.name
             ));
         }
         if host && !ability.windows {
@@ -405,7 +416,14 @@ impl VerbsProvider {
             Ok(made) => made,
             Err(why) => {
                 self.counters.failed += 1;
-                log::warn!("RDMA: {}: {why}", found.peer);
+                // It fails as well when its peer is gone already, which peers can be as often as they like.
+                let quiet = |warned: Tick| self.now < warned.plus_ns(WARN_EVERY_NS);
+                if self.warned.is_some_and(quiet) {
+                    log::debug!("RDMA: {}: {why}", found.peer);
+                } else {
+                    self.warned = Some(self.now);
+                    log::warn!("RDMA: {}: {why}", found.peer);
+                }
                 let why = Why::Error(WcStatus::LocalError);
                 return self.on_over(qp, why, PrivateData::new(&[]));
             }

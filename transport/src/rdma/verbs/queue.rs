@@ -4,7 +4,7 @@ use std::io;
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdma_sys as sys;
@@ -68,6 +68,8 @@ pub(super) struct Cq {
     entries: u32,
     /// Entries that queue pairs may need.
     dealt: AtomicU32,
+    /// The device said that it is of no use any more.
+    broken: AtomicBool,
 }
 
 // SAFETY: libibverbs may be called from any thread.
@@ -84,7 +86,6 @@ pub(super) struct Made {
     windows: Vec<*mut sys::ibv_mw>,
     /// Bytes a SEND may carry inline.
     pub inline: u32,
-    plan: Plan,
 }
 
 // SAFETY: it is owned by one thread at a time, and libibverbs may be called from any.
@@ -202,6 +203,7 @@ impl CoreShared {
             channel: end.channel,
             entries: room,
             dealt: AtomicU32::new(entries),
+            broken: AtomicBool::new(false),
         });
         end.cqs.push(cq.clone());
         Ok(cq)
@@ -211,9 +213,21 @@ impl CoreShared {
 impl Cq {
     fn take(&self, entries: u32) -> bool {
         let fits = |dealt: u32| Some(dealt + entries).filter(|all| *all <= self.entries);
-        self.dealt
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
-            .is_ok()
+        !self.broken.load(Ordering::Acquire)
+            && self
+                .dealt
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+                .is_ok()
+    }
+
+    /// Whom the device's events name.
+    pub fn address(&self) -> usize {
+        self.cq as usize
+    }
+
+    /// No further queue pair uses it. Those that do are to be ended: their completions do not come.
+    pub fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 
     /// The entries of a queue pair that is gone, of which no completion is left.
@@ -236,12 +250,13 @@ impl Cq {
         unsafe { sys::ibv_req_notify_cq(self.cq, 0) };
     }
 
-    /// Reads word of completions, so that the channel is quiet. Once more than there is costs a system call.
+    /// Reads the word of one arming, so that the channel is quiet: there is no more of it, and to look for more costs a system
+    /// call. Should it come just now, it wakes somebody once for nothing.
     pub fn hush(&self) {
         let (mut cq, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel is open and does not block; each word is acknowledged once.
         unsafe {
-            while sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
+            if sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
                 sys::ibv_ack_cq_events(cq, 1);
             }
         }
@@ -291,7 +306,6 @@ impl Made {
                     slab,
                     windows: windows.keep(),
                     inline: attr.cap.max_inline_data.min(64),
-                    plan,
                 });
             }
             failed = Some(io::Error::last_os_error());
@@ -402,10 +416,6 @@ impl Made {
             // SAFETY: made in `new`, once.
             unsafe { sys::ibv_dealloc_mw(mw) };
         }
-    }
-
-    pub fn plan(&self) -> &Plan {
-        &self.plan
     }
 }
 

@@ -1,7 +1,7 @@
 # how long a 4 KiB I/O over soft-RoCE at both ends takes where a CPU polls, and what the two messages in it take alone
 #: count cpus=2 timeout=600
 use_verbs 4500
-# Each end polls on a CPU of its own; both CPUs take turns, instruction by instruction, under one clock.
+# Each end polls on a CPU of its own. By the wall clock: a counted one is shared by both CPUs, and an idle one stops it.
 floor() {
     local program=$1 size=$2
     taskset -c 1 "$program" -x 1 -s "$size" -n 2000 -F >/dev/null 2>&1 &
