@@ -208,8 +208,7 @@ impl Node {
                 file,
                 (config.memory, regions),
                 clock,
-                wanted.unwrap_or_default(),
-                wake_up,
+                (wanted.unwrap_or_default(), wake_up),
                 #[cfg(feature = "verbs")]
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),

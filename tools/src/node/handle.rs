@@ -98,8 +98,7 @@ impl Handle {
         file: Option<PathBuf>,
         (memory, regions): (Memory, Vec<Arc<Region>>),
         clock: Clock,
-        wanted: Wanted,
-        wake_up: Said,
+        (wanted, wake_up): (Wanted, Said),
         #[cfg(feature = "verbs")] verbs: Option<(usize, Arc<Verbs>)>,
     ) -> Handle {
         Handle {

@@ -218,7 +218,7 @@ mod tests {
         assert!(said.contains("vm.nr_hugepages=41`"), "{said}");
         let plan = |text: &str| {
             let text = format!("[[subsystem]]\nnamespace = [{{device=\"{text}\"}}]");
-            Plan::of(&Config::parse(&text, "f.toml").expect("valid"), 1)
+            Plan::of(&Config::parse(&text, "f.toml").expect("valid"), 1, false)
         };
         assert!(plan("nvme:3b:00.0").for_devices && !plan("ram:1MiB").for_devices);
     }
