@@ -5,7 +5,7 @@ use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
-use crate::limits::CHUNKS_PER_COMMAND;
+use crate::limits::{self, CHUNKS_PER_COMMAND};
 use crate::memory::Span;
 use crate::phases::{NO_SERIES, Stamps};
 use crate::plant::{self, Bug};
@@ -132,6 +132,50 @@ pub struct Part {
     pub spare: BufList,
 }
 
+/// The places of a command's parts, a ring. Few commands ever have more than one part, so most of the places lie elsewhere:
+/// they are made at the start for the slots that are taken first ([`limits::LISTS`]), for another slot when it needs them for
+/// the first time, and are kept.
+#[derive(Debug, Default)]
+pub struct Parts {
+    first: Part,
+    more: Option<Box<[Part; CHUNKS_PER_COMMAND - 1]>>,
+}
+
+impl Parts {
+    /// How many places there are now.
+    pub fn count(&self) -> usize {
+        1 + self.more.as_ref().map_or(0, |more| more.len())
+    }
+
+    /// All of them, in use or not.
+    pub fn iter(&self) -> impl Iterator<Item = &Part> {
+        let more = self.more.iter().flat_map(|more| more.iter());
+        std::iter::once(&self.first).chain(more)
+    }
+}
+
+impl std::ops::Index<usize> for Parts {
+    type Output = Part;
+
+    #[inline]
+    fn index(&self, at: usize) -> &Part {
+        match at.checked_sub(1) {
+            None => &self.first,
+            Some(at) => &self.more.as_ref().expect("they were made")[at],
+        }
+    }
+}
+
+impl std::ops::IndexMut<usize> for Parts {
+    #[inline]
+    fn index_mut(&mut self, at: usize) -> &mut Part {
+        match at.checked_sub(1) {
+            None => &mut self.first,
+            Some(at) => &mut self.more.as_mut().expect("they were made")[at],
+        }
+    }
+}
+
 /// A command in flight.
 #[derive(Debug)]
 pub struct Command {
@@ -186,12 +230,15 @@ pub struct Command {
     /// How many parts are in use, in order from `head`.
     pub count: u8,
     /// The parts, a ring.
-    pub parts: [Part; CHUNKS_PER_COMMAND],
+    pub parts: Parts,
     /// When it was where.
     pub stamps: Stamps,
     /// Where its time is counted.
     pub series: u16,
 }
+
+// A core has as many as all its queues are deep, 128,000 for a thousand queues of 128.
+const _: () = assert!(size_of::<Command>() <= 320);
 
 impl Command {
     /// It is not counted among those that began under a table any more.
@@ -235,6 +282,9 @@ impl Command {
         }
         let at = (self.head as usize + self.count as usize) % CHUNKS_PER_COMMAND;
         self.count += 1;
+        if at > 0 {
+            self.parts.more.get_or_insert_default();
+        }
         let part = &mut self.parts[at];
         debug_assert!(
             matches!(part.chunk, Chunk::Free) && part.spare.is_empty(),
@@ -250,7 +300,7 @@ impl Command {
         if self.count == 1 {
             // The usual case: the loops below, for one.
             if matches!(self.parts[self.head as usize].chunk, Chunk::Free) {
-                self.count = 0;
+                (self.head, self.count) = (0, 0);
             }
             return;
         }
@@ -264,6 +314,10 @@ impl Command {
         while self.count > 0 && matches!(self.parts[self.head as usize].chunk, Chunk::Free) {
             self.head = (self.head + 1) % CHUNKS_PER_COMMAND as u8;
             self.count -= 1;
+        }
+        if self.count == 0 {
+            // The next one finds the place that every command has.
+            self.head = 0;
         }
     }
 
@@ -314,7 +368,15 @@ impl Slab {
             count > 0 && count < (NONE as usize) / CHUNKS_PER_COMMAND,
             "slots fit a tag"
         );
-        let commands = (0..count).map(|_| blank()).collect();
+        let commands = (0..count)
+            .map(|slot| {
+                let mut command = blank();
+                if slot < limits::LISTS {
+                    command.parts.more = Some(Box::default());
+                }
+                command
+            })
+            .collect();
         Slab {
             commands,
             free: (0..count as u32).rev().collect(),
@@ -333,7 +395,7 @@ impl Slab {
         command.queue = queue;
         command.sqe = *sqe;
         command.kind = Kind::Admin;
-        command.part_max = crate::limits::CHUNK_LEN;
+        command.part_max = limits::CHUNK_LEN;
         command.stamps = Stamps {
             arrived: now,
             ..Stamps::default()
@@ -387,7 +449,8 @@ impl Slab {
         let slot = tag.slot / CHUNKS_PER_COMMAND as u32;
         let command = self.commands.get(slot as usize)?;
         let part = (tag.slot as usize) % CHUNKS_PER_COMMAND;
-        (command.generation == tag.generation).then_some((slot, part))
+        let is = command.generation == tag.generation && part < command.parts.count();
+        is.then_some((slot, part))
     }
 }
 
@@ -434,7 +497,7 @@ fn blank() -> Command {
         staged: Vec::new(),
         head: 0,
         count: 0,
-        parts: Default::default(),
+        parts: Parts::default(),
         stamps: Stamps::default(),
         series: NO_SERIES,
     }

@@ -17,8 +17,8 @@ pub const IO_QUEUES_MAX: u16 = 128;
 pub const CHUNK_LEN: u32 = 128 * 1024;
 /// Parts of one command that are under way at once. The first is enough for progress.
 pub const CHUNKS_PER_COMMAND: usize = 4;
-/// Lists for the Bufs of a part that a core makes at its start. Should more parts be under way at once, more are made, and
-/// kept.
+/// Lists for the Bufs of a part, and places for the parts of large commands, that a core makes at its start. Should more
+/// be under way at once, more are made, and kept.
 pub const LISTS: usize = 1024;
 /// Largest data transfer of one command: MDTS of 2^8 pages of 4 KiB.
 pub const TRANSFER_MAX: u32 = 1 << 20;

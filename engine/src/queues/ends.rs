@@ -106,7 +106,7 @@ impl Queues {
     /// still being fetched.
     pub(crate) fn drop_parts<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) {
         let owed = self.slab[slot].ticket.is_some();
-        for part in 0..limits::CHUNKS_PER_COMMAND {
+        for part in 0..self.slab[slot].parts.count() {
             let chunk = &mut self.slab[slot].parts[part].chunk;
             match std::mem::take(chunk) {
                 Chunk::Free => {}

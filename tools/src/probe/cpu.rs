@@ -16,18 +16,22 @@ pub fn of_process(pid: u32) -> Option<u64> {
     (sum > 0).then_some(sum)
 }
 
-/// Bytes of memory that are the process's own: all that is resident but shared mappings, as which a node has its regions
-/// (RssAnon and RssFile).
+/// Bytes of memory that are the process's own, beyond its regions: all that is resident, but shared memory, as which other
+/// targets have their buffers, and mappings that no child process gets (`dc` of VmFlags, proc(5)), as which ours has them.
 pub fn own_memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    ["RssAnon:", "RssFile:"]
-        .iter()
-        .map(|name| {
-            let line = status.lines().find(|line| line.starts_with(name))?;
-            let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-            Some(kib * 1024)
-        })
-        .sum()
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let (mut own, mut resident, mut shared) = (0, 0, false);
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match words.next()? {
+            // A mapping's first line: its addresses, and its rights, of which the last says whether it is shared.
+            range if range.contains('-') => shared = words.next()?.ends_with('s'),
+            "Rss:" => resident = words.next()?.parse::<u64>().ok()? * 1024,
+            "VmFlags:" if !shared && !words.any(|flag| flag == "dc") => own += resident,
+            _ => (),
+        }
+    }
+    (own > 0).then_some(own)
 }
 
 #[cfg(test)]
