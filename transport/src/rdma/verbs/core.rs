@@ -56,6 +56,8 @@ pub struct VerbsProvider {
     slots: Vec<Slot>,
     free: Vec<u32>,
     cqs: Vec<Arc<Cq>>,
+    /// Which of them is polled first.
+    next_cq: usize,
     keys: Keys,
     completions: Completions,
     events: VecDeque<Event>,
@@ -249,6 +251,7 @@ impl VerbsProvider {
             slots: Vec::new(),
             free: Vec::new(),
             cqs: Vec::new(),
+            next_cq: 0,
             keys: Keys::default(),
             completions: Completions {
                 // SAFETY: plain data, which polling fills.
@@ -706,10 +709,13 @@ impl VerbsProvider {
     /// Takes completions out. False if there are none.
     #[inline]
     fn fill(&mut self) -> bool {
-        for cq in &self.cqs {
-            match cq.poll(&mut self.completions.all) {
+        for step in 0..self.cqs.len() {
+            // The one after that which had some is asked first: a busy one keeps no other from being heard.
+            let at = (self.next_cq + step) % self.cqs.len();
+            match self.cqs[at].poll(&mut self.completions.all) {
                 Some(0) => {}
                 Some(count) => {
+                    self.next_cq = at + 1;
                     self.completions.at = 0;
                     self.completions.count = count;
                     return true;
