@@ -431,6 +431,15 @@ impl<P: Provider> RdmaFabric<P> {
             return;
         };
         assert!(conn.machine.is_empty(), "every Buf came back before");
+        // Commands that there was no room for will not be looked at any more.
+        let spare = &mut self.spare;
+        self.held.retain_mut(|held| {
+            let stays = held.qp != qp;
+            if !stays {
+                spare.extend(held.buf.take());
+            }
+            stays
+        });
         self.count -= 1;
         if conn.opened {
             self.closed.push_back(conn_of(qp));
