@@ -353,7 +353,7 @@ fn check_size(label: &str, bytes: u64, block_len: u32) -> Result<(), DriveError>
     } else if bytes.is_multiple_of(512) {
         "; give block=512"
     } else {
-        ""
+        "; cut the file or let it grow to a multiple of 512 (`truncate -s` does both)"
     };
     Err(DriveError::refused(
         label,
@@ -433,6 +433,10 @@ fn open(
                     ));
                 }
                 std::thread::sleep(Duration::from_millis(20));
+            }
+            Some(libc::EACCES | libc::EPERM) => {
+                let what = "opening it (this user may not: run as root, or give it the rights; in a container, let the device in)";
+                return Err(DriveError::system(label, what, cause));
             }
             _ => return Err(DriveError::system(label, "opening it", cause)),
         }

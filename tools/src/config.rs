@@ -162,8 +162,12 @@ impl Default for Limits {
 impl Config {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Config> {
-        let text =
-            fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read_to_string(path).context(|| {
+            format!(
+                "cannot read {} (`ferroce serve --print-config` prints one to start from)",
+                path.display()
+            )
+        })?;
         Config::parse(&text, &path.display().to_string())
     }
 

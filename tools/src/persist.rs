@@ -132,7 +132,12 @@ fn edit(text: &str, change: &Change<'_>, name: &str) -> Result<String> {
                 .and_then(Item::as_str)
                 .unwrap_or_default();
             let resized = resized(device, *size);
-            entry.insert("device", value(resized));
+            if let Some(Item::Value(old)) = entry.get_mut("device") {
+                // The comment behind it is part of the value.
+                let decor = old.decor().clone();
+                *old = Value::from(resized);
+                *old.decor_mut() = decor;
+            }
         }
         Change::Allow { nqn, host } => {
             let table = subsystem(&mut doc, &config, nqn)?;
@@ -319,6 +324,7 @@ mod tests {
             size: 2 << 30,
         });
         assert_eq!(devices(&text)[1].1, "file:/a,size=2GiB");
+        assert!(text.contains("size=2GiB\" # big"), "{text}");
         let text = edited(&Change::Resize {
             nqn: NQN,
             nsid: 1,

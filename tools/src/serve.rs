@@ -37,7 +37,6 @@ pub fn run(args: ServeArgs) -> Result<()> {
         Some(_) => Signals::take_with_reload()?,
         None => Signals::take()?,
     };
-    warn_of_open_doors(&config);
     let socket = control_socket(&config)?;
     let metrics = config.metrics.map(Place::open).transpose()?;
     let metrics_at = metrics.as_ref().map(|place| place.address);
@@ -45,6 +44,9 @@ pub fn run(args: ServeArgs) -> Result<()> {
         true => Node::start_patient(&config, file.clone())?,
         false => Node::start(&config, file.clone())?,
     };
+    for door in node.handle().open_doors()? {
+        log::warn!("{door}");
+    }
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
     }
@@ -111,32 +113,6 @@ fn control_socket(config: &Config) -> Result<Option<Socket>> {
         Err(why) => {
             log::warn!("no control socket, so `ferroce ctl` will not find this node: {why}");
             Ok(None)
-        }
-    }
-}
-
-/// Without a list of hosts, whoever reaches the port may read and write.
-fn warn_of_open_doors(config: &Config) {
-    let beyond: Vec<String> = config
-        .listen
-        .iter()
-        .filter(|url| {
-            !url.resolve()
-                .is_ok_and(|all| all.iter().all(|address| address.ip().is_loopback()))
-        })
-        .map(Url::to_string)
-        .collect();
-    for subsystem in config
-        .subsystem
-        .iter()
-        .filter(|subsystem| subsystem.allow.is_none())
-    {
-        if !beyond.is_empty() {
-            log::warn!(
-                "every host that reaches {} may connect to {}; name those that may with --allow NQN",
-                beyond.join(", "),
-                subsystem.nqn()
-            );
         }
     }
 }

@@ -247,6 +247,12 @@ fn ctl_shows_and_changes() {
     node.told(&["unlisten", &second]);
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     node.not_told(&["unlisten", &second], "no listener");
+    node.told(&["allow", HOST]);
+    assert!(
+        !node
+            .told(&["listen", "tcp://0.0.0.0:0"])
+            .contains("warning")
+    );
 
     node.not_told(&["remove", "1", "--persist"], "started from flags");
     node.not_told(&["show", "--persist"], "nothing to write");
@@ -492,6 +498,17 @@ fn garbage_at_the_control_socket_does_no_harm() {
     let mut half = UnixStream::connect(node.socket()).expect("connects");
     half.write_all(b"{\"order\":").expect("writes");
     node.told(&["show"]);
+}
+
+#[test]
+fn a_door_opened_later_is_worth_a_warning() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::serving(dir.path(), &["--device", "ram:1MiB"]);
+    let told = node.told(&["listen", "tcp://0.0.0.0:0"]);
+    assert!(
+        told.contains("warning: every host that reaches tcp://0.0.0.0:"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -158,10 +158,13 @@ impl Handle {
         if let (Some(file), Some(change)) = (file, done.to_persist()) {
             persist(file, &change)
                 .context(|| format!("{}, but it is not in the file", done.line))?;
+            let (line, warnings) = match done.line.find('\n') {
+                Some(end) => done.line.split_at(end),
+                None => (done.line.as_str(), ""),
+            };
+            let file = file.display();
             return Ok(Response::Done(format!(
-                "{}; written to {}",
-                done.line,
-                file.display()
+                "{line}; written to {file}{warnings}"
             )));
         }
         Ok(Response::Done(done.line))
@@ -285,7 +288,13 @@ impl Handle {
             Order::Listen { url } => {
                 let url: Url = url.parse().map_err(Fail)?;
                 let url = self.listen(&table, &url)?;
-                (format!("hosts may connect to {url}"), Written::Listen(url))
+                let mut line = format!("hosts may connect to {url}");
+                let at = url.to_string();
+                for door in self.open_doors()?.iter().filter(|door| door.contains(&at)) {
+                    log::warn!("{door}");
+                    line += &format!("\nwarning: {door}");
+                }
+                (line, Written::Listen(url))
             }
             Order::Unlisten { url } => {
                 let url: Url = url.parse().map_err(Fail)?;
@@ -300,6 +309,31 @@ impl Handle {
             }
         };
         Ok(Done { line, written })
+    }
+
+    /// Without a list of hosts, whoever reaches an address beyond loopback may read and write: a line for each such
+    /// subsystem.
+    pub fn open_doors(&self) -> Result<Vec<String>> {
+        let table = self.table()?;
+        let beyond: Vec<String> = table
+            .listeners
+            .iter()
+            .filter(|listener| !listener.address.ip().is_loopback())
+            .map(|listener| self.url(listener).to_string())
+            .collect();
+        if beyond.is_empty() {
+            return Ok(Vec::new());
+        }
+        let open = table.subsystems.values().filter(|all| all.allow.is_none());
+        let line = |subsystem: &table::Subsystem| {
+            format!(
+                "every host that reaches {} may connect to {}; name those that may with `ferroce ctl allow NQN`, or \
+                 with --allow NQN at the start",
+                beyond.join(", "),
+                subsystem.nqn
+            )
+        };
+        Ok(open.map(line).collect())
     }
 
     /// Opens a drive and makes a namespace of it; its number.

@@ -28,6 +28,7 @@ pub fn reload(node: &Node, before: &Config, file: &Path) -> Result<Config> {
     let handle = node.handle();
     let _one_at_a_time = handle.changing();
     let (count, mut made) = (steps.len(), 0);
+    let opened = steps.iter().any(|step| matches!(step, Step::Allow(..)));
     for step in steps {
         let done = match &step {
             Step::Add(nqn, namespace) => handle.add(nqn, namespace).map(drop),
@@ -40,6 +41,12 @@ pub fn reload(node: &Node, before: &Config, file: &Path) -> Result<Config> {
         match done {
             Ok(()) => made += 1,
             Err(Fail(why)) => log::error!("{}: {why}", step.name()),
+        }
+    }
+    // A new address has told of itself.
+    if opened {
+        for door in handle.open_doors()? {
+            log::warn!("{door}");
         }
     }
     log::info!(
