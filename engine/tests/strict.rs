@@ -746,3 +746,36 @@ fn a_write_that_waits_for_memory_is_aborted_and_one_that_is_fetched_is_not() {
         "every slot and Buf is back"
     );
 }
+
+#[test]
+fn queues_beyond_those_a_core_may_have_are_refused_for_now() {
+    let mut node = Node::new();
+    node.control.bound_queues(3);
+    let (_admin, cntlid) = node.admin(0);
+    let first = node.io(cntlid, 1, 8);
+    let second = node.io(cntlid, 2, 8);
+    let busy = Status::CONNECT_CONTROLLER_BUSY;
+    let (third, cqe) = node.connect(3, cntlid, 8, 0);
+    assert_eq!((cqe.status(), cqe.dw0.get()), (busy, 0));
+    assert_eq!(node.connect(0, 0xFFFF, 8, 0).1.status(), busy);
+    assert_eq!(node.control.hosts().len(), 1, "no controller is kept of it");
+    // What is wrong for ever is said rather than what is wrong for now.
+    let wrong = Status::CONNECT_INVALID_PARAMETERS.dnr();
+    assert_eq!(node.connect(3, cntlid + 1, 8, 0).1.status(), wrong);
+    node.done(second, read(0), &[]);
+    // Commands that a queue has left at a drive take no place from others.
+    node.orders.lock().unwrap().holds = true;
+    node.send(first, read(0), &[]);
+    node.settle();
+    node.wires().came.push_back(Came::Closed(first));
+    node.settle();
+    let (other, cqe) = node.connect(0, 0xFFFF, 8, 0);
+    assert!(cqe.status().is_success(), "{}", cqe.status());
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    assert_eq!(node.connect_on(third, 3, cntlid, 8, 0).status(), busy);
+    node.wires().came.push_back(Came::Closed(other));
+    node.settle();
+    let cqe = node.connect_on(third, 3, cntlid, 8, 0);
+    assert!(cqe.status().is_success(), "{}", cqe.status());
+}
