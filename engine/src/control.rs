@@ -41,6 +41,8 @@ pub struct Control<I, D> {
     finished: VecDeque<ChangeId>,
     next_change: u64,
     next_drive: u16,
+    /// Queues that a core may have.
+    queues_max: usize,
     stopping: bool,
 }
 
@@ -245,8 +247,15 @@ impl<I, D> Control<I, D> {
             finished: VecDeque::new(),
             next_change: 1,
             next_drive: 0,
+            queues_max: usize::MAX,
             stopping: false,
         }
+    }
+
+    /// A core takes so many queues, admin queues among them; a Connect beyond is refused with Controller
+    /// Busy. Without this call there is no such bound.
+    pub fn bound_queues(&mut self, each_core: usize) {
+        self.queues_max = each_core;
     }
 
     // What operators ask.

@@ -134,6 +134,8 @@ impl Fabric for Wires {
 struct Orders {
     status: Status,
     holds: bool,
+    /// It has no room for more.
+    full: bool,
     held: VecDeque<Io>,
 }
 
@@ -141,7 +143,11 @@ struct Drive(Arc<Mutex<Orders>>);
 
 impl Backend for Drive {
     fn submit(&mut self, io: Io) -> Result<(), Io> {
-        self.0.lock().unwrap().held.push_back(io);
+        let mut orders = self.0.lock().unwrap();
+        if orders.full {
+            return Err(io);
+        }
+        orders.held.push_back(io);
         Ok(())
     }
 
@@ -209,6 +215,7 @@ impl Node {
         let orders = Arc::new(Mutex::new(Orders {
             status: Status::SUCCESS,
             holds: false,
+            full: false,
             held: VecDeque::new(),
         }));
         let subsystem = Subsystem {
@@ -339,11 +346,14 @@ impl Node {
 
     fn connect(&mut self, qid: u16, cntlid: u16, entries: u16, kato_ms: u32) -> (u32, Cqe) {
         let slot = self.open();
+        (slot, self.connect_on(slot, qid, cntlid, entries, kato_ms))
+    }
+
+    fn connect_on(&mut self, slot: u32, qid: u16, cntlid: u16, entries: u16, kato_ms: u32) -> Cqe {
         let data = ConnectData::new([1; 16], cntlid, &nqn(NQN), &nqn("nqn.2026-01.test:host"));
         let sgl = Sgl::in_capsule(0, ConnectData::LEN as u32);
         let command = ConnectCmd::new(qid, entries - 1, 0, kato_ms, sgl);
-        let (cqe, _) = self.ask(slot, command.to_sqe(), data.as_bytes());
-        (slot, cqe)
+        self.ask(slot, command.to_sqe(), data.as_bytes()).0
     }
 
     fn set_cc(&mut self, admin: u32, cc: Cc) {
@@ -618,4 +628,154 @@ fn a_queue_takes_as_many_commands_as_it_has_entries() {
     assert!(node.is_closed(io), "one more is one too many");
     node.orders.lock().unwrap().holds = false;
     node.settle();
+}
+
+#[test]
+fn queues_beyond_the_command_slots_are_refused_for_now() {
+    let mut node = Node::new();
+    let (_admin, cntlid) = node.admin(0);
+    let first = node.io(cntlid, 1, 32);
+    // 24 of the 64 slots are left: no I/O queue of 25 entries, and no admin queue of as many.
+    let busy = Status::CONNECT_CONTROLLER_BUSY;
+    let (conn, cqe) = node.connect(2, cntlid, 25, 0);
+    assert_eq!((cqe.status(), cqe.dw0.get()), (busy, 0));
+    let (other, cqe) = node.connect(0, 0xFFFF, 25, 0);
+    assert_eq!((cqe.status(), cqe.dw0.get()), (busy, 0));
+    assert_eq!(node.control.hosts().len(), 1, "no controller is kept of it");
+    // Both connections live on and may ask for less, with the same QID; all 64 slots are taken up then.
+    assert!(!node.is_closed(conn) && !node.is_closed(other));
+    let cqe = node.connect_on(conn, 2, cntlid, 16, 0);
+    assert_eq!(cqe.status(), Status::SUCCESS);
+    let cqe = node.connect_on(other, 0, 0xFFFF, 8, 0);
+    assert_eq!(cqe.status(), Status::SUCCESS);
+    let (last, cqe) = node.connect(3, cntlid, 2, 0);
+    assert_eq!(cqe.status(), busy);
+    // Who is connected has what was promised.
+    node.done(first, read(0), &[]);
+    node.done(conn, read(0), &[]);
+    // A queue that ends leaves its slots to others.
+    node.wires().came.push_back(Came::Closed(first));
+    node.settle();
+    let cqe = node.connect_on(last, 3, cntlid, 32, 0);
+    assert_eq!(cqe.status(), Status::SUCCESS);
+    node.done(last, read(0), &[]);
+}
+
+impl Node {
+    /// The dword 0 of an Abort, and how the command it names ended, if it did, before it.
+    fn abort(&mut self, admin: u32, qid: u16, cid: u16) -> (u32, Option<Status>) {
+        let abort = self.send(admin, Sqe::abort(qid, cid), &[]);
+        self.settle();
+        let answers = std::mem::take(&mut self.wires().answers);
+        let mut ended = None;
+        for (_, cqe) in answers {
+            if cqe.cid.get() == abort {
+                assert_eq!(cqe.status(), Status::SUCCESS, "of the Abort");
+                return (cqe.dw0.get(), ended);
+            }
+            assert_eq!(cqe.cid.get(), cid, "nothing else is answered");
+            assert!(ended.is_none(), "once");
+            ended = Some(cqe.status());
+        }
+        panic!("an Abort is answered at once");
+    }
+}
+
+const ABORTED: (u32, Option<Status>) = (0, Some(Status::ABORT_REQUESTED));
+const NOT_ABORTED: (u32, Option<Status>) = (1, None);
+
+#[test]
+fn a_write_that_waits_for_room_at_the_drive_is_aborted() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    node.orders.lock().unwrap().full = true;
+    let write = nvme::write(1, 0, 1, false).with_sgl(in_capsule(4096));
+    let waits = node.send(io, write, &[0; 4096]);
+    let stays = node.send(io, write, &[0; 4096]);
+    node.settle();
+    assert_eq!(node.abort(admin, 1, waits), ABORTED);
+    // It is there no more; nor does a command of another queue have its number.
+    assert_eq!(node.abort(admin, 1, waits), NOT_ABORTED);
+    assert_eq!(node.abort(admin, 2, stays), NOT_ABORTED);
+    assert_eq!(node.abort(admin, 0, stays), NOT_ABORTED);
+    // What the drive has stays there.
+    {
+        let mut orders = node.orders.lock().unwrap();
+        (orders.full, orders.holds) = (false, true);
+    }
+    node.settle();
+    assert_eq!(
+        node.orders.lock().unwrap().held.len(),
+        1,
+        "the aborted one never came"
+    );
+    assert_eq!(node.abort(admin, 1, stays), NOT_ABORTED);
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    let (_, cqe) = node.wires().answers.pop_front().expect("it is answered");
+    assert_eq!((cqe.cid.get(), cqe.status()), (stays, Status::SUCCESS));
+    assert!(node.wires().answers.is_empty());
+    assert_eq!(
+        node.core.outstanding(),
+        (0, 0),
+        "every slot and Buf is back"
+    );
+}
+
+#[test]
+fn a_write_that_waits_for_memory_is_aborted_and_one_that_is_fetched_is_not() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 32);
+    let write = nvme::write(1, 0, 32, false).with_sgl(Sgl::transport(128 << 10));
+    let cids: Vec<u16> = (0..32).map(|_| node.send(io, write, &[])).collect();
+    node.settle();
+    let fetched = node.wires().fetching.len();
+    assert!((1..32).contains(&fetched), "{fetched} have memory");
+    assert_eq!(node.abort(admin, 1, cids[0]), NOT_ABORTED);
+    assert_eq!(node.abort(admin, 1, cids[31]), ABORTED);
+    assert_eq!(node.wires().fetching.len(), fetched);
+    node.wires().came.push_back(Came::Closed(io));
+    let fetching = std::mem::take(&mut node.wires().fetching);
+    node.wires().homes.extend(fetching);
+    node.settle();
+    assert_eq!(
+        node.core.outstanding(),
+        (0, 0),
+        "every slot and Buf is back"
+    );
+}
+
+#[test]
+fn queues_beyond_those_a_core_may_have_are_refused_for_now() {
+    let mut node = Node::new();
+    node.control.bound_queues(3);
+    let (_admin, cntlid) = node.admin(0);
+    let first = node.io(cntlid, 1, 8);
+    let second = node.io(cntlid, 2, 8);
+    let busy = Status::CONNECT_CONTROLLER_BUSY;
+    let (third, cqe) = node.connect(3, cntlid, 8, 0);
+    assert_eq!((cqe.status(), cqe.dw0.get()), (busy, 0));
+    assert_eq!(node.connect(0, 0xFFFF, 8, 0).1.status(), busy);
+    assert_eq!(node.control.hosts().len(), 1, "no controller is kept of it");
+    // What is wrong for ever is said rather than what is wrong for now.
+    let wrong = Status::CONNECT_INVALID_PARAMETERS.dnr();
+    assert_eq!(node.connect(3, cntlid + 1, 8, 0).1.status(), wrong);
+    node.done(second, read(0), &[]);
+    // Commands that a queue has left at a drive take no place from others.
+    node.orders.lock().unwrap().holds = true;
+    node.send(first, read(0), &[]);
+    node.settle();
+    node.wires().came.push_back(Came::Closed(first));
+    node.settle();
+    let (other, cqe) = node.connect(0, 0xFFFF, 8, 0);
+    assert!(cqe.status().is_success(), "{}", cqe.status());
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    assert_eq!(node.connect_on(third, 3, cntlid, 8, 0).status(), busy);
+    node.wires().came.push_back(Came::Closed(other));
+    node.settle();
+    let cqe = node.connect_on(third, 3, cntlid, 8, 0);
+    assert!(cqe.status().is_success(), "{}", cqe.status());
 }

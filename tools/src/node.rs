@@ -47,7 +47,7 @@ use wanted::{Wanted, What};
 /// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
 const MAILBOX: usize = 4096;
 /// Descriptors that are not connections: standard streams, rings, drives, listeners, control.
-const FILES_BESIDE: u64 = 128;
+const FILES_BESIDE: u64 = 128 + door::RESERVE as u64;
 
 /// A node that runs.
 #[derive(Debug)]

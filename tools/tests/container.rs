@@ -4,7 +4,7 @@
 //! One of the rooms where `unsafe` lives: a filter of system calls is set between fork and exec.
 #![allow(unsafe_code)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
@@ -112,14 +112,22 @@ fn container() -> Option<Confined> {
         Ok(output) if output.status.success() => Some(confined),
         Ok(output) => {
             let why = String::from_utf8_lossy(&output.stderr);
-            eprintln!("SKIPPED: no unprivileged container here: {}", why.trim());
+            skipped(why.trim());
             None
         }
         Err(why) => {
-            eprintln!("SKIPPED: no unprivileged container here: unshare: {why}");
+            skipped(&format!("unshare: {why}"));
             None
         }
     }
+}
+
+/// Past the harness, which keeps what tests print to itself.
+fn skipped(why: &str) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: no unprivileged container here: {why}"
+    );
 }
 
 struct Node {
@@ -139,8 +147,12 @@ impl Node {
             "--ctl",
             ctl.to_str().expect("a path"),
         ];
+        Node::start(confined, &arguments)
+    }
+
+    fn start(confined: Confined, arguments: &[&str]) -> Node {
         let mut child = confined
-            .command(&arguments)
+            .command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -285,4 +297,35 @@ fn the_demo_runs_in_an_unprivileged_container() {
         .output();
     let said = succeeded(&output.expect("runs"));
     assert!(said.contains("4 KiB reads"), "{said}");
+}
+
+#[test]
+fn a_host_for_whom_there_is_no_queue_is_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("ferroce.toml");
+    let text = format!(
+        "listen = [\"tcp://127.0.0.1:0\"]\nctl = \"{}/ctl.sock\"\n[limits]\nqueues = 2\n[[subsystem]]\n\
+         nqn = \"nqn.2026-01.test:few\"\n[[subsystem.namespace]]\ndevice = \"ram:16MiB\"\n",
+        dir.path().display()
+    );
+    std::fs::write(&config, text).expect("is written");
+    let path = config.to_str().expect("a path");
+    let node = Node::start(Confined::default(), &["serve", "--config", path]);
+    let probe = |time| {
+        let mut probe = Confined::default().command(&["probe", &node.url, "--time", time]);
+        probe.stdout(Stdio::piped()).stderr(Stdio::piped());
+        probe.spawn().expect("runs")
+    };
+    // An admin queue and an I/O queue are all there is.
+    let first = probe("3s");
+    std::thread::sleep(Duration::from_millis(500));
+    let second = probe("100ms").wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success(), "there is no place for it");
+    assert!(said.contains("limits.queues"), "{said}");
+    succeeded(&first.wait_with_output().expect("ends"));
+    // There is room again.
+    succeeded(&probe("100ms").wait_with_output().expect("ends"));
+    let said = node.stop();
+    assert!(said.contains("raise `limits.queues`"), "{said}");
 }

@@ -1,5 +1,5 @@
-//! No allocation per I/O: with everything warm, a node's core serves reads and writes of all sizes
-//! without asking the allocator for anything.
+//! No allocation per I/O: with everything warm, a node's core serves every I/O command, reads and writes of all
+//! sizes, from RAM and from a file, without asking the allocator for anything.
 
 mod node;
 
@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Controller, Data, Options, RdmaHost, Via};
 use ferroce_transport::roce::udp;
+use ferroce_wire::Wire;
 use ferroce_wire::fabrics::Nqn;
+use ferroce_wire::feature::DsmRange;
+use ferroce_wire::sqe::Sqe;
 
 thread_local! {
     static IN_TURN: Cell<bool> = const { Cell::new(false) };
@@ -50,10 +53,17 @@ fn around(turn: &mut dyn FnMut()) {
 }
 
 #[test]
-fn reads_and_writes_allocate_nothing() {
+fn no_io_command_allocates() {
     // One after the other, since the count is of the process.
-    let tcp = node::Node::start_with(&[4096, 512], around);
-    check(&tcp, &Options::default(), 15);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("disk");
+    let tcp = node::Node::start_filed(&[4096, 512], Some(file), around);
+    check(
+        &tcp,
+        &Options::default(),
+        8,
+        &[(1, 4096), (2, 512), (3, 4096)],
+    );
     drop(tcp);
     let roce = node::Node::start_roce(&[4096, 512], around);
     let host =
@@ -63,40 +73,64 @@ fn reads_and_writes_allocate_nothing() {
         ..Options::default()
     };
     // Packets are slower: their checksums, unoptimised.
-    check(&roce, &options, 5);
+    check(&roce, &options, 4, &[(1, 4096), (2, 512)]);
 }
 
-fn check(node: &node::Node, options: &Options, rounds: u64) {
+/// Everything is zero and stays so, so that Compare finds what it was told.
+fn command(at: u64, nsid: u32, block_len: u64, lba: u64, blocks: u64) -> (Sqe, Data) {
+    let len = blocks * block_len;
+    let zeroes = || Data::zeroed(len as usize);
+    let count = blocks as u32;
+    match at {
+        0 | 1 => (nvme::read(nsid, lba, count), zeroes()),
+        2 | 3 => (nvme::write(nsid, lba, count, at == 3), zeroes()),
+        // As long as a Compare may be.
+        4 | 5 if len <= 64 << 10 => (nvme::compare(nsid, lba, count), zeroes()),
+        6 | 7 => (nvme::write_zeroes(nsid, lba, count, at == 7), Data::None),
+        8 => {
+            let range = DsmRange {
+                nlb: count.into(),
+                slba: lba.into(),
+                ..DsmRange::default()
+            };
+            let list = [range, range].map(|range| range.as_bytes().to_vec());
+            (Sqe::dsm(nsid, 2, Sqe::DSM_AD), list.concat().into())
+        }
+        9 | 10 => (nvme::verify(nsid, lba, count), Data::None),
+        11 => (nvme::flush(nsid), Data::None),
+        _ if at.is_multiple_of(2) => (nvme::read(nsid, lba, count), zeroes()),
+        _ => (nvme::write(nsid, lba, count, false), zeroes()),
+    }
+}
+
+fn check(node: &node::Node, options: &Options, rounds: u64, namespaces: &[(u32, u64)]) {
     let nqn = Nqn::new(node::NQN).expect("it is one");
     let controller = Controller::connect(node.address, &nqn, options).expect("a host connects");
     let mut queue = controller.queues(1, 32).expect("a queue").remove(0);
+    let mut count = 0;
     let mut run = |rounds: u64| {
         for round in 0..rounds {
-            // Sizes of one block, one page, a part and a bit, the most; all at a depth of 16.
-            for (nsid, block_len, blocks) in [
-                (1, 4096, 1),
-                (2, 512, 1),
-                (2, 512, 9),
-                (2, 512, 7),
-                (1, 4096, 33),
-                (1, 4096, 256),
-            ] {
-                for slot in 0..16 {
-                    let lba = (round * 16 + slot) * blocks % 1024;
-                    let sqe = if slot % 2 == 0 {
-                        nvme::read(nsid, lba, blocks as u32)
-                    } else {
-                        nvme::write(nsid, lba, blocks as u32, false)
-                    };
-                    let data = Data::zeroed((blocks * block_len) as usize);
-                    queue.submit(sqe, data, slot).expect("there is room for 16");
-                }
-                let mut done = 0;
-                while done < 16 {
-                    if let Some(completion) = queue.poll() {
-                        assert!(completion.is_success(), "{}", completion.status());
-                        done += 1;
+            for (nsid, block_len) in namespaces {
+                // Bytes: one block, one page, several, a part and a bit, the most; all at a depth of 16.
+                for len in [512, 4096, 4608, 3584, 64 << 10, 132 << 10, 1 << 20] {
+                    if len % block_len != 0 {
+                        continue;
                     }
+                    let blocks = len / block_len;
+                    for slot in 0..16 {
+                        let lba = (round * 16 + slot) * blocks % 1024;
+                        let (sqe, data) = command(slot, *nsid, *block_len, lba, blocks);
+                        queue.submit(sqe, data, slot).expect("there is room for 16");
+                    }
+                    let mut done = 0;
+                    while done < 16 {
+                        if let Some(completion) = queue.poll() {
+                            let (slot, status) = (completion.user_data, completion.status());
+                            assert!(completion.is_success(), "{slot} of {len}: {status}");
+                            done += 1;
+                        }
+                    }
+                    count += 16;
                 }
             }
         }
@@ -105,12 +139,8 @@ fn check(node: &node::Node, options: &Options, rounds: u64) {
     COUNTING.store(true, Ordering::Relaxed);
     run(rounds);
     COUNTING.store(false, Ordering::Relaxed);
-    assert_eq!(
-        ALLOCATIONS.load(Ordering::Relaxed),
-        0,
-        "in {} I/Os",
-        rounds * 6 * 16
-    );
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    assert_eq!(allocations, 0, "in {} I/Os", count / 3);
     drop(queue);
     controller.shutdown().expect("it ends in order");
 }

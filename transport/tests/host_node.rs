@@ -265,22 +265,33 @@ impl Model {
 
 #[test]
 fn many_queues_and_depths_at_once() {
+    at_once(16, 200);
+}
+
+/// As many as the largest machines have CPUs, each of which hosts give a queue.
+#[test]
+fn sixty_four_queues_at_once() {
+    at_once(64, 16);
+}
+
+fn at_once(count: u16, depth: u16) {
     let node = node::Node::start(&[512]);
     let controller = connect(&node, &options(false, false));
-    let queues = controller.queues(16, 200).unwrap();
-    assert_eq!(queues.len(), 16);
+    let queues = controller.queues(count, depth).unwrap();
+    assert_eq!(queues.len(), usize::from(count));
+    let ios = 32_000 / u64::from(count);
     let threads: Vec<_> = queues
         .into_iter()
         .enumerate()
         .map(|(index, mut queue)| {
             std::thread::spawn(move || {
                 // Each queue has blocks of its own: write all at full depth, then read them back.
-                let base = index as u64 * 2000;
+                let base = index as u64 * ios;
                 for reading in [false, true] {
                     let mut submitted = 0;
                     let mut completed = 0;
-                    while completed < 2000u64 {
-                        while submitted < 2000 && queue.outstanding() < queue.depth() {
+                    while completed < ios {
+                        while submitted < ios && queue.outstanding() < queue.depth() {
                             let lba = base + submitted;
                             let (sqe, data) = if reading {
                                 (nvme::read(1, lba, 1), vec![0; 512])

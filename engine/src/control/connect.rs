@@ -96,6 +96,11 @@ impl<I, D> Control<I, D> {
         kind: Kind,
         now: Tick,
     ) {
+        if self.is_full(core) {
+            self.say_full(request);
+            self.refuse(core, queue, Status::CONNECT_CONTROLLER_BUSY, 0);
+            return;
+        }
         let range = match self.table.subsystems.get(request.subnqn.as_str()) {
             Some(subsystem) => subsystem.cntlids,
             None => (1, CNTLID_MAX),
@@ -177,6 +182,7 @@ impl<I, D> Control<I, D> {
             status: Status::COMMAND_SEQUENCE_ERROR.dnr(),
             dw0: 0,
         };
+        let full = self.is_full(core);
         let admission = match self.controllers.get_mut(&request.cntlid) {
             Some(live) if !live.ending && live.who.subnqn == request.subnqn.as_str() => {
                 if live.who.hostnqn != request.hostnqn.as_str() {
@@ -190,6 +196,12 @@ impl<I, D> Control<I, D> {
                     || live.queues.contains_key(&request.qid)
                 {
                     Err(sequence)
+                } else if full {
+                    self.say_full(&request);
+                    Err(Refused {
+                        status: Status::CONNECT_CONTROLLER_BUSY,
+                        dw0: 0,
+                    })
                 } else {
                     live.queues.insert(request.qid, LiveQueue::new(core));
                     Ok(Admission {
@@ -217,6 +229,30 @@ impl<I, D> Control<I, D> {
                 && live.who.subnqn == request.subnqn.as_str()
                 && live.queues.iter().any(ended)
         })
+    }
+
+    /// The core has as many queues as it may. Those that are ending have no connection any more.
+    fn is_full(&self, core: usize) -> bool {
+        if self.queues_max == usize::MAX {
+            return false;
+        }
+        let live = self.controllers.values().filter(|live| !live.ending);
+        let queues = live.flat_map(|live| live.queues.values());
+        queues
+            .filter(|queue| queue.core == core && !queue.ending)
+            .count()
+            >= self.queues_max
+    }
+
+    fn say_full(&self, request: &ConnectRequest) {
+        log::warn!(
+            "{}: queue {} of {} was refused: its core has all the {} queues it may have (raise \
+             `limits.queues`)",
+            request.peer,
+            request.qid,
+            request.hostnqn,
+            self.queues_max
+        );
     }
 
     pub(super) fn refuse(&mut self, core: usize, queue: QueueRef, status: Status, dw0: u32) {

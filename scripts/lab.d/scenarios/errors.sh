@@ -29,5 +29,24 @@ if node; then
     refused 'SGL|Invalid Field' nvme io-passthru "$disk" -o 2 -n 1 --cdw12=1 -l 4096 -r
     refused 'SGL|Invalid Field' nvme io-passthru "$disk" -o 1 -n 1 --cdw12=1 -l 4096 -w -i /tmp/data
 fi
+if node; then
+    # A disk that this machine uses itself is not served, whoever asks; free again it is.
+    truncate -s 16M /data/loop
+    loop=$(losetup --find --show /data/loop)
+    refused 'it backs /dev/loop' ctl add file:/data/loop
+    mkfs.ext4 -q "$loop"
+    mount "$loop" /mnt
+    refused 'it is mounted on /mnt' ctl add "file:$loop"
+    refused 'it is mounted on /mnt' ferroce serve --device "file:$loop" --listen tcp://127.0.0.1:0 --ctl /tmp/other.sock
+    umount /mnt
+    dmsetup create held --noudevsync --table "0 $(((16 << 20) / 512)) linear $loop 0"
+    refused 'dm-[0-9]+ has it' ctl add "file:$loop"
+    dmsetup remove held --noudevsync
+    ctl add "file:$loop" --nsid 7
+    until_true 5 find_disk 7
+    ctl remove 7
+    until_true 5 no_disk 7
+    losetup --detach "$loop"
+fi
 expect 'recoveries' "$(recoveries)" = 0
 verify "$disk" 1 io_uring '4k' '8'

@@ -44,11 +44,32 @@ if node; then
     expect 'nguid of the descriptors' "$(field nguid cat /tmp/descs)" = "$(field nguid cat /tmp/ns)"
     expect 'list-ns --all' "$(nvme list-ns "$c" --all | tr -d ' \n')" = '[0]:0x1[1]:0x2'
     expect 'list-ns from 1' "$(nvme list-ns "$c" -n 1 | tr -d ' \n')" '~' '0x2$'
+    expect 'list-ns of the NVM command set' "$(nvme list-ns "$c" --csi=0 | tr -d ' \n')" = '[0]:0x1[1]:0x2'
+    expect 'the same from 2' "$(nvme list-ns "$c" --csi=0 -n 2 | tr -d ' \n')" = '[0]:0x2'
+    # No zoned namespaces, nor a list of allocated ones by command set.
+    refused 'INVALID_FIELD|Invalid Field' nvme list-ns "$c" --csi=2
+    refused 'INVALID_FIELD|Invalid Field' nvme list-ns "$c" --csi=0 --all
     nvme cmdset-ind-id-ns "$c" -n 1 | tee /tmp/independent
     expect 'nstat' $(($(field nstat cat /tmp/independent) & 1)) = 1
     nvme nvm-id-ns "$c" -n 1
     refused 'INVALID_NS|Invalid Namespace' nvme id-ns "$c" -n 0xfffffff0
     nvme id-iocs "$c"
+    # Identify commands of what a controller without sets, groups, domains and functions beside itself does not have.
+    while read -r -a command; do
+        refused 'INVALID_FIELD|Invalid Field' nvme "${command[0]}" "$c" "${command[@]:1}"
+    done <<'END'
+id-nvmset
+list-ctrl
+list-ctrl -n 1
+primary-ctrl-caps
+list-secondary
+id-ns-granularity
+id-uuid
+id-domain
+list-endgrp
+id-ns-lba-format
+nvm-id-ns-lba-format
+END
 fi
 nvme list
 nvme list-subsys

@@ -29,6 +29,23 @@ if node; then
         say "log page $page"
     done
     nvme fid-support-effects-log "$c"
-    refused 'Invalid Log Page|INVALID_LOG' nvme get-log "$c" --log-id=0xc5 --log-len=512
+    nvme mi-cmd-support-effects-log "$c"
+    # The others are refused: by their commands, and by number those of which nvme-cli reads more than one page.
+    while read -r -a command; do
+        refused 'Invalid Log Page|INVALID_LOG' nvme "${command[0]}" "$c" "${command[@]:1}"
+    done <<'END'
+endurance-log -g 1
+predictable-lat-log -i 1
+pred-lat-event-agg-log -e 1
+endurance-event-agg-log -e 1
+resv-notif-log
+self-test-log
+sanitize-log
+media-unit-stat-log
+supported-cap-config-log
+END
+    for page in 7 8 0xd 0xe 0x14 0x15 0x70 0xc5 0xff; do
+        refused 'Invalid Log Page|INVALID_LOG' nvme get-log "$c" --log-id=$page --log-len=512
+    done
     nvme get-log "$c" --log-id=2 --log-len=256 --lpo=256 >/dev/null
 fi

@@ -79,8 +79,10 @@ impl Thread {
         door: Door,
         wakeful: Wakeful,
     ) -> Thread {
+        let mut control = Control::new(posts);
+        control.bound_queues(door.places());
         Thread {
-            control: Control::new(posts),
+            control,
             mail,
             asks,
             bed,

@@ -25,6 +25,9 @@ const FULL_MS: u64 = 5;
 /// After all places were taken for so long, who comes is turned away. Before, most of them are of
 /// connections that have ended already.
 const PATIENCE_MS: u64 = 1000;
+/// Connections of a core beyond its places, in which hosts that are turned away are told so: their Connect
+/// is refused with Controller Busy. Who comes when these are taken, too, finds the connection closed.
+pub const RESERVE: usize = 16;
 /// The same trouble is told once in this time.
 const TELL_MS: u64 = 1000;
 
@@ -126,6 +129,11 @@ impl Door {
         }
     }
 
+    /// Connections a core may have, without its reserve.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
     /// Hosts may come in here, too.
     pub fn open(&mut self, listener: AnyListener, bed: &Bed) {
         if let Err(cause) = bed.watch(listener.as_fd()) {
@@ -175,7 +183,7 @@ impl Door {
                 let _ = bed.watch(listener.as_fd());
             }
         }
-        let core = self.core();
+        let mut core = self.core(self.places);
         match (core, self.full_since) {
             (Some(_), _) => self.full_since = None,
             (None, None) => self.full_since = Some(now),
@@ -184,6 +192,9 @@ impl Door {
         let patient = self
             .full_since
             .is_some_and(|since| now < since.plus_ms(PATIENCE_MS));
+        if core.is_none() && !patient {
+            core = self.core(self.places + RESERVE);
+        }
         let count = self.listeners.len();
         let first = self.next;
         for at in (0..count).map(|i| (first + i) % count) {
@@ -204,7 +215,8 @@ impl Door {
                     let all = self.places * self.cores.len();
                     self.tell(now, || {
                         format!(
-                            "{peer} is turned away: all {all} connections are taken (limits.queues)"
+                            "{peer} is turned away: all {all} connections are taken (raise \
+                             `limits.queues`)"
                         )
                     });
                 }
@@ -224,11 +236,11 @@ impl Door {
         None
     }
 
-    /// The core with the fewest I/O queues, of those with room; `None` if all are full. Whoever comes
-    /// does not say yet what it will be, so all count as I/O queues but those known as admin queues:
+    /// The core with the fewest I/O queues, of those with fewer connections than `places`; `None` if there is
+    /// none. Whoever comes does not say yet what it will be, so all count as I/O queues but those known as admin queues:
     /// else one host after the other, each an admin queue and an I/O queue, would have all their I/O
     /// queues on the same core.
-    fn core(&self) -> Option<usize> {
+    fn core(&self, places: usize) -> Option<usize> {
         let count = self.cores.len();
         let load = |core: &usize| {
             let core = &self.cores[*core];
@@ -237,9 +249,7 @@ impl Door {
             (all.saturating_sub(admin), all)
         };
         let round = (0..count).map(|i| (self.last + 1 + i) % count);
-        round
-            .filter(|core| load(core).1 < self.places)
-            .min_by_key(load)
+        round.filter(|core| load(core).1 < places).min_by_key(load)
     }
 
     /// A listener where somebody waits would wake us again at once, so it is not watched meanwhile.
@@ -335,14 +345,19 @@ mod tests {
         let third = TcpStream::connect(address).expect("connects");
         let begin = Tick(0).plus_ms(100);
         assert_eq!(poll(&mut door, &bed, begin), None);
-        assert_eq!(poll(&mut door, &bed, begin.plus_ms(PATIENCE_MS)), None);
+        // Into the reserve, where its Connect is refused.
+        let late = begin.plus_ms(PATIENCE_MS);
+        assert_eq!(poll(&mut door, &bed, late), Some(0));
+        cores[0].connections.store(1 + RESERVE, Ordering::Relaxed);
+        let fourth = TcpStream::connect(address).expect("connects");
+        assert_eq!(poll(&mut door, &bed, late), None);
         let ended = |stream: &TcpStream| {
             stream
                 .set_read_timeout(Some(std::time::Duration::from_millis(200)))
                 .expect("is set");
             matches!(std::io::Read::read(&mut &*stream, &mut [0]), Ok(0))
         };
-        assert!(ended(&third));
-        drop(second);
+        assert!(ended(&fourth));
+        drop((second, third));
     }
 }

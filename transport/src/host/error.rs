@@ -234,7 +234,10 @@ fn refusal(
              another host NQN"
         ),
         Status::CONNECT_CONTROLLER_BUSY => {
-            f.write_str("it is busy, or an earlier connection is not over yet; try again")
+            f.write_str(
+                "it is busy, or an earlier connection is not over yet; try again, and if that does not \
+                 help, let it have more queues and commands (limits.queues and limits.commands of Ferroce)",
+            )
         }
         Status::CONNECT_INCOMPATIBLE_FORMAT => {
             f.write_str("it does not know this format of Connect")

@@ -3,19 +3,20 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ferroce_buf::{Class, Home, Pool, Region, Want};
-use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
+use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
+use ferroce_drivers::{FileConfig, FileDrive, FileQueue, RamConfig, RamDrive, RamQueue};
 use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::limits;
 use ferroce_engine::mail::{ToControl, mailbox};
-use ferroce_engine::port::{Fabric, Tick};
+use ferroce_engine::port::{Backend, Done, DriveId, DriveInfo, Fabric, Io, Tick};
 use ferroce_engine::table::{Listener as Listening, Subsystem, Transport};
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::roce::provider::Roce;
@@ -61,14 +62,8 @@ impl Node {
             let bufs = (0..1024).map(|_| recvs.take(in_capsule).expect("as many as there are"));
             let fabric = RdmaFabric::new(provider, bufs.collect());
             let accept = |now| listener.accept(now);
-            run(
-                fabric,
-                accept,
-                (Transport::Rdma, address),
-                &block_lens,
-                &stopped,
-                around,
-            );
+            let at = (Transport::Rdma, address);
+            run(fabric, accept, at, (&block_lens, None), &stopped, around);
         });
         Node {
             address,
@@ -78,6 +73,11 @@ impl Node {
     }
 
     pub fn start_with(block_lens: &[u32], around: Turn) -> Node {
+        Node::start_filed(block_lens, None, around)
+    }
+
+    /// The last namespace is a new file of 16 MiB, if there is a path for it, of blocks of 4096 bytes.
+    pub fn start_filed(block_lens: &[u32], file: Option<PathBuf>, around: Turn) -> Node {
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local();
         let stop = Arc::new(AtomicBool::new(false));
@@ -88,14 +88,9 @@ impl Node {
                 Accepted::One(incoming) => Some(incoming),
                 _ => None,
             };
-            run(
-                fabric,
-                accept,
-                (Transport::Tcp, address),
-                &block_lens,
-                &stopped,
-                around,
-            );
+            let at = (Transport::Tcp, address);
+            let file = file.as_deref();
+            run(fabric, accept, at, (&block_lens, file), &stopped, around);
         });
         Node {
             address,
@@ -125,25 +120,39 @@ fn run<F: Fabric>(
     fabric: F,
     mut accept: impl FnMut(Tick) -> Option<F::Incoming>,
     (transport, address): (Transport, SocketAddr),
-    block_lens: &[u32],
+    (block_lens, file): (&[u32], Option<&Path>),
     stop: &AtomicBool,
     around: Turn,
 ) {
     let (to_core, from_control) = mailbox(1024, Waker::noop().clone());
     let (to_control, from_core) = mailbox::<ToControl>(1024, Waker::noop().clone());
-    let mut control: Control<F::Incoming, RamQueue> = Control::new(vec![to_core]);
+    let mut control: Control<F::Incoming, Drive> = Control::new(vec![to_core]);
+    let data = [(4096, 64), (limits::CHUNK_LEN as usize, 64)];
+    let (data, data_at) = pool_of(Home::CORE, &data);
+    let (landing, landing_at) = pool_of(LANDING, &[(limits::IN_CAPSULE as usize, 64)]);
     let config = CoreConfig {
         index: 0,
         cores: 1,
         commands: 4096,
-        pool: pool(Home::CORE, &[(4096, 64), (limits::CHUNK_LEN as usize, 64)]),
-        landing: pool(LANDING, &[(limits::IN_CAPSULE as usize, 64)]),
+        pool: data,
+        landing,
         facts: Arc::default(),
         counters: Arc::default(),
     };
     let mut core = Core::new(config, vec![fabric], from_control, to_control);
     let mut drives = Vec::new();
     plan(&mut control, transport, address, block_lens, &mut drives);
+    if let Some(path) = file {
+        let drive = FileDrive::open_path(FileConfig {
+            size: Some(16 << 20),
+            block_len: Some(4096),
+            ..FileConfig::new(path)
+        })
+        .expect("a file");
+        let queue = drive.open(0, &[data_at, landing_at]).expect("its queue");
+        let id = control.next_drive();
+        add(&mut control, id, drive.info(), Drive::File(queue));
+    }
 
     let start = Instant::now();
     let mut stopping = false;
@@ -176,29 +185,28 @@ fn run<F: Fabric>(
 }
 
 fn plan<I: Send>(
-    control: &mut Control<I, RamQueue>,
+    control: &mut Control<I, Drive>,
     transport: Transport,
     address: SocketAddr,
     block_lens: &[u32],
     drives: &mut Vec<Arc<RamDrive>>,
 ) {
-    let mut change = |change| {
-        control.change(change).expect("it fits what is there");
-    };
-    change(Change::AddSubsystem(Subsystem {
+    let subsystem = Subsystem {
         nqn: NQN.into(),
         serial: "FERROCE1".into(),
         model: "Ferroce".into(),
         cntlids: (1, 0xFFEF),
         allow: None,
         namespaces: Default::default(),
-    }));
+    };
+    let fits = "it fits what is there";
+    control.change(Change::AddSubsystem(subsystem)).expect(fits);
     let listener = Listening {
         transport,
         address,
         port_id: 1,
     };
-    change(Change::AddListener(listener));
+    control.change(Change::AddListener(listener)).expect(fits);
     for (index, block_len) in block_lens.iter().enumerate() {
         let id = control.next_drive();
         let drive = RamDrive::new(RamConfig {
@@ -213,26 +221,95 @@ fn plan<I: Send>(
             want: Want::default(),
         })
         .expect("memory");
-        let queues = vec![drive.open(0).expect("memory")];
-        control
-            .change(Change::AddNamespace {
-                nqn: NQN.into(),
-                nsid: None,
-                info: drive.info(),
-                read_only: false,
-                drive: id,
-                queues,
-            })
-            .expect("it fits what is there");
+        let queue = drive.open(0).expect("memory");
+        add(control, id, drive.info(), Drive::Ram(queue));
         drives.push(drive);
     }
 }
 
+fn add<I: Send>(control: &mut Control<I, Drive>, drive: DriveId, info: DriveInfo, queue: Drive) {
+    let namespace = Change::AddNamespace {
+        nqn: NQN.into(),
+        nsid: None,
+        info,
+        read_only: false,
+        drive,
+        queues: vec![queue],
+    };
+    control.change(namespace).expect("it fits what is there");
+}
+
+/// A core's end of a drive.
+enum Drive {
+    Ram(RamQueue),
+    File(FileQueue),
+}
+
+impl Drive {
+    fn any(&self) -> &dyn Backend {
+        match self {
+            Drive::Ram(queue) => queue,
+            Drive::File(queue) => queue,
+        }
+    }
+
+    fn any_mut(&mut self) -> &mut dyn Backend {
+        match self {
+            Drive::Ram(queue) => queue,
+            Drive::File(queue) => queue,
+        }
+    }
+}
+
+impl Backend for Drive {
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        self.any_mut().submit(io)
+    }
+
+    fn ring_doorbell(&mut self) {
+        self.any_mut().ring_doorbell();
+    }
+
+    fn poll(&mut self) -> Option<Done> {
+        self.any_mut().poll()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.any().in_flight()
+    }
+
+    fn brings_memory(&self) -> bool {
+        self.any().brings_memory()
+    }
+
+    fn space(&mut self, lba: u64, len: usize, into: &mut BufList) -> bool {
+        self.any_mut().space(lba, len, into)
+    }
+
+    fn lends(&self) -> u32 {
+        self.any().lends()
+    }
+
+    fn put(&mut self, buf: Buf) {
+        self.any_mut().put(buf);
+    }
+
+    fn has_work(&self) -> bool {
+        self.any().has_work()
+    }
+}
+
 fn pool(home: Home, classes: &[(usize, usize)]) -> Pool {
+    pool_of(home, classes).0
+}
+
+/// A pool, and the region it deals out.
+fn pool_of(home: Home, classes: &[(usize, usize)]) -> (Pool, Arc<Region>) {
     let classes: Vec<Class> = classes
         .iter()
         .map(|&(size, count)| Class { size, count })
         .collect();
     let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
-    Pool::new(Arc::new(region), 0, home, &classes)
+    let region = Arc::new(region);
+    (Pool::new(region.clone(), 0, home, &classes), region)
 }
