@@ -1,7 +1,7 @@
 //! How many instructions the NVMe driver takes for a read of 4 KiB, at depths of 1 and 32, against the
 //! controller that the tests play. That one works between the two halves of a turn, so callgrind counts the
-//! driver alone: [`counted_turn_submit`] and [`counted_turn_poll`] (`scripts/count` runs it and compares with
-//! `drivers/benches/count.txt`).
+//! driver alone: [`counted_turn_submit`] and [`counted_turn_poll`], but for the recording of its doorbells,
+//! `uncounted_write` (`scripts/count` runs it and compares with `drivers/benches/count.txt`).
 //!
 //!     cargo bench -p ferroce-drivers --bench count -- DEPTH
 
@@ -29,6 +29,12 @@ struct Device {
 }
 
 impl Device {
+    /// Stands in for one store.
+    #[inline(never)]
+    fn uncounted_write(&self, at: u32, value: u32) {
+        self.rung.lock().expect("nobody panics").push((at, value));
+    }
+
     fn work(&self) {
         for (at, value) in self.rung.lock().expect("nobody panics").drain(..) {
             self.player.write32(at, value);
@@ -46,7 +52,7 @@ impl Registers for Device {
         if at < DOORBELLS + 8 {
             self.player.write32(at, value);
         } else {
-            self.rung.lock().expect("nobody panics").push((at, value));
+            self.uncounted_write(at, value);
         }
     }
 }

@@ -132,6 +132,15 @@ pub struct Part {
     pub spare: BufList,
 }
 
+impl Part {
+    /// Something comes to a place where nothing is.
+    #[inline(always)]
+    pub fn fill(&mut self, chunk: Chunk) {
+        let was = std::mem::replace(&mut self.chunk, chunk);
+        assert!(matches!(was, Chunk::Free), "nothing is lost");
+    }
+}
+
 /// The places of a command's parts, a ring. Few commands ever have more than one part, so most of the places lie elsewhere:
 /// they are made at the start for the slots that are taken first ([`limits::LISTS`]), for another slot when it needs them for
 /// the first time, and are kept.
@@ -276,6 +285,7 @@ impl Command {
     }
 
     /// Takes a place for another part at the end; `None` while all are in use.
+    #[inline(always)]
     pub fn push_part(&mut self, offset: u32, len: u32) -> Option<usize> {
         if self.count as usize == CHUNKS_PER_COMMAND {
             return None;
@@ -384,14 +394,15 @@ impl Slab {
     }
 
     /// A slot for a command that came in, with everything at its start.
+    #[inline]
     pub fn take(&mut self, queue: u32, sqe: &Sqe, now: Tick) -> Option<u32> {
         let slot = self.free.pop()?;
         let command = &mut self.commands[slot as usize];
-        debug_assert!(
-            command.ticket.is_none() && command.count == 0,
+        let before = command.ticket.replace(Ticket::new(sqe.cid.get()));
+        assert!(
+            before.is_none() && command.count == 0,
             "a free slot is blank"
         );
-        command.ticket = Some(Ticket::new(sqe.cid.get()));
         command.queue = queue;
         command.sqe = *sqe;
         command.kind = Kind::Admin;
@@ -410,13 +421,16 @@ impl Slab {
     }
 
     /// The command is over: nothing of it is anywhere.
+    #[inline(always)]
     pub fn free(&mut self, slot: u32) {
         let command = &mut self.commands[slot as usize];
         assert!(
             command.ticket.is_none(),
             "a command ends answered or abandoned"
         );
-        command.pop_free_parts();
+        if command.count > 0 {
+            command.pop_free_parts();
+        }
         assert!(command.count == 0, "a command ends with its parts home");
         if !plant::on(Bug::GenerationKept) {
             command.generation = command.generation.wrapping_add(1);
@@ -444,13 +458,14 @@ impl Slab {
         self.commands.len()
     }
 
-    /// The command and part a tag names; `None` if it is of an older life, or of no life at all.
-    pub fn find(&self, tag: Tag) -> Option<(u32, usize)> {
+    /// The slot, command and part a tag names; `None` if it is of an older life, or of no life at all.
+    #[inline]
+    pub fn find(&mut self, tag: Tag) -> Option<(u32, &mut Command, usize)> {
         let slot = tag.slot / CHUNKS_PER_COMMAND as u32;
-        let command = self.commands.get(slot as usize)?;
+        let command = self.commands.get_mut(slot as usize)?;
         let part = (tag.slot as usize) % CHUNKS_PER_COMMAND;
         let is = command.generation == tag.generation && part < command.parts.count();
-        is.then_some((slot, part))
+        is.then_some((slot, command, part))
     }
 }
 

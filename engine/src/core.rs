@@ -15,13 +15,14 @@ pub use crate::queues::{CoreConfig, LANDING};
 use crate::table::Table;
 
 /// What a turn leaves behind. It decides whether the core may sleep.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Work {
     /// Something happened in this turn, or can happen without waiting: turn again at once.
     pub busy: bool,
-    /// Requests at drives: their completions are near, so sleeping costs more than it saves.
+    /// Requests at drives: their completions are near, so sleeping costs more than it saves. Not counted if
+    /// the core is busy.
     pub at_drives: usize,
-    /// The next thing that is due by time alone.
+    /// The next thing that is due by time alone. Not looked for if the core is busy.
     pub next_timeout: Option<Tick>,
     /// The core was told to stop, and all its queues are gone.
     pub stopped: bool,
@@ -64,7 +65,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
     /// day in ms since 1970, which only the Timestamp feature looks at. `clock` says how late it has
     /// become since `now`: it is asked between stages, for [`crate::phases`] alone.
     pub fn turn(&mut self, now: Tick, wall_ms: u64, clock: impl Fn() -> Tick) -> Work {
-        let mut busy = self.read_mail(now);
+        let mut busy = self.has_mail() && self.read_mail(now);
         self.queues.on_time(now, wall_ms, &mut self.drives);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             let mut room = 0;
@@ -72,43 +73,42 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 if room == 0 {
                     room = self.queues.room();
                 }
-                let Some(inbound) = fabric.poll(now, room > 0) else {
-                    break;
-                };
-                room = room.saturating_sub(1);
-                busy = true;
-                match inbound {
-                    Inbound::Capsule {
+                // Looked at where it lies: it is not small.
+                match fabric.poll(now, room > 0) {
+                    None => break,
+                    Some(Inbound::Capsule {
                         conn,
                         ref sqe,
                         data,
-                    } => {
+                    }) => {
                         self.queues
                             .on_capsule(index, conn, sqe, data, &mut self.drives);
                     }
-                    Inbound::Spoiled { conn, ref sqe } => {
+                    Some(Inbound::Spoiled { conn, ref sqe }) => {
                         self.queues.on_spoiled(index, conn, sqe, &mut self.drives);
                     }
-                    Inbound::Fetched {
+                    Some(Inbound::Fetched {
                         conn: _,
                         tag,
                         bufs,
                         status,
-                    } => {
+                    }) => {
                         self.queues.on_fetched(tag, bufs, status, &mut self.drives);
                     }
-                    Inbound::Opened {
+                    Some(Inbound::Opened {
                         conn,
                         local,
                         peer,
                         transport,
-                    } => {
+                    }) => {
                         self.queues.on_opened(index, conn, local, peer, transport);
                     }
-                    Inbound::Closed { conn } => {
+                    Some(Inbound::Closed { conn }) => {
                         self.queues.on_closed(index, conn, &mut self.drives);
                     }
                 }
+                room = room.saturating_sub(1);
+                busy = true;
             }
         }
         busy |= self.queues.serve_line(&mut self.drives);
@@ -118,7 +118,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
             busy |= self.queues.send_ready(index, fabric, &mut self.drives);
             fabric.flush(now);
             while let Some((_, bufs)) = fabric.home() {
-                self.queues.home(bufs, &mut self.drives);
+                self.queues.take_home(bufs, &mut self.drives);
                 busy = true;
             }
         }
@@ -145,12 +145,14 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                     self.queues.stage = clock();
                 }
                 busy = true;
-                self.queues.on_done(id, done, &mut self.drives);
+                self.queues
+                    .on_done(id, done, &mut self.fabrics, &mut self.drives);
             }
         }
         busy
     }
 
+    #[inline(never)]
     fn read_mail(&mut self, now: Tick) -> bool {
         let mut busy = false;
         for _ in 0..limits::MAIL_PER_TURN {
@@ -185,10 +187,21 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         // Its thread ends with this: not before the control thread knows.
         let untold = stopped && !self.stop_told;
         stopped &= self.stop_told;
-        let has_work = self.fabrics.iter().any(Fabric::has_work) || self.drives.have_work();
+        let busy = busy
+            || untold
+            || self.fabrics.iter().any(Fabric::has_work)
+            || self.drives.have_work()
+            || !self.mailbox.is_empty();
+        if busy {
+            return Work {
+                busy,
+                stopped,
+                ..Work::default()
+            };
+        }
         let timeouts = self.fabrics.iter().filter_map(Fabric::next_timeout);
         Work {
-            busy: busy || untold || has_work || !self.mailbox.is_empty(),
+            busy,
             at_drives: self.drives.in_flight(),
             next_timeout: timeouts.chain(self.queues.next_timeout()).min(),
             stopped,

@@ -14,9 +14,11 @@ pub struct Drives<D> {
     slots: Vec<Option<Slot<D>>>,
 }
 
+/// A drive, and what is known of its Bufs.
 #[derive(Debug)]
-struct Slot<D> {
+pub(crate) struct Slot<D> {
     drive: D,
+    id: DriveId,
     brings_memory: bool,
     /// Bufs of the drive's own that are out.
     out: u32,
@@ -62,19 +64,10 @@ impl<D: Backend> Drives<D> {
         slot.is_some_and(|slot| slot.brings_memory)
     }
 
-    /// Promises Bufs of the drive's own to a peer, if it lends any and `may` agrees, told how many more
-    /// it could lend.
+    /// A drive, to be given something.
     #[inline]
-    pub(crate) fn lend(&mut self, id: DriveId, count: u32, may: impl FnOnce(u32) -> bool) -> bool {
-        let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
-            return false;
-        };
-        let free = slot.lends - slot.lent;
-        let lends = count <= free && may(free);
-        if lends {
-            slot.lent += count;
-        }
-        lends
+    pub(crate) fn slot(&mut self, id: DriveId) -> Option<&mut Slot<D>> {
+        self.slots.get_mut(usize::from(id.0))?.as_mut()
     }
 
     /// So many are not with a peer any more.
@@ -85,6 +78,7 @@ impl<D: Backend> Drives<D> {
     }
 
     /// Bufs of the drive's own come home.
+    #[inline]
     pub fn put(&mut self, buf: Buf) {
         let id = usize::from(buf.home().0 - 1);
         let place = &mut self.slots[id];
@@ -102,13 +96,10 @@ impl<D: Backend> Drives<D> {
     /// Gives a request to a drive; see [`Backend::submit`].
     #[inline]
     pub fn submit(&mut self, id: DriveId, io: Io) -> Result<(), Io> {
-        let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) else {
-            return Err(io);
-        };
-        let given = own(&io.bufs, id);
-        slot.drive.submit(io)?;
-        slot.out -= given;
-        Ok(())
+        match self.slot(id) {
+            Some(slot) => slot.submit(io),
+            None => Err(io),
+        }
     }
 
     /// The next completion of a drive, if it has one.
@@ -134,6 +125,7 @@ impl<D: Backend> Drives<D> {
                 drive.lends()
             },
             drive,
+            id,
             out: 0,
             lent: 0,
             leaving: false,
@@ -181,12 +173,34 @@ impl<D: Backend> Drives<D> {
     }
 }
 
+impl<D: Backend> Slot<D> {
+    /// Promises Bufs of the drive's own to a peer, if it lends any and `may` agrees, told how many more
+    /// it could lend.
+    #[inline]
+    pub fn lend(&mut self, count: u32, may: impl FnOnce(u32) -> bool) -> bool {
+        let free = self.lends - self.lent;
+        let lends = count <= free && may(free);
+        if lends {
+            self.lent += count;
+        }
+        lends
+    }
+
+    /// Gives it a request; see [`Backend::submit`].
+    #[inline(always)]
+    pub fn submit(&mut self, io: Io) -> Result<(), Io> {
+        let given = own(&io.bufs, self.id);
+        self.drive.submit(io)?;
+        self.out -= given;
+        Ok(())
+    }
+}
+
 /// How many of these the drive dealt: all or none.
-#[inline]
+#[inline(always)]
 fn own(bufs: &BufList, id: DriveId) -> u32 {
-    let mine = bufs
-        .iter()
-        .next()
-        .is_some_and(|buf| buf.home() == id.home());
-    if mine { bufs.count() as u32 } else { 0 }
+    match bufs.first() {
+        Some(buf) if buf.home() == id.home() => bufs.count() as u32,
+        _ => 0,
+    }
 }

@@ -18,10 +18,10 @@ use crate::command::{Chunk, Command, Kind};
 use crate::drives::Drives;
 use crate::limits;
 use crate::line::{Lane, Served};
-use crate::memory::{deal, take_back};
+use crate::memory::{deal, lend, list_for, take_back};
 use crate::phases::{Clerk, NO_SERIES, Phases};
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Done, DriveId, Fetch, InCapsule, Io, Op, Tag, Tick};
+use crate::port::{Backend, Done, DriveId, Fabric, Fetch, InCapsule, Io, Op, Tag, Tick};
 use crate::queue::Queue;
 use crate::queues::Queues;
 use crate::refusal::Refusal;
@@ -58,6 +58,7 @@ pub(crate) fn source(
 }
 
 /// A command with data names it by an SGL of exactly that length.
+#[inline(always)]
 fn check_sgl(sqe: &Sqe, transport: Transport, len: u32) -> Result<Sgl, Refusal> {
     if sqe.psdt() != Sqe::PSDT_SGL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
@@ -71,8 +72,9 @@ fn check_sgl(sqe: &Sqe, transport: Transport, len: u32) -> Result<Sgl, Refusal> 
 }
 
 /// Checks opcode, namespace and range, and fills in what the command will do.
-#[inline]
+#[inline(always)]
 fn check_io(
+    opcode: NvmOpcode,
     command: &mut Command,
     queue: &Queue,
     clerk: &mut Clerk,
@@ -80,7 +82,6 @@ fn check_io(
     now: Tick,
 ) -> Result<(), Refusal> {
     let sqe = &command.sqe;
-    let opcode = sqe.nvm_opcode();
     if sqe.fuse() != Sqe::FUSE_NORMAL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
     }
@@ -155,13 +156,18 @@ fn check_io(
 }
 
 /// Where the data of a command is that was checked.
-#[inline]
-fn data_of(command: &Command, transport: Transport, capsule: usize) -> Result<Source, Refusal> {
+#[inline(always)]
+fn data_of(
+    opcode: NvmOpcode,
+    command: &Command,
+    transport: Transport,
+    capsule: usize,
+) -> Result<Source, Refusal> {
     let (sqe, len) = (&command.sqe, command.len);
-    match command.kind {
-        Kind::Write { .. } | Kind::Compare => source(sqe, transport, len, capsule),
-        Kind::Deallocate { .. } => source(sqe, transport, ranges_len(sqe, transport), capsule),
-        Kind::Read => match check_sgl(sqe, transport, len)?.kind {
+    match opcode {
+        NvmOpcode::WRITE | NvmOpcode::COMPARE => source(sqe, transport, len, capsule),
+        NvmOpcode::DSM => source(sqe, transport, ranges_len(sqe, transport), capsule),
+        NvmOpcode::READ => match check_sgl(sqe, transport, len)?.kind {
             Sgl::IN_CAPSULE => Err(Refusal::sgl(Status::SGL_TYPE_INVALID)),
             _ => Ok(Source::Host),
         },
@@ -170,22 +176,56 @@ fn data_of(command: &Command, transport: Transport, capsule: usize) -> Result<So
 }
 
 impl Queues {
-    /// An I/O command came in.
+    /// An I/O command of that queue came in.
+    #[inline(always)]
     pub(crate) fn begin_io<D: Backend>(
         &mut self,
+        at: u32,
         slot: u32,
         capsule: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
         let command = &mut self.slab[slot];
-        let queue = &self.queues[command.queue as usize];
-        let phases = &self.config.counters.phases;
         // It is counted as begun under the present table.
         command.parity = (self.table.epoch % 2) as u8;
         self.in_flight[usize::from(command.parity)] += 1;
-        let now = self.now;
-        let checked = check_io(command, queue, &mut self.clerk, phases, now)
-            .and_then(|()| data_of(command, queue.transport, capsule.bytes().len()));
+        let opcode = command.sqe.nvm_opcode();
+        if opcode == NvmOpcode::READ {
+            // For itself: of what is looked at here a read needs little.
+            self.begin_as(opcode, at, slot, capsule, drives);
+        } else {
+            self.begin_other(opcode, at, slot, capsule, drives);
+        }
+    }
+
+    #[inline(never)]
+    fn begin_other<D: Backend>(
+        &mut self,
+        opcode: NvmOpcode,
+        at: u32,
+        slot: u32,
+        capsule: InCapsule<'_>,
+        drives: &mut Drives<D>,
+    ) {
+        self.begin_as(opcode, at, slot, capsule, drives);
+    }
+
+    #[inline(always)]
+    fn begin_as<D: Backend>(
+        &mut self,
+        opcode: NvmOpcode,
+        at: u32,
+        slot: u32,
+        capsule: InCapsule<'_>,
+        drives: &mut Drives<D>,
+    ) {
+        let command = &mut self.slab[slot];
+        let queue = &self.queues[at as usize];
+        let (phases, now) = (&self.config.counters.phases, self.now);
+        let checked = match check_io(opcode, command, queue, &mut self.clerk, phases, now) {
+            Ok(()) => data_of(opcode, command, queue.transport, capsule.bytes().len()),
+            Err(refusal) => Err(refusal),
+        };
         match checked {
             Ok(Source::Host) => {}
             Ok(Source::Capsule(place)) => self.land(slot, capsule, place, drives),
@@ -194,6 +234,12 @@ impl Queues {
                     command.series = self.clerk.begin_elsewhere(phases);
                 }
                 self.refuse(slot, refusal);
+                return;
+            }
+        }
+        if opcode == NvmOpcode::READ && self.line.is_empty() {
+            let len = self.slab[slot].len;
+            if self.start_read(slot, drives) == Served::Took(len) {
                 return;
             }
         }
@@ -251,37 +297,48 @@ impl Queues {
         }
     }
 
-    #[inline]
+    /// Gives the drive the next part of a read.
+    #[inline(always)]
     fn start_read<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
         let command = &mut self.slab[slot];
-        let offset = command.started;
+        let (offset, queue) = (command.started, command.queue);
         let len = (command.len - offset).min(command.part_max);
         if len == 0 {
             return Served::Leaves;
         }
+        let Some(drive) = drives.slot(command.drive) else {
+            return Served::Blocked;
+        };
         let Some(part) = command.push_part(offset, len) else {
             return Served::Leaves;
         };
         let (span, tag) = (command.span(offset, len), command.tag(slot, part));
-        let queue = command.queue;
-        let Some((bufs, lent)) = self.read_bufs(queue, span, drives) else {
-            self.slab[slot].count -= 1;
-            return Served::Blocked;
+        let (bufs, lent) = match lend(&mut self.shares, queue, span, drive) {
+            Some(lent) => (list_for(&mut self.lists, len, span.shift), lent),
+            None => match self.shares.take(queue, &mut self.config.pool, len as usize) {
+                Some(buf) => (BufList::one(buf), 0),
+                None => {
+                    command.count -= 1;
+                    return Served::Blocked;
+                }
+            },
         };
         let op = Op::Read {
             lba: span.lba,
             blocks: len >> span.shift,
         };
-        match self.submit(slot, tag, span.drive, op, bufs, drives) {
-            Ok(command) => {
+        match drive.submit(Io { tag, op, bufs }) {
+            Ok(()) => {
+                self.clerk.submitted(slot, command, self.now);
                 let part = &mut command.parts[part];
-                (part.chunk, part.lent) = (Chunk::Executing, lent);
+                part.lent = lent;
+                part.fill(Chunk::Executing);
                 command.started += len;
                 Served::Took(len)
             }
-            Err(bufs) => {
-                self.slab[slot].count -= 1;
-                self.home(bufs, drives);
+            Err(io) => {
+                command.count -= 1;
+                self.home(io.bufs, drives);
                 take_back(&mut self.shares, queue, span.drive, lent, drives);
                 Served::Blocked
             }
@@ -303,11 +360,7 @@ impl Queues {
             .submit(id, Io { tag, op, bufs })
             .map_err(|io| io.bufs)?;
         let command = &mut self.slab[slot];
-        if command.stamps.submitted == Tick(0) && command.series != NO_SERIES {
-            // Until the stage is over and the drive is told.
-            command.stamps.submitted = self.now;
-            self.clerk.submitted.push(slot);
-        }
+        self.clerk.submitted(slot, command, self.now);
         Ok(command)
     }
 
@@ -608,15 +661,14 @@ impl Queues {
         status: Status,
         drives: &mut Drives<D>,
     ) {
-        let found = self
-            .slab
-            .find(tag)
-            .filter(|&(slot, part)| matches!(self.slab[slot].parts[part].chunk, Chunk::Fetching));
-        let Some((slot, part)) = found else {
+        let found = self.slab.find(tag).filter(|(_, command, part)| {
+            let chunk = &command.parts[*part].chunk;
+            matches!(chunk, Chunk::Fetching)
+        });
+        let Some((slot, command, part)) = found else {
             self.home(bufs, drives);
             return;
         };
-        let command = &mut self.slab[slot];
         if !status.is_success() || command.error.is_some() {
             command.error.get_or_insert(status);
             command.parts[part].chunk = Chunk::Free;
@@ -644,66 +696,109 @@ impl Queues {
     }
 
     /// A drive is done with something.
-    pub(crate) fn on_done<D: Backend>(
+    #[inline(always)]
+    pub(crate) fn on_done<F: Fabric, D: Backend>(
         &mut self,
         drive: DriveId,
         done: Done,
+        fabrics: &mut [F],
         drives: &mut Drives<D>,
     ) {
         let Done {
             tag,
-            status,
+            mut status,
             mut bufs,
         } = done;
-        let Some((slot, part)) = self.slab.find(tag).filter(|&(slot, part)| {
-            let chunk = &self.slab[slot].parts[part].chunk;
-            matches!(chunk, Chunk::Executing | Chunk::Comparing { .. })
-        }) else {
-            log::error!("drive {} completed something it was not asked for", drive.0);
-            self.home(bufs, drives);
+        let Some((slot, command, part)) = self.slab.find(tag) else {
+            self.on_stray(drive, bufs, drives);
             return;
         };
-        let command = &mut self.slab[slot];
         command.stamps.done = self.stage;
-        let was = std::mem::take(&mut command.parts[part].chunk);
-        let lent = std::mem::take(&mut command.parts[part].lent);
-        if lent > 0 {
-            deal(
-                &mut self.shares,
-                command.queue,
-                drive,
-                &mut bufs,
-                lent,
-                drives,
-            );
-        } else if command.kind == Kind::Read && drives.brings_memory(drive) {
-            let len = u64::from(command.parts[part].len);
-            self.config.counters.copied_bytes.add(len);
+        let place = &mut command.parts[part];
+        match place.chunk {
+            Chunk::Executing => place.chunk = Chunk::Free,
+            Chunk::Comparing { .. } => {
+                return self.on_compared(slot, part, status, bufs, fabrics, drives);
+            }
+            _ => return self.on_stray(drive, bufs, drives),
         }
-        let mut status = status;
+        let (len, lent) = (place.len, std::mem::take(&mut place.lent));
+        let reads = command.kind == Kind::Read;
+        if lent > 0 {
+            let queue = command.queue;
+            deal(&mut self.shares, queue, drive, &mut bufs, lent, drives);
+        } else if reads && drives.brings_memory(drive) {
+            self.config.counters.copied_bytes.add(u64::from(len));
+        }
         if plant::on(Bug::ErrorSwallowed) {
             status = Status::SUCCESS;
         }
-        if let Chunk::Comparing { bufs: theirs } = was {
-            let part = &self.slab[slot].parts[part];
-            let last = part.offset + part.len == self.slab[slot].len;
-            let skipped = last && plant::on(Bug::CompareShort);
-            if status.is_success() && !skipped && !equal(&theirs, &bufs) {
-                status = Status::COMPARE_FAILURE.dnr();
-            }
-            self.home(theirs, drives);
-        } else if command.kind == Kind::Read
-            && status.is_success()
-            && command.ticket.is_some()
-            && command.error.is_none()
-        {
-            command.parts[part].chunk = Chunk::Ordered { bufs };
-            // Only the first in order can leave; the others follow it.
-            if command.head as usize == part {
-                self.send_later(slot);
-            }
+        let goes_well = status.is_success() && command.ticket.is_some() && command.error.is_none();
+        if !reads || !goes_well {
+            self.on_executed(slot, part, status, bufs, fabrics, drives);
             return;
         }
+        let bufs = if len == command.len {
+            match self.reply_at_once(slot, bufs, fabrics) {
+                Ok(()) => return,
+                Err(bufs) => bufs,
+            }
+        } else {
+            bufs
+        };
+        let command = &mut self.slab[slot];
+        command.parts[part].fill(Chunk::Ordered { bufs });
+        // Only the first in order can leave; the others follow it.
+        if command.head as usize == part {
+            self.send_later(slot);
+        }
+    }
+
+    #[cold]
+    fn on_stray<D: Backend>(&mut self, drive: DriveId, bufs: BufList, drives: &mut Drives<D>) {
+        log::error!("drive {} completed something it was not asked for", drive.0);
+        self.home(bufs, drives);
+    }
+
+    /// What is to be compared was read.
+    #[inline(never)]
+    fn on_compared<F: Fabric, D: Backend>(
+        &mut self,
+        slot: u32,
+        part: usize,
+        mut status: Status,
+        bufs: BufList,
+        fabrics: &mut [F],
+        drives: &mut Drives<D>,
+    ) {
+        let command = &mut self.slab[slot];
+        let place = &mut command.parts[part];
+        let Chunk::Comparing { bufs: theirs } = std::mem::take(&mut place.chunk) else {
+            unreachable!("it was looked at");
+        };
+        if plant::on(Bug::ErrorSwallowed) {
+            status = Status::SUCCESS;
+        }
+        let last = place.offset + place.len == command.len;
+        let skipped = last && plant::on(Bug::CompareShort);
+        if status.is_success() && !skipped && !equal(&theirs, &bufs) {
+            status = Status::COMPARE_FAILURE.dnr();
+        }
+        self.home(theirs, drives);
+        self.on_executed(slot, part, status, bufs, fabrics, drives);
+    }
+
+    /// A part is done that has no data for the host.
+    #[inline(never)]
+    fn on_executed<F: Fabric, D: Backend>(
+        &mut self,
+        slot: u32,
+        part: usize,
+        status: Status,
+        bufs: BufList,
+        fabrics: &mut [F],
+        drives: &mut Drives<D>,
+    ) {
         self.home(bufs, drives);
         let command = &mut self.slab[slot];
         if !status.is_success() {
@@ -717,10 +812,10 @@ impl Queues {
         command.settled += command.parts[part].len;
         command.pop_free_parts();
         let over = command.settled == command.len;
-        if over && !matches!(command.kind, Kind::Deallocate { .. }) {
-            self.complete(slot, Status::SUCCESS, 0);
-        } else {
+        if !over || matches!(command.kind, Kind::Deallocate { .. }) {
             self.go_on(slot, drives);
+        } else if self.reply_at_once(slot, BufList::new(), fabrics).is_err() {
+            self.complete(slot, Status::SUCCESS, 0);
         }
     }
 

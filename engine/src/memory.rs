@@ -9,7 +9,7 @@ use std::ops::Range;
 use ferroce_buf::{Buf, BufList, Home, PAGE};
 
 use crate::command::{Chunk, Kind};
-use crate::drives::Drives;
+use crate::drives::{Drives, Slot};
 use crate::limits;
 use crate::port::{Backend, DriveId, InCapsule};
 use crate::queue::State;
@@ -99,20 +99,6 @@ impl Queues {
         Some(BufList::one(buf))
     }
 
-    /// What a drive needs to read for a host: Bufs, or a list for its own and how many those will be.
-    #[inline]
-    pub(crate) fn read_bufs<D: Backend>(
-        &mut self,
-        queue: u32,
-        span: Span,
-        drives: &mut Drives<D>,
-    ) -> Option<(BufList, u32)> {
-        if let Some(lent) = lend(&mut self.shares, queue, span, drives) {
-            return Some((self.list(span.len, span.shift), lent));
-        }
-        Some((self.pool_buf(queue, span.len)?, 0))
-    }
-
     /// Where the data of a write is to land.
     #[inline]
     pub(crate) fn write_bufs<D: Backend>(
@@ -121,7 +107,10 @@ impl Queues {
         span: Span,
         drives: &mut Drives<D>,
     ) -> Option<BufList> {
-        if let Some(lent) = lend(&mut self.shares, queue, span, drives) {
+        let lent = drives
+            .slot(span.drive)
+            .and_then(|drive| lend(&mut self.shares, queue, span, drive));
+        if let Some(lent) = lent {
             let mut bufs = self.list(span.len, span.shift);
             if drives.space(span.drive, span.lba, span.len as usize, &mut bufs) {
                 deal(&mut self.shares, queue, span.drive, &mut bufs, lent, drives);
@@ -193,30 +182,28 @@ impl Queues {
         bufs: &mut BufList,
         drives: &mut Drives<D>,
     ) {
-        if bufs
-            .iter()
-            .next()
-            .is_some_and(|buf| buf.home() == drive.home())
-        {
+        if bufs.first().is_some_and(|buf| buf.home() == drive.home()) {
             bufs.iter_mut().for_each(|buf| buf.deal_to(0));
             let (queue, count) = (self.slab[slot].queue, bufs.count() as u32);
             take_back(&mut self.shares, queue, drive, count, drives);
         }
     }
 
-    /// A list with room for the Bufs of `len` bytes in blocks of `1 << shift` bytes. One block is one
-    /// Buf; more may lie across pages of the drive's own.
+    /// See [`list_for`].
     #[inline]
     pub(crate) fn list(&mut self, len: u32, shift: u8) -> BufList {
-        if len <= 1 << shift {
-            return BufList::new();
-        }
-        self.lists.pop().unwrap_or_else(list_of_a_part)
+        list_for(&mut self.lists, len, shift)
     }
 
     /// Bufs come home, each to its own.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn home<D: Backend>(&mut self, bufs: BufList, drives: &mut Drives<D>) {
+        self.take_home(bufs, drives);
+    }
+
+    /// See [`Queues::home`].
+    #[inline(always)]
+    pub(crate) fn take_home<D: Backend>(&mut self, bufs: BufList, drives: &mut Drives<D>) {
         match bufs.into_one() {
             Ok(buf) => {
                 let whose = self.home_one(buf, drives);
@@ -226,6 +213,7 @@ impl Queues {
         }
     }
 
+    #[inline(never)]
     fn home_many<D: Backend>(&mut self, mut bufs: BufList, drives: &mut Drives<D>) {
         let mut whose = None;
         while let Some(buf) = bufs.pop() {
@@ -271,19 +259,15 @@ impl Queues {
 /// Promises the queue's host Bufs of the drive's own; how many, or `None` if it has no memory
 /// or the host has enough.
 #[inline(always)]
-fn lend<D: Backend>(
+pub(crate) fn lend<D: Backend>(
     shares: &mut Shares,
     queue: u32,
     span: Span,
-    drives: &mut Drives<D>,
+    drive: &mut Slot<D>,
 ) -> Option<u32> {
     let pages = span.pages();
-    let may = |free| shares.may_borrow(queue, free);
-    let lent = drives.lend(span.drive, pages, may);
-    lent.then(|| {
-        shares.lend(queue, pages);
-        pages
-    })
+    let lent = drive.lend(pages, |free| shares.borrow(queue, pages, free));
+    lent.then_some(pages)
 }
 
 /// Bufs that were promised are here. Where there are fewer, the rest of the promise is void.
@@ -315,6 +299,16 @@ pub(crate) fn take_back<D: Backend>(
 ) {
     shares.returned(queue, count);
     drives.returned(drive, count);
+}
+
+/// A list with room for the Bufs of `len` bytes in blocks of `1 << shift` bytes, one that was used before if
+/// there is. One block is one Buf; more may lie across pages of the drive's own.
+#[inline(always)]
+pub(crate) fn list_for(used: &mut Vec<BufList>, len: u32, shift: u8) -> BufList {
+    if len <= 1 << shift {
+        return BufList::new();
+    }
+    used.pop().unwrap_or_else(list_of_a_part)
 }
 
 /// An empty list with room for the Bufs of any part: a page each, and one more where they lie across pages.

@@ -96,15 +96,21 @@ const PER_OCTAVE: u32 = 8;
 /// The longest time told apart, in ns; longer ones are in the last bucket: 34 s.
 const TIME_MAX: u64 = (1 << 35) - 1;
 /// Buckets of a histogram.
-pub const BUCKETS: usize = bucket(TIME_MAX) + 1;
+pub const BUCKETS: usize = place(TIME_MAX) + 1;
 
-/// The bucket of a time in ns.
+/// The bucket of a time in ns, if there were one for every time.
 #[inline]
-const fn bucket(ns: u64) -> usize {
-    let units = if ns > TIME_MAX { TIME_MAX } else { ns } >> UNIT_SHIFT;
+const fn place(ns: u64) -> usize {
+    let units = ns >> UNIT_SHIFT;
     // Octaves above the first, whose buckets are one unit wide.
     let octave = (units | PER_OCTAVE as u64).ilog2() - PER_OCTAVE.ilog2();
     (octave * PER_OCTAVE) as usize + (units >> octave) as usize
+}
+
+/// The bucket of a time in ns.
+#[inline]
+fn bucket(ns: u64) -> usize {
+    place(ns).min(BUCKETS - 1)
 }
 
 /// The shortest time in ns that is beyond a bucket.
@@ -550,6 +556,16 @@ impl Clerk {
             used: now,
         };
         Some(index as u16)
+    }
+
+    /// A drive was given a request of a command: the first one counts, when the stage is over and the drive is
+    /// told.
+    #[inline]
+    pub fn submitted(&mut self, slot: u32, command: &mut Command, now: Tick) {
+        if command.stamps.submitted == Tick(0) && command.series != NO_SERIES {
+            command.stamps.submitted = now;
+            self.submitted.push(slot);
+        }
     }
 
     /// A command is over, answered or not.

@@ -6,6 +6,7 @@
 
 mod abort;
 mod ends;
+mod send;
 mod tables;
 
 use std::collections::VecDeque;
@@ -14,11 +15,11 @@ use std::sync::Arc;
 
 use ferroce_buf::{BufList, Pool};
 use ferroce_wire::opcode::AdminOpcode;
-use ferroce_wire::sqe::{Sgl, Sqe};
+use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use crate::admin::{self, Admin, Answer, Facts};
-use crate::command::{Chunk, Command, Kind, NONE, Part, Slab};
+use crate::command::{NONE, Slab};
 use crate::controller::Controller;
 use crate::counters::Counters;
 use crate::drives::Drives;
@@ -27,9 +28,9 @@ use crate::limits;
 use crate::line::{Lane, Line, Served};
 use crate::mail::{Post, ToControl};
 use crate::memory;
-use crate::phases::{Clerk, NO_SERIES};
+use crate::phases::Clerk;
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Close, ConnId, Fabric, Fetch, InCapsule, Reply, Tick};
+use crate::port::{Backend, Close, ConnId, Fetch, InCapsule, Tick};
 use crate::queue::{Queue, QueueRef, State};
 use crate::refusal::Refusal;
 use crate::shares::Shares;
@@ -235,12 +236,11 @@ impl Queues {
         data: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
-        let Some((at, slot)) = self.begin(fabric, conn, sqe, drives) else {
+        let Some((at, slot, takes_io)) = self.begin(fabric, conn, sqe, drives) else {
             return;
         };
-        let queue = &self.queues[at as usize];
-        if queue.state == State::Live && queue.qid != 0 && !is_fabrics(sqe) {
-            self.begin_io(slot, data, drives);
+        if takes_io && !is_fabrics(sqe) {
+            self.begin_io(at, slot, data, drives);
         } else {
             self.begin_admin(slot, data.bytes(), drives);
         }
@@ -254,12 +254,13 @@ impl Queues {
         sqe: &Sqe,
         drives: &mut Drives<D>,
     ) {
-        if let Some((_, slot)) = self.begin(fabric, conn, sqe, drives) {
+        if let Some((_, slot, _)) = self.begin(fabric, conn, sqe, drives) {
             self.refuse(slot, Refusal::of(Status::TRANSIENT_TRANSPORT_ERROR));
         }
     }
 
-    /// Takes a slot for a command: its queue, and the slot; None if its queue takes none any more.
+    /// Takes a slot for a command: its queue, the slot, and whether it is a live I/O queue; None if its queue
+    /// takes none any more.
     #[inline(always)]
     fn begin<D: Backend>(
         &mut self,
@@ -267,7 +268,7 @@ impl Queues {
         conn: ConnId,
         sqe: &Sqe,
         drives: &mut Drives<D>,
-    ) -> Option<(u32, u32)> {
+    ) -> Option<(u32, u32, bool)> {
         let at = self.queue_of(fabric, conn)?;
         let mut queue = &mut self.queues[at as usize];
         if matches!(queue.state, State::Dead | State::Closing) {
@@ -289,7 +290,7 @@ impl Queues {
         if let Some(who) = &queue.who {
             who.saw(self.config.index, self.now);
         }
-        Some((at, slot))
+        Some((at, slot, queue.state == State::Live && queue.qid != 0))
     }
 
     // Admin commands. Fabrics ones are in `fabrics.rs`.
@@ -432,22 +433,6 @@ impl Queues {
         self.complete(slot, status, u64::from(refusal.dw0));
     }
 
-    /// The command is over: answered, or abandoned. Nothing of it is anywhere.
-    pub(crate) fn finish(&mut self, slot: u32) {
-        let command = &mut self.slab[slot];
-        if !plant::on(Bug::ParityKept) {
-            command.leave_table(&mut self.in_flight);
-        }
-        let at = std::mem::replace(&mut command.queue, NONE);
-        self.clerk.end(&self.config.counters.phases, command.series);
-        let queue = &mut self.queues[at as usize];
-        queue.unlink(&mut self.slab, slot);
-        self.slab.free(slot);
-        if queue.state != State::Live {
-            self.finished_apart(at);
-        }
-    }
-
     // Moving on.
 
     /// Lets a command do what it can; what it cannot yet do, it waits for in line.
@@ -516,142 +501,6 @@ impl Queues {
         busy
     }
 
-    // To the fabrics.
-
-    #[inline(always)]
-    pub(crate) fn send_later(&mut self, slot: u32) {
-        let command = &mut self.slab[slot];
-        if command.to_send {
-            return;
-        }
-        command.to_send = true;
-        let generation = command.generation;
-        let fabric = self.queue(slot).fabric;
-        self.outboxes[fabric].push_back(Outgoing::Send { slot, generation });
-    }
-
-    pub(crate) fn fetch_later(&mut self, slot: u32, fetch: Fetch) {
-        let queue = self.queue(slot);
-        let (fabric, conn) = (queue.fabric, queue.conn);
-        self.fetches[fabric].push_back((conn, fetch));
-    }
-
-    /// Hands the fabric what waits for it. What a connection has no room for waits on.
-    pub(crate) fn send_ready<F: Fabric, D: Backend>(
-        &mut self,
-        index: usize,
-        fabric: &mut F,
-        drives: &mut Drives<D>,
-    ) -> bool {
-        let mut busy = false;
-        while let Some((conn, fetch)) = self.fetches[index].pop_front() {
-            busy = true;
-            fabric.fetch(conn, fetch);
-        }
-        for _ in 0..self.outboxes[index].len() {
-            let Some(outgoing) = self.outboxes[index].pop_front() else {
-                break;
-            };
-            match outgoing {
-                Outgoing::Send { slot, generation } => {
-                    let command = &self.slab[slot];
-                    if command.generation == generation && command.to_send {
-                        busy |= self.send(slot, fabric, drives);
-                    }
-                }
-                Outgoing::Close { conn, how } => {
-                    busy = true;
-                    fabric.close(conn, how);
-                }
-            }
-        }
-        busy
-    }
-
-    /// Gives the fabric a command's data in order, and its answer after the last.
-    fn send<F: Fabric, D: Backend>(
-        &mut self,
-        slot: u32,
-        fabric: &mut F,
-        drives: &mut Drives<D>,
-    ) -> bool {
-        let command = &mut self.slab[slot];
-        let queue = &self.queues[command.queue as usize];
-        let conn = queue.conn;
-        let mut busy = false;
-        loop {
-            if !fabric.wants_more(conn) {
-                let generation = command.generation;
-                self.outboxes[queue.fabric].push_back(Outgoing::Send { slot, generation });
-                return busy;
-            }
-            busy = true;
-            command.pop_free_parts();
-            let mut reply = Reply {
-                cid: command.sqe.cid.get(),
-                // Without PSDT these bytes are no descriptor, and say nothing about any key.
-                sgl: match command.sqe.psdt() {
-                    Sqe::PSDT_SGL => command.sqe.dptr,
-                    _ => Sgl::NONE,
-                },
-                offset: 0,
-                bufs: BufList::new(),
-                last: false,
-                cqe: None,
-                may_elide_cqe: false,
-            };
-            let mut first = command.first_part();
-            if plant::on(Bug::OrderIgnored) {
-                let ordered = |part: &Part| matches!(part.chunk, Chunk::Ordered { .. });
-                first = command.parts.iter().position(ordered).or(first);
-            }
-            if let Some(first) = first
-                && let Chunk::Ordered { bufs } = &mut command.parts[first].chunk
-            {
-                reply.bufs = std::mem::take(bufs);
-                let part = &mut command.parts[first];
-                part.chunk = Chunk::Free;
-                reply.offset = part.offset;
-                command.settled += part.len;
-                reply.last = command.settled == command.len;
-                if reply.last {
-                    command.answer = Some((Status::SUCCESS, 0));
-                }
-                command.pop_free_parts();
-            }
-            if command.count == 0
-                && let Some((status, dw0)) = command.answer
-            {
-                let ticket = command.ticket.take().expect("one command, one answer");
-                let mut cqe = ticket.complete(status, dw0);
-                queue.stamp(&mut cqe);
-                reply.may_elide_cqe = status.is_success() && dw0 == 0 && !queue.flow_control;
-                reply.cqe = Some(cqe);
-                if plant::on(Bug::AnsweredTwice) && reply.bufs.is_empty() {
-                    let again = Reply {
-                        bufs: BufList::new(),
-                        ..reply
-                    };
-                    fabric.reply(conn, again);
-                }
-                fabric.reply(conn, reply);
-                if command.series != NO_SERIES {
-                    self.clerk.answered.push((slot, command.queue));
-                }
-                count_done(&self.config, queue, command, status);
-                self.finish(slot);
-                return true;
-            }
-            if reply.bufs.is_empty() {
-                break;
-            }
-            fabric.reply(conn, reply);
-        }
-        command.to_send = false;
-        self.go_on(slot, drives);
-        busy
-    }
-
     // Time.
 
     pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
@@ -659,9 +508,15 @@ impl Queues {
         self.now = now;
         self.wall_ms = wall_ms;
         self.tell_drained();
-        if now < self.next_check() {
-            return;
+        if now >= self.next_check() {
+            self.check(paused_ns, drives);
         }
+    }
+
+    /// Looks at controllers and queues for what time has ended. The turn before began `paused_ns` ago.
+    #[inline(never)]
+    fn check<D: Backend>(&mut self, paused_ns: u64, drives: &mut Drives<D>) {
+        let now = self.now;
         let mut stalled_ns = 0;
         if paused_ns > 3 * CHECK_MS * 1_000_000 {
             // The system let this core wait: what came meanwhile is not read yet.
@@ -724,9 +579,10 @@ impl Queues {
             return;
         }
         let now = clock();
-        for slot in self.clerk.submitted.drain(..) {
+        for &slot in &self.clerk.submitted {
             self.slab[slot].stamps.submitted = now;
         }
+        self.clerk.submitted.clear();
     }
 
     /// The fabrics were flushed after they were given answers.
@@ -833,46 +689,6 @@ impl Queues {
 
     pub(crate) fn bufs_out(&self) -> usize {
         self.config.pool.out() + self.config.landing.out()
-    }
-}
-
-/// Counts a command that was answered.
-#[inline]
-fn count_done(config: &CoreConfig, queue: &Queue, command: &Command, status: Status) {
-    let bytes = u64::from(command.len);
-    let (core, counters) = (config.index, &config.counters);
-    if !status.is_success() {
-        counters.errors.note(status);
-    }
-    if !status.is_success() || queue.qid == 0 {
-        return;
-    }
-    match command.kind {
-        Kind::Read => {
-            counters.reads.add(1);
-            counters.read_bytes.add(bytes);
-            if let Some(who) = &queue.who {
-                who.count_read(core, bytes);
-            }
-        }
-        Kind::Compare => {
-            if let Some(who) = &queue.who {
-                who.count_read(core, bytes);
-            }
-        }
-        Kind::Verify => {
-            if let Some(who) = &queue.who {
-                who.count_units_read(core, bytes << command.block_shift);
-            }
-        }
-        Kind::Write { .. } => {
-            counters.writes.add(1);
-            counters.written_bytes.add(bytes);
-            if let Some(who) = &queue.who {
-                who.count_write(core, bytes);
-            }
-        }
-        _ => {}
     }
 }
 

@@ -148,20 +148,18 @@ impl Shares {
         queue
     }
 
-    /// Whether the queue may have Bufs of a drive's own while that can lend so many more.
-    #[inline]
-    pub fn may_borrow(&self, queue: u32, free: u32) -> bool {
-        let (host, mine) = &self.queues[queue as usize];
-        let all = self.hosts[*host as usize].holds.lent;
-        may_take(mine.lent, all, free) || plant::on(Bug::LendsAll)
-    }
-
-    /// So many of a drive's own are promised to the queue's peer.
-    #[inline]
-    pub fn lend(&mut self, queue: u32, count: u32) {
+    /// Promises the queue's peer so many Bufs of a drive's own, of which that can lend `free` more; false if
+    /// it may not have them.
+    #[inline(always)]
+    pub fn borrow(&mut self, queue: u32, count: u32, free: u32) -> bool {
         let (host, mine) = &mut self.queues[queue as usize];
-        mine.lent += count;
-        self.hosts[*host as usize].holds.lent += count;
+        let all = &mut self.hosts[*host as usize].holds;
+        let may = may_take(mine.lent, all.lent, free) || plant::on(Bug::LendsAll);
+        if may {
+            mine.lent += count;
+            all.lent += count;
+        }
+        may
     }
 
     /// So many fewer are with it.

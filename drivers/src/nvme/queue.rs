@@ -437,7 +437,8 @@ impl NvmeQueue {
         let slot = self.table.slot(cid);
         let now = self.word.ms();
         let abilities = self.abilities;
-        let list = Slot {
+        // Few commands need it.
+        let list = || Slot {
             memory: &self.end.memory,
             list: self.layout.lists + slot * LIST_LEN,
             zeros: self.layout.zeros,
@@ -451,17 +452,23 @@ impl NvmeQueue {
                 let lba = lba + u64::from(command.done);
                 command.part = abilities.part(lba, blocks - command.done);
                 let mut sqe = host::read(abilities.nsid, lba, command.part);
-                list.point_at_bufs(&mut sqe, command, &self.bufs, abilities.block_shift);
+                let one = one_page(command, &self.bufs, abilities.block_shift);
+                sqe.set_prp(
+                    one.unwrap_or_else(|| list().bufs(command, &self.bufs, abilities.block_shift)),
+                );
                 sqe
             }
             Op::Write { lba, blocks, fua } => {
                 let lba = lba + u64::from(command.done);
                 command.part = abilities.part(lba, blocks - command.done);
                 let mut sqe = host::write(abilities.nsid, lba, command.part, fua);
-                list.point_at_bufs(&mut sqe, command, &self.bufs, abilities.block_shift);
+                let one = one_page(command, &self.bufs, abilities.block_shift);
+                sqe.set_prp(
+                    one.unwrap_or_else(|| list().bufs(command, &self.bufs, abilities.block_shift)),
+                );
                 sqe
             }
-            _ => slice(&abilities, command, &list),
+            _ => slice(&abilities, command, &list()),
         };
         sqe.cid.set(cid);
         self.submissions.push(&sqe);
@@ -470,23 +477,32 @@ impl NvmeQueue {
     /// A command came back from the drive. Its answer, unless more of it is to be done.
     #[inline]
     fn complete(&mut self, cid: u16, status: Status) -> Option<Done> {
-        let Some(mut command) = self.table.remove(cid) else {
+        let Some(command) = self.table.get_mut(cid) else {
             self.on_lie();
             return None;
         };
         if status.is_success() {
             command.done += command.part;
             if command.done < blocks_of(&command.io.op) {
-                let cid = self.table.insert(command).expect("a slot was just freed");
-                self.issue(cid);
+                self.go_on(cid);
                 return None;
             }
         }
+        let status = told(status, command.suspected);
+        let Command { io, .. } = self.table.remove(cid).expect("it was there");
         Some(Done {
-            tag: command.io.tag,
-            status: told(status, command.suspected),
-            bufs: command.io.bufs,
+            tag: io.tag,
+            status,
+            bufs: io.bufs,
         })
+    }
+
+    /// Gives the drive the next part of a command of which a part is done, under another CID.
+    #[inline(never)]
+    fn go_on(&mut self, cid: u16) {
+        let command = self.table.remove(cid).expect("it was there");
+        let cid = self.table.insert(command).expect("a slot was just freed");
+        self.issue(cid);
     }
 
     /// A completion for a command that was not given: the drive is not to be trusted until it is reset.
@@ -600,6 +616,21 @@ fn told(status: Status, suspected: bool) -> Status {
     status
 }
 
+/// The bytes of a command, if they lie in one page, as those of most do.
+#[inline(always)]
+fn one_page(command: &Command, bufs: &BufMap, shift: u8) -> Option<Prp> {
+    let len = u64::from(command.part) << shift;
+    let buf = command.io.bufs.first()?;
+    if command.done > 0 || len > buf.len() as u64 {
+        return None;
+    }
+    let iova = bufs.iova(buf);
+    (iova % PAGE as u64 + len <= PAGE as u64).then(|| Prp {
+        prp1: iova.into(),
+        prp2: 0.into(),
+    })
+}
+
 /// Where a command's list and the two pages are.
 struct Slot<'a> {
     memory: &'a DmaMemory,
@@ -610,8 +641,8 @@ struct Slot<'a> {
 
 impl Slot<'_> {
     /// The bytes of a command's part.
-    #[inline]
-    fn point_at_bufs(&self, sqe: &mut Sqe, command: &Command, bufs: &BufMap, shift: u8) {
+    #[inline(never)]
+    fn bufs(&self, command: &Command, bufs: &BufMap, shift: u8) -> Prp {
         let mut prps = Prps::new(self);
         let mut skip = u64::from(command.done) << shift;
         let mut left = u64::from(command.part) << shift;
@@ -630,7 +661,7 @@ impl Slot<'_> {
             }
         }
         assert!(left == 0, "a request has Bufs for its blocks");
-        sqe.set_prp(prps.pointer());
+        prps.pointer()
     }
 
     /// The same page again and again.

@@ -55,7 +55,9 @@ pub struct Buf {
     region: RegionId,
     home: Home,
     dealt_to: u16,
-    shared: bool,
+    // No `bool`: its spare values would be what says that an `Option` has no Buf, and a list is then moved field by field
+    // and not in words.
+    shared: u8,
     class: u8,
 }
 
@@ -80,7 +82,7 @@ impl Buf {
     /// If the Buf is shared: its bytes may be on their way to a host.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        assert!(!self.shared, "a shared Buf is never written");
+        assert!(!self.is_shared(), "a shared Buf is never written");
         // SAFETY: as in `bytes`, and an exclusive Buf overlaps no other.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len as usize) }
     }
@@ -158,7 +160,7 @@ impl Buf {
     /// True if others may read the same bytes.
     #[inline]
     pub fn is_shared(&self) -> bool {
-        self.shared
+        self.shared != 0
     }
 }
 

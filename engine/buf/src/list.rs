@@ -70,6 +70,12 @@ impl BufList {
         last.or_else(|| self.first.take())
     }
 
+    /// The first one.
+    #[inline]
+    pub const fn first(&self) -> Option<&Buf> {
+        self.first.as_ref()
+    }
+
     /// In order.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Buf> + Clone {

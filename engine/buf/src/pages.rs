@@ -59,7 +59,7 @@ impl Pages {
     #[inline]
     pub fn publish(&self, buf: Buf) -> Page {
         assert!(
-            !buf.shared && buf.home == self.home,
+            !buf.is_shared() && buf.home == self.home,
             "only a fresh page is published"
         );
         buf.index
@@ -150,7 +150,7 @@ impl Pages {
     #[inline]
     pub fn number(&self, buf: &Buf) -> Page {
         assert!(
-            !buf.shared && buf.home == self.home,
+            !buf.is_shared() && buf.home == self.home,
             "only a fresh page has a number to publish"
         );
         buf.index
@@ -203,7 +203,7 @@ impl Pages {
             region: region.id(),
             home: self.home,
             dealt_to: 0,
-            shared,
+            shared: shared.into(),
             class: 0,
         }
     }

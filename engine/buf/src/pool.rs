@@ -20,6 +20,7 @@ pub struct Pool {
     home: Home,
     shelves: Vec<Shelf>,
     out: usize,
+    bytes_out: usize,
 }
 
 #[derive(Debug)]
@@ -74,6 +75,7 @@ impl Pool {
             home,
             shelves,
             out: 0,
+            bytes_out: 0,
         }
     }
 
@@ -95,6 +97,7 @@ impl Pool {
                 && let Some(index) = shelf.free.pop()
             {
                 self.out += 1;
+                self.bytes_out += shelf.size;
                 return Some(Buf {
                     at: region.at(shelf.start + index as usize * shelf.size),
                     len: len as u32,
@@ -102,7 +105,7 @@ impl Pool {
                     region: region.id(),
                     home: self.home,
                     dealt_to: 0,
-                    shared: false,
+                    shared: 0,
                     class: class as u8,
                 });
             }
@@ -114,8 +117,10 @@ impl Pool {
     /// into. What lies in it is passed on by [`Pool::exchange`].
     pub fn set_aside(&mut self, len: usize) -> Option<Buf> {
         let buf = self.take(len)?;
+        let shelf = &mut self.shelves[buf.class()];
+        shelf.aside += 1;
         self.out -= 1;
-        self.shelves[buf.class()].aside += 1;
+        self.bytes_out -= shelf.size;
         Some(buf)
     }
 
@@ -154,6 +159,7 @@ impl Pool {
             "a Buf has an index of its shelf"
         );
         self.out -= 1;
+        self.bytes_out -= shelf.size;
         shelf.free.push(buf.index);
     }
 
@@ -164,8 +170,7 @@ impl Pool {
 
     /// Bytes of all buffers that are out.
     pub fn bytes_out(&self) -> usize {
-        let out = |shelf: &Shelf| (shelf.count - shelf.aside - shelf.free.len()) * shelf.size;
-        self.shelves.iter().map(out).sum()
+        self.bytes_out
     }
 
     /// Bytes of all buffers but those set aside.
