@@ -201,7 +201,8 @@ impl Keeper {
             namespace: &namespace,
             limits: &limits,
         };
-        let (info, abilities) = drive.judge(nsid, config).map_err(Trouble::Other)?;
+        let (mut info, abilities) = drive.judge(nsid, config).map_err(Trouble::Other)?;
+        info.health = Some(self.health.clone());
         Ok((info, abilities, shape))
     }
 }
@@ -309,6 +310,7 @@ impl Facts<'_> {
             deallocates: abilities.deallocate.is_some(),
             max_transfer,
             max_bufs: 1,
+            health: None,
         };
         Ok((info, abilities))
     }
