@@ -647,6 +647,27 @@ fn a_fatal_status_leads_to_a_reset() {
 }
 
 #[test]
+fn a_drive_that_somebody_else_resets_goes_on_soon() {
+    let mut bench = Bench::new(4096, patient(), |_| {});
+    bench.player.misbehave(|mischief| mischief.hold = true);
+    let mut bufs = bench.bufs(4096, 4096);
+    bufs.copy_in(0, &pattern(4096, 5));
+    bench.submit(bench.write_op(3, 4096), bufs);
+    bench.queue.ring_doorbell();
+    bench.player.misbehave(|mischief| mischief.hold = false);
+    let before = Instant::now();
+    assert!(bench.player.reset());
+    let done = bench.wait();
+    assert_eq!(done.status, Status::SUCCESS);
+    // No command had to be found too old for that.
+    let patience = Duration::from_millis(patient().command_ms.into());
+    assert!(before.elapsed() < patience);
+    bench.home(done.bufs);
+    assert_eq!(bench.read(3, 4096, 4096), pattern(4096, 5));
+    bench.end();
+}
+
+#[test]
 fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
     let mut bench = Bench::new(4096, patient(), |_| {});
     bench.player.misbehave(|mischief| mischief.swallow = true);
@@ -774,18 +795,12 @@ fn namespaces_are_named_and_judged() {
 fn a_drive_has_only_so_many_queues() {
     let mut bench = Bench::new(4096, patient(), |mischief| mischief.queues = Some(2));
     let second = bench.drive.queue(&[]).unwrap();
-    let why = bench
-        .drive
-        .queue(&[])
-        .expect_err("there are two")
-        .to_string();
-    assert!(
-        why.contains("2 queues") && why.contains("fewer cores"),
-        "{why}"
-    );
+    // There are two; `guests.rs` is about those beyond.
+    let third = bench.drive.queue(&[]).unwrap();
+    assert!(!second.is_guest() && third.is_guest());
     // What was closed is free again.
-    drop(second);
-    drop(bench.drive.queue(&[]).unwrap());
+    drop((third, second));
+    assert!(!bench.drive.queue(&[]).unwrap().is_guest());
     assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
     bench.end();
 }

@@ -551,6 +551,8 @@ impl Keeper {
             self.reset("the bus reports an error");
         } else if csts.cfs() {
             self.reset("it reports a fatal error (CSTS.CFS)");
+        } else if !csts.rdy() {
+            self.reset("it is not ready any more: somebody else reset it");
         } else if self.ends.iter().any(|end| end.was_lied_to()) {
             self.reset("it answered a command that nobody gave it");
         } else if self.admin.as_ref().is_some_and(Admin::is_late) {
