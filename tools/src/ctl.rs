@@ -237,7 +237,7 @@ fn condition(health: &HealthView) -> String {
         bits => format!("; {}", Warnings(bits)),
     };
     format!(
-        "{temperature}{}% used, {}% spare, {} media errors, {} unsafe shutdowns{warning}",
+        "{temperature}{}% used, {}% spare, {} media errors, {} unexpected power losses{warning}",
         health.used_percent, health.spare_percent, health.media_errors, health.unsafe_shutdowns
     )
 }
@@ -418,7 +418,7 @@ mod tests {
              \x20 allows  nqn.2024-01.a:host\n\
              \x20 NSID  SIZE    BLOCK  MODE        UUID                                  DEVICE\n\
              \x20 1     64 MiB  4096   read-write  4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61  ram:64MiB\n\
-             \x20 drive   of 1: 50 C, 3% used, 100% spare, 1 media errors, 2 unsafe shutdowns; \
+             \x20 drive   of 1: 50 C, 3% used, 100% spare, 1 media errors, 2 unexpected power losses; \
              critical warning 0x02: its temperature is beyond a threshold\n"
         );
         assert_eq!(show_hosts(&[]), "no host is connected\n");
