@@ -229,6 +229,7 @@ impl FileDrive {
             deallocates: self.punches.load(Ordering::Relaxed),
             max_transfer: MAX_TRANSFER,
             max_bufs: MAX_BUFS as u32,
+            health: None,
         }
     }
 

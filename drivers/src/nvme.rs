@@ -2,7 +2,8 @@
 //!
 //! [`ring`] is the two rings of a queue, [`queue`] one core's queue and its commands, [`admin`] the
 //! admin queue, [`device`] the controller: brought up, watched, reset, shut down. A drive of the node is one
-//! namespace, [`NvmeDrive`]; those of one controller share it.
+//! namespace, [`NvmeDrive`]; those of one controller share it. A core for which the drive has no queue left is the [`guest`]
+//! of one that has.
 //!
 //! Who may touch what: a core's queue stores to its rings and two doorbells, and nothing else. Everything
 //! slow (admin commands, aborts, resets) is done by the controller's keeper, a thread of its own, and the
@@ -13,8 +14,9 @@
 
 pub mod admin;
 pub mod device;
+pub mod guest;
 pub mod queue;
 pub mod ring;
 
 pub use device::{Controller, NvmeConfig, NvmeDrive, Patience, Seat};
-pub use queue::NvmeQueue;
+pub use guest::NvmeQueue;

@@ -189,6 +189,7 @@ impl RamDrive {
             deallocates: true,
             max_transfer: MAX_TRANSFER,
             max_bufs: MAX_TRANSFER / PAGE as u32 + 1,
+            health: None,
         }
     }
 

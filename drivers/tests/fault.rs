@@ -24,6 +24,7 @@ fn info() -> DriveInfo {
         deallocates: true,
         max_transfer: 4096,
         max_bufs: 1,
+        health: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use bytemuck::Zeroable;
+use ferroce_wire::feature::AsyncEventConfig;
 use ferroce_wire::log::ErrorInfoEntry;
 use ferroce_wire::prop::{Cc, Csts};
 use ferroce_wire::sqe::Sqe;
@@ -414,6 +415,19 @@ pub struct Events {
     pub namespaces: Event,
     /// Discovery Log Page Change; log page 70h.
     pub discovery: Event,
+    /// SMART / Health status; log page 02h.
+    pub health: HealthEvents,
+}
+
+/// Events of type SMART / Health status: one for each critical warning that the host wants to hear of, when it comes up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HealthEvents {
+    /// Critical Warning as it was last looked at.
+    pub warnings: u8,
+    /// Of these, what was told. What goes and comes again is told again.
+    pub told: u8,
+    /// One was told, and the log was not read since (with RAE cleared): there is none of this type till then (Base 5.1.2).
+    pub masked: bool,
 }
 
 /// A discovery controller without KATO ends after two minutes of silence (Base 3.1.3.3), and so does
@@ -461,6 +475,11 @@ impl Controller {
             (0, Kind::Io) => None,
             _ => Some(kato_ms),
         }
+    }
+
+    /// The host wants to hear of critical warnings (Asynchronous Event Configuration).
+    pub fn wants_health(&self) -> bool {
+        self.features.async_event_config & AsyncEventConfig::SMART != 0
     }
 
     /// Changes the Keep Alive Timeout, rounded up to the granularity (Base 5.1.25).

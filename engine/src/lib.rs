@@ -11,6 +11,7 @@ pub mod core;
 pub mod counters;
 pub mod drives;
 mod fabrics;
+pub mod health;
 pub mod host;
 mod io;
 pub mod limits;

@@ -5,12 +5,14 @@
 //! Both ports are polled. Nothing here blocks, and nothing calls back.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_wire::cqe::Cqe;
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
+use crate::health::Health;
 use crate::table::Transport;
 
 /// Nanoseconds of a clock that only goes forward. The engine never reads a clock; it is told.
@@ -378,4 +380,6 @@ pub struct DriveInfo {
     pub max_transfer: u32,
     /// The most Bufs (pages of `max_transfer` for memory of its own) one request may carry.
     pub max_bufs: u32,
+    /// Where the drive's SMART / Health log is told, if it has one.
+    pub health: Option<Arc<Health>>,
 }

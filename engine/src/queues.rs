@@ -100,6 +100,8 @@ pub struct Queues {
     pub(crate) wall_ms: u64,
     /// When controllers and queues were last looked at for what time has ended.
     checked: Tick,
+    /// The controller whose drives were looked at last.
+    felt: usize,
     /// When commands that may have come were last left unread for want of room.
     unread: Tick,
     /// When the system last let this core wait for long.
@@ -146,6 +148,7 @@ impl Queues {
             stage: Tick(0),
             clerk: Clerk::new(&config.counters.phases, config.commands + limits::STRANGERS),
             wall_ms: 0,
+            felt: 0,
             checked: Tick(0),
             unread: Tick(0),
             stalled: Tick(0),
@@ -545,6 +548,7 @@ impl Queues {
                 self.end_queue(at, drives);
             }
         }
+        self.look_at_health();
         for at in 0..self.controllers.len() {
             let Some(controller) = &mut self.controllers[at] else {
                 continue;
@@ -567,6 +571,17 @@ impl Queues {
                 let queue = controller.queue;
                 self.end_queue(queue, drives);
             }
+        }
+    }
+
+    /// Tells a host how the drives are, if that is worse than before. One host at a time: each has up to a thousand
+    /// namespaces to look at, and I/O waits meanwhile.
+    fn look_at_health(&mut self) {
+        self.felt = (self.felt + 1) % self.controllers.len().max(1);
+        if let Some(Some(controller)) = self.controllers.get_mut(self.felt) {
+            admin::on_health(controller, &self.table);
+            let queue = controller.queue;
+            self.pump_events(queue);
         }
     }
 
@@ -606,15 +621,12 @@ impl Queues {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Tick> {
-        let watches = self
-            .controllers
+        let watches = self.controllers.iter().flatten().any(|controller| {
+            controller.silence_allowed_ms().is_some() || controller.wants_health()
+        }) || self
+            .queues
             .iter()
-            .flatten()
-            .any(|controller| controller.silence_allowed_ms().is_some())
-            || self
-                .queues
-                .iter()
-                .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
+            .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
         (watches || self.draining.is_some()).then_some(self.next_check())
     }
 

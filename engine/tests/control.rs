@@ -339,6 +339,7 @@ fn drive() -> DriveInfo {
         deallocates: true,
         max_transfer: limits::CHUNK_LEN,
         max_bufs: 33,
+        health: None,
     }
 }
 

@@ -239,6 +239,7 @@ impl Node {
             deallocates: true,
             max_transfer: 128 * 1024,
             max_bufs: 32,
+            health: None,
         };
         let change = control.change(Change::AddSubsystem(subsystem));
         change.expect("it is the first");

@@ -9,12 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ferroce_drivers::spec::Kind;
+use ferroce_wire::log::Warnings;
 
 use crate::cli::{CtlArgs, CtlCommand};
 use crate::config::Device;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::{about, thousands};
-use protocol::{CoreView, Host, LINE_MAX, Node, Order, Request, Response, SlowIo};
+use protocol::{CoreView, HealthView, Host, LINE_MAX, Node, Order, Request, Response, SlowIo};
 
 /// A change waits for commands under way, and for a drive to be opened.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -211,8 +212,34 @@ fn show(node: &Node, before: &Node) -> String {
             ]));
         }
         out.push_str(&columns(&table, "  "));
+        for namespace in &subsystem.namespaces {
+            if let Some(health) = &namespace.health {
+                let _ = writeln!(
+                    out,
+                    "  drive   of {}: {}",
+                    namespace.nsid,
+                    condition(health)
+                );
+            }
+        }
     }
     out
+}
+
+/// How a drive is, in a line.
+fn condition(health: &HealthView) -> String {
+    let temperature = match health.kelvin {
+        0 => String::new(),
+        kelvin => format!("{} C, ", i32::from(kelvin) - 273),
+    };
+    let warning = match health.critical_warning {
+        0 => String::new(),
+        bits => format!("; {}", Warnings(bits)),
+    };
+    format!(
+        "{temperature}{}% used, {}% spare, {} media errors, {} unexpected power losses{warning}",
+        health.used_percent, health.spare_percent, health.media_errors, health.unsafe_shutdowns
+    )
 }
 
 /// How a core spent its time between two looks.
@@ -360,6 +387,16 @@ mod tests {
                     block: 4096,
                     read_only: false,
                     uuid: "4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61".into(),
+                    health: Some(HealthView {
+                        critical_warning: 2,
+                        kelvin: 323,
+                        spare_percent: 100,
+                        spare_threshold_percent: 10,
+                        used_percent: 3,
+                        media_errors: 1,
+                        unsafe_shutdowns: 2,
+                        power_on_hours: 7,
+                    }),
                 }],
             }],
         };
@@ -380,7 +417,9 @@ mod tests {
              \x20 serial  S   model  M\n\
              \x20 allows  nqn.2024-01.a:host\n\
              \x20 NSID  SIZE    BLOCK  MODE        UUID                                  DEVICE\n\
-             \x20 1     64 MiB  4096   read-write  4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61  ram:64MiB\n"
+             \x20 1     64 MiB  4096   read-write  4f2d7f0e-8f0a-4c58-8a0e-2f1c0b9d7e61  ram:64MiB\n\
+             \x20 drive   of 1: 50 C, 3% used, 100% spare, 1 media errors, 2 unexpected power losses; \
+             critical warning 0x02: its temperature is beyond a threshold\n"
         );
         assert_eq!(show_hosts(&[]), "no host is connected\n");
     }

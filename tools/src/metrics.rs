@@ -19,6 +19,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::ctl::protocol::HealthView;
 use crate::fail::{Context, Fail, Result};
 use crate::journal;
 use crate::node::Handle;
@@ -137,9 +138,57 @@ const GAUGES: &[OfCore] = &[
     ),
 ];
 
+/// A metric of each drive that has a SMART / Health log, likewise.
+type OfDrive = (&'static str, &'static str, fn(&HealthView) -> u64);
+
+const DRIVE_GAUGES: &[OfDrive] = &[
+    (
+        "drive_critical_warning",
+        "Critical Warning of the drive's SMART / Health log: bits, 0 is none",
+        |health| health.critical_warning.into(),
+    ),
+    (
+        "drive_temperature_kelvin",
+        "Composite temperature; 0 is unknown",
+        |health| health.kelvin.into(),
+    ),
+    ("drive_spare_percent", "Available spare", |health| {
+        health.spare_percent.into()
+    }),
+    (
+        "drive_spare_threshold_percent",
+        "Available spare below which the drive warns",
+        |health| health.spare_threshold_percent.into(),
+    ),
+    (
+        "drive_used_percent",
+        "Endurance used; may exceed 100",
+        |health| health.used_percent.into(),
+    ),
+];
+
+const DRIVE_COUNTERS: &[OfDrive] = &[
+    (
+        "drive_media_errors",
+        "Media and data integrity errors in the drive's life",
+        |health| health.media_errors,
+    ),
+    (
+        "drive_unsafe_shutdowns",
+        "Unexpected power losses in the drive's life",
+        |health| health.unsafe_shutdowns,
+    ),
+    (
+        "drive_power_on_hours",
+        "Hours powered on in the drive's life",
+        |health| health.power_on_hours,
+    ),
+];
+
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.encode_node(&mut encoder)?;
+        self.encode_drives(&mut encoder)?;
         self.encode_cores(&mut encoder)?;
         encode_io(&mut encoder, &series::all(self.0.cores()))
     }
@@ -161,6 +210,23 @@ impl Metrics {
         let mut copied = begin(to, "copied_bytes", help, MetricType::Counter)?;
         for (why, count) in self.0.copied() {
             counter(&mut copied, &[("why", why)], count)?;
+        }
+        Ok(())
+    }
+
+    fn encode_drives(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let drives = self.0.health();
+        for (name, help, get) in DRIVE_GAUGES {
+            let mut metric = begin(to, name, help, MetricType::Gauge)?;
+            for (drive, health) in &drives {
+                gauge(&mut metric, &[("drive", drive.as_str())], get(health))?;
+            }
+        }
+        for (name, help, get) in DRIVE_COUNTERS {
+            let mut metric = begin(to, name, help, MetricType::Counter)?;
+            for (drive, health) in &drives {
+                counter(&mut metric, &[("drive", drive.as_str())], get(health))?;
+            }
         }
         Ok(())
     }

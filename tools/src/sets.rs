@@ -279,6 +279,13 @@ impl AnyDrive {
     }
 }
 
+impl AnyDrive {
+    /// True while another core needs that this one polls it.
+    pub fn is_needed(&self) -> bool {
+        matches!(self, AnyDrive::Nvme(end) if end.queue.is_needed())
+    }
+}
+
 impl Backend for AnyDrive {
     #[inline]
     fn submit(&mut self, io: Io) -> Result<(), Io> {

@@ -502,8 +502,7 @@ fn garbage_at_the_control_socket_does_no_harm() {
 
 #[test]
 fn a_door_opened_later_is_worth_a_warning() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::serving(dir.path(), &["--device", "ram:1MiB"]);
+    let node = Node::serve(&["--device", "ram:1MiB"]);
     let told = node.told(&["listen", "tcp://0.0.0.0:0"]);
     assert!(
         told.contains("warning: every host that reaches tcp://0.0.0.0:"),

@@ -69,6 +69,7 @@ impl Disk {
             deallocates: false,
             max_transfer: limits::CHUNK_LEN,
             max_bufs: 1024,
+            health: None,
         };
         let disk = Disk::Plain(vec![0; 1024 * PLAIN_BLOCK], VecDeque::new());
         (info, disk)

@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferroce_engine::health::Health;
 use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
 use ferroce_engine::port::Tick;
+use ferroce_wire::Wire;
 use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{Cns, IdentifyController, IdentifyNamespace, NamespaceList};
-use ferroce_wire::log::{LogId, SmartLog};
+use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog, Warnings};
 use ferroce_wire::prop::{Cap, Csts, PropertyOffset};
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 
@@ -60,6 +62,8 @@ pub struct Patience {
     pub admin_ms: u32,
     /// Between two looks of the keeper.
     pub look_ms: u32,
+    /// Between two readings of the SMART / Health log.
+    pub smart_ms: u32,
 }
 
 impl Default for Patience {
@@ -70,6 +74,7 @@ impl Default for Patience {
             reset_ms: 10_000,
             admin_ms: 5_000,
             look_ms: 500,
+            smart_ms: 10_000,
         }
     }
 }
@@ -242,15 +247,19 @@ impl Controller {
         self.keeper().word.life().mode() == Mode::Failed
     }
 
-    /// Its SMART / Health log.
+    /// What it last said in its SMART / Health log.
+    pub fn health(&self) -> Arc<Health> {
+        self.keeper().health.clone()
+    }
+
+    /// Its SMART / Health log, read now.
     ///
     /// # Errors
     /// If the drive does not give it.
     pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
         let mut keeper = self.keeper();
-        let sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
         keeper
-            .call(|admin| admin.fetch(sqe))
+            .read_smart()
             .map_err(|why| self.refused("SMART log", &why))
     }
 
@@ -291,6 +300,9 @@ struct Keeper {
     /// Namespaces that are served, as they were found.
     served: Vec<Weak<Shape>>,
     resets: Vec<Instant>,
+    health: Arc<Health>,
+    /// When the SMART log is to be read again; `None` if the drive refuses it.
+    smart_at: Option<Instant>,
     /// The IOMMU outlives the seat: queue memory is unmapped through it.
     iommu: Iommu,
 }
@@ -300,6 +312,8 @@ struct Keeper {
 enum Trouble {
     Bringup(BringupError),
     Admin(&'static str, AdminError),
+    /// The drive has so many queues, and all are taken.
+    NoQueue(u32),
     Other(String),
 }
 
@@ -308,6 +322,11 @@ impl std::fmt::Display for Trouble {
         match self {
             Trouble::Bringup(why) => why.fmt(f),
             Trouble::Admin(what, why) => write!(f, "{what}: {why}"),
+            Trouble::NoQueue(queues) => write!(
+                f,
+                "the drive has {queues} queues and other namespaces of it have taken all: each takes one for each core; \
+                 name fewer cores"
+            ),
             Trouble::Other(why) => f.write_str(why),
         }
     }
@@ -336,6 +355,8 @@ impl Keeper {
             ends: Vec::new(),
             served: Vec::new(),
             resets: Vec::new(),
+            health: Arc::default(),
+            smart_at: Some(Instant::now()),
         };
         match keeper.enable(None) {
             Ok(()) => Ok(keeper),
@@ -461,11 +482,7 @@ impl Keeper {
         self.drop_closed();
         let taken = |qid: &u16| self.ends.iter().any(|end| end.qid() == *qid);
         let Some(qid) = (1..=self.queues as u16).find(|qid| !taken(qid)) else {
-            return Err(Trouble::Other(format!(
-                "the drive has {} queues and all are taken: each core takes one for each namespace; name fewer \
-                 cores",
-                self.queues
-            )));
+            return Err(Trouble::NoQueue(self.queues));
         };
         let Some(seat) = &self.seat else {
             return Err(Trouble::Bringup(BringupError::Gone));
@@ -534,6 +551,8 @@ impl Keeper {
             self.reset("the bus reports an error");
         } else if csts.cfs() {
             self.reset("it reports a fatal error (CSTS.CFS)");
+        } else if !csts.rdy() {
+            self.reset("it is not ready any more: somebody else reset it");
         } else if self.ends.iter().any(|end| end.was_lied_to()) {
             self.reset("it answered a command that nobody gave it");
         } else if self.admin.as_ref().is_some_and(Admin::is_late) {
@@ -544,7 +563,39 @@ impl Keeper {
             self.drop_closed();
             self.abort_suspects();
             self.hear_events();
+            self.look_at_health();
         }
+    }
+
+    /// Reads the SMART log, if it is time to. Events are left to be told: the host of this command did not hear of any.
+    fn look_at_health(&mut self) {
+        if self.smart_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        match self.read_smart() {
+            Ok(_) => {}
+            Err(AdminError::Status(status)) => {
+                log::info!("{}: it gives no SMART log: {status}", self.label);
+                self.smart_at = None;
+            }
+            Err(AdminError::Gone) => {}
+            Err(why) => self.reset(&format!("Get Log Page, SMART: {why}")),
+        }
+    }
+
+    /// The SMART log, which hosts are told, too.
+    fn read_smart(&mut self) -> Result<Box<SmartLog>, AdminError> {
+        let interval = Duration::from_millis(self.patience.smart_ms.into());
+        let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
+        sqe.cdw10 = (sqe.cdw10.get() | Sqe::CDW10_RAE).into();
+        let smart: Box<SmartLog> = self.call(|admin| admin.fetch(sqe))?;
+        self.smart_at = Some(Instant::now() + interval);
+        let new = smart.critical_warning & !self.health.warnings();
+        if new != 0 {
+            log::warn!("{}: {}", self.label, Warnings(smart.critical_warning));
+        }
+        self.health.say(&smart);
+        Ok(smart)
     }
 
     fn tell_ms(&self) {
@@ -592,10 +643,16 @@ impl Keeper {
             };
             let sqe = Sqe::get_log_page(event.lid, NSID_ALL, 0, len);
             match self.call(|admin| admin.fetch::<NamespaceList>(sqe)) {
+                Ok(page) if event.lid == LogId::ERROR_INFORMATION => {
+                    let newest = ErrorInfoEntry::read(page.as_bytes()).expect("it is shorter");
+                    log::warn!("{}: {}", self.label, told(&newest));
+                }
                 Ok(_) | Err(AdminError::Status(_)) => {}
                 Err(AdminError::Gone) => return self.fail("it is gone"),
                 Err(why) => return self.reset(&format!("Get Log Page: {why}")),
             }
+            // What it warns of is read at once.
+            self.smart_at = self.smart_at.map(|_| Instant::now());
             if let Some(admin) = &mut self.admin {
                 admin.listen(1);
             }
@@ -699,6 +756,7 @@ impl Keeper {
         } else if let Some(seat) = &self.seat {
             seat.bar.write32(PropertyOffset::CC.0, 0);
         }
+        self.health.fail();
         self.say(Mode::Failed);
         self.admin = None;
         self.seat = None;
@@ -734,6 +792,17 @@ impl Keeper {
         self.admin = None;
         self.seat = None;
     }
+}
+
+/// An entry of the drive's Error Information log, for ours. Hosts have logs of their own, by their own queues and commands.
+fn told(error: &ErrorInfoEntry) -> String {
+    format!(
+        "error {}: {}, namespace {}, block {}",
+        error.count,
+        error.status(),
+        error.nsid,
+        error.lba
+    )
 }
 
 /// An event, for the log.

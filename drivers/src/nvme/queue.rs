@@ -13,8 +13,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use ferroce_engine::host::{self, CidTable};
@@ -25,6 +25,7 @@ use ferroce_wire::sqe::{Prp, Sqe};
 use ferroce_wire::status::Status;
 
 use super::device::Patience;
+use super::guest::Hatch;
 use super::ring::{CompletionRing, SubmissionRing, doorbells};
 use crate::dma::{BufMap, DmaMemory};
 use crate::mmio::Bar;
@@ -145,6 +146,9 @@ pub struct End {
     stuck: AtomicBool,
     lied: AtomicBool,
     closed: AtomicBool,
+    /// Cores that it serves, too, and how many those are: the core looks there only when that changed.
+    guests: Mutex<Vec<Arc<Hatch>>>,
+    guests_count: AtomicUsize,
 }
 
 impl End {
@@ -171,6 +175,8 @@ impl End {
             stuck: AtomicBool::new(false),
             lied: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            guests: Mutex::default(),
+            guests_count: AtomicUsize::new(0),
         }
     }
 
@@ -223,6 +229,24 @@ impl End {
     /// Nobody has it any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Another core, which this queue serves from now on.
+    ///
+    /// # Errors
+    /// If no more descriptors may be open.
+    pub fn invite(&self) -> std::io::Result<Arc<Hatch>> {
+        let bell = self.vector.as_ref().map(|(_, event)| event.clone());
+        let hatch = Arc::new(Hatch::new(bell)?);
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.push(hatch.clone());
+        self.guests_count.store(guests.len(), Ordering::Release);
+        Ok(hatch)
+    }
+
+    /// How many it was given to serve.
+    pub fn guests(&self) -> usize {
+        self.guests_count.load(Ordering::Relaxed)
     }
 
     /// Wakes its core, if that sleeps.
@@ -321,11 +345,13 @@ struct Command {
     part: u32,
     since_ms: u32,
     suspected: bool,
+    /// Whose it is: 0 is the core's own, others are guests by their number and one.
+    from: u16,
 }
 
 /// One core's queue.
 #[derive(Debug)]
-pub struct NvmeQueue {
+pub struct OwnQueue {
     word: Arc<Word>,
     end: Arc<End>,
     life: Life,
@@ -342,9 +368,12 @@ pub struct NvmeQueue {
     /// Answers that needed no drive.
     ready: VecDeque<Done>,
     seen_ms: u32,
+    guests: Vec<Arc<Hatch>>,
+    /// Commands of guests in the table.
+    guests_in_flight: usize,
 }
 
-impl NvmeQueue {
+impl OwnQueue {
     pub(super) fn new(
         word: Arc<Word>,
         end: Arc<End>,
@@ -353,13 +382,13 @@ impl NvmeQueue {
         bufs: BufMap,
         abilities: Abilities,
         patience: Patience,
-    ) -> NvmeQueue {
+    ) -> OwnQueue {
         let (tail, head) = doorbells(cap, end.qid);
         let layout = Layout::of(end.entries);
         let memory = &end.memory;
         let depth = (end.entries - 1) as u16;
         let life = Life(end.heard.load(Ordering::Relaxed));
-        NvmeQueue {
+        OwnQueue {
             life,
             up: life.mode() == Mode::Up,
             bar: Some(bar),
@@ -372,6 +401,8 @@ impl NvmeQueue {
             patience,
             ready: VecDeque::with_capacity(2 * usize::from(depth)),
             seen_ms: word.ms(),
+            guests: Vec::new(),
+            guests_in_flight: 0,
             word,
             end,
         }
@@ -384,6 +415,85 @@ impl NvmeQueue {
         }
         let resting = !self.table.is_empty();
         self.end.resting.store(resting, Ordering::Relaxed);
+        for guest in &self.guests {
+            guest.before_host_sleeps();
+        }
+    }
+
+    /// True while guests may still ask for something.
+    pub fn is_needed(&self) -> bool {
+        self.end.guests() > self.guests.len() || self.guests.iter().any(|guest| !guest.is_left())
+    }
+
+    /// Looks who there is to be served.
+    #[cold]
+    fn meet_guests(&mut self) {
+        let known = self.end.guests.lock();
+        self.guests
+            .clone_from(&known.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes what guests ask for. They have half of the places, so that the core itself always gets on.
+    fn hear_guests(&mut self) {
+        for at in 0..self.guests.len() {
+            while self.guests_in_flight < self.table.depth() / 2
+                && self.table.len() < self.table.depth()
+                && let Some(io) = self.guests[at].take()
+            {
+                if let Some(status) = self.known_answer(&io) {
+                    let (tag, bufs) = (io.tag, io.bufs);
+                    self.guests[at].answer(Done { tag, status, bufs });
+                    continue;
+                }
+                self.guests_in_flight += 1;
+                // The core may be about to sleep, and believe that it has nothing at the drive.
+                self.end.resting.store(true, Ordering::Relaxed);
+                let taken = self.take(io, at as u16 + 1);
+                assert!(taken.is_ok(), "there is room in the table");
+            }
+        }
+    }
+
+    /// What is answered without the drive.
+    #[inline]
+    fn known_answer(&self, io: &Io) -> Option<Status> {
+        if self.life.mode() == Mode::Failed {
+            return Some(FAILED);
+        }
+        let moot = matches!(io.op, Op::Deallocate { .. }) && self.abilities.deallocate.is_none();
+        moot.then_some(Status::SUCCESS)
+    }
+
+    #[inline]
+    fn take(&mut self, io: Io, from: u16) -> Result<(), Io> {
+        let command = Command {
+            io,
+            done: 0,
+            part: 0,
+            since_ms: 0,
+            suspected: false,
+            from,
+        };
+        match self.table.insert(command) {
+            Ok(cid) => {
+                if self.up {
+                    self.issue(cid);
+                }
+                Ok(())
+            }
+            Err(command) => Err(command.io),
+        }
+    }
+
+    /// A command is over: its answer, if it is the core's own.
+    #[inline]
+    fn over(&mut self, from: u16, done: Done) -> Option<Done> {
+        if from == 0 {
+            return Some(done);
+        }
+        self.guests_in_flight -= 1;
+        self.guests[usize::from(from) - 1].answer(done);
+        None
     }
 
     /// What becomes readable when there may be something to poll; None if nothing interrupts.
@@ -415,7 +525,9 @@ impl NvmeQueue {
                         continue;
                     };
                     let command = self.table.remove(cid).expect("it is in that slot");
-                    self.answer(command.io, FAILED);
+                    let (tag, bufs, status) = (command.io.tag, command.io.bufs, FAILED);
+                    let done = self.over(command.from, Done { tag, status, bufs });
+                    self.ready.extend(done);
                 }
             }
         }
@@ -489,12 +601,13 @@ impl NvmeQueue {
             }
         }
         let status = told(status, command.suspected);
-        let Command { io, .. } = self.table.remove(cid).expect("it was there");
-        Some(Done {
+        let Command { io, from, .. } = self.table.remove(cid).expect("it was there");
+        let done = Done {
             tag: io.tag,
             status,
             bufs: io.bufs,
-        })
+        };
+        self.over(from, done)
     }
 
     /// Gives the drive the next part of a command of which a part is done, under another CID.
@@ -756,35 +869,17 @@ impl<'a> Prps<'a> {
     }
 }
 
-impl Backend for NvmeQueue {
+impl Backend for OwnQueue {
     #[inline]
     fn submit(&mut self, io: Io) -> Result<(), Io> {
-        if self.life.mode() == Mode::Failed
-            || (matches!(io.op, Op::Deallocate { .. }) && self.abilities.deallocate.is_none())
-        {
+        if let Some(status) = self.known_answer(&io) {
             if self.ready.len() >= self.table.depth() {
                 return Err(io);
             }
-            let failed = self.life.mode() == Mode::Failed;
-            self.answer(io, if failed { FAILED } else { Status::SUCCESS });
+            self.answer(io, status);
             return Ok(());
         }
-        let command = Command {
-            io,
-            done: 0,
-            part: 0,
-            since_ms: 0,
-            suspected: false,
-        };
-        match self.table.insert(command) {
-            Ok(cid) => {
-                if self.up {
-                    self.issue(cid);
-                }
-                Ok(())
-            }
-            Err(command) => Err(command.io),
-        }
+        self.take(io, 0)
     }
 
     #[inline]
@@ -804,6 +899,12 @@ impl Backend for NvmeQueue {
         let life = self.word.life();
         if life != self.life {
             self.on_life(life);
+        }
+        if self.end.guests() != self.guests.len() {
+            self.meet_guests();
+        }
+        if !self.guests.is_empty() {
+            self.hear_guests();
         }
         if self.up {
             while self.up
@@ -832,12 +933,13 @@ impl Backend for NvmeQueue {
 
     fn has_work(&self) -> bool {
         !self.ready.is_empty()
+            || self.guests.iter().any(|guest| guest.is_asked())
             || self.word.life() != self.life
             || (self.up && self.completions.is_ready())
     }
 }
 
-impl Drop for NvmeQueue {
+impl Drop for OwnQueue {
     fn drop(&mut self) {
         self.bar = None;
         self.end.close();

@@ -14,16 +14,20 @@ use ferroce_drivers::mmio::Registers;
 use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
 use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
+use ferroce_engine::health::Health;
 use ferroce_engine::host;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{
+    Close, ConnId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick,
+};
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
 use ferroce_wire::feature::{FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{
     Cns, Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, Nidt, NsDescriptorWriter,
 };
+use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
 use ferroce_wire::prop::{Aqa, Cap, Cc, DOORBELLS, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
@@ -76,6 +80,8 @@ pub struct Mischief {
     pub no_queue: Option<Status>,
     /// The command set of its namespaces, if it is not NVM.
     pub csi: Option<Csi>,
+    /// It has no SMART log.
+    pub no_smart: bool,
 }
 
 /// What was seen.
@@ -97,6 +103,8 @@ pub struct Seen {
     pub doorbells: u32,
     /// Resets of the function.
     pub function_resets: u32,
+    /// Readings of the SMART log.
+    pub smart_reads: u32,
     /// I/O completion queues that there are.
     pub completion_queues: u32,
 }
@@ -132,6 +140,16 @@ impl Player {
             completion_queues: queues as u32,
             ..state.seen
         }
+    }
+
+    /// It says this of its health from now on, and tells who asked to hear of warnings.
+    pub fn feels(&self, smart: &SmartLog) {
+        let mut state = self.state();
+        state.health.say(smart);
+        // The engine looks every now and then.
+        state.now = state.now.plus_ms(1_000);
+        state.settle();
+        state.deliver();
     }
 
     /// Completions that are held.
@@ -193,6 +211,7 @@ struct State {
     completions: BTreeMap<u16, Ring>,
     held: Vec<(u16, Cqe)>,
     block_lens: Vec<u32>,
+    health: Arc<Health>,
     mischief: Mischief,
     seen: Seen,
 }
@@ -225,7 +244,8 @@ impl State {
             csi: None,
         };
         let core = Core::new(config, vec![board], mail, to_control);
-        plan(&mut control, block_lens);
+        let health = Arc::default();
+        plan(&mut control, block_lens, &health);
         let mut state = State {
             bus,
             core,
@@ -240,6 +260,7 @@ impl State {
             completions: BTreeMap::new(),
             held: Vec::new(),
             block_lens: block_lens.to_vec(),
+            health,
             mischief: Mischief::default(),
             seen: Seen::default(),
         };
@@ -466,6 +487,10 @@ impl State {
                     None => Cqe::new(cid, Status::SUCCESS).with_dw0(1),
                 }
             }
+            AdminOpcode::GET_LOG_PAGE if sqe.lid() == LogId::SMART && self.mischief.no_smart => {
+                self.seen.smart_reads += 1;
+                Cqe::new(cid, Status::INVALID_LOG_PAGE.dnr())
+            }
             AdminOpcode::SET_FEATURES
                 if sqe.fid() == FeatureId::NUMBER_OF_QUEUES && self.mischief.queues.is_some() =>
             {
@@ -473,6 +498,8 @@ impl State {
                 Cqe::new(cid, Status::SUCCESS).with_dw0(NumberOfQueues::new(queues.into()).0)
             }
             opcode => {
+                let smart = opcode == AdminOpcode::GET_LOG_PAGE && sqe.lid() == LogId::SMART;
+                self.seen.smart_reads += u32::from(smart);
                 let len = match opcode {
                     AdminOpcode::IDENTIFY => IDENTIFY_LEN as u32,
                     AdminOpcode::GET_LOG_PAGE => sqe.log_len() as u32,
@@ -807,7 +834,7 @@ impl Fabric for Board {
     }
 }
 
-fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32]) {
+fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32], health: &Arc<Health>) {
     let mut change = |change| {
         control.change(change).expect("it fits what is there");
     };
@@ -834,10 +861,14 @@ fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32]) {
             want: Want::default(),
         })
         .expect("memory");
+        let info = DriveInfo {
+            health: Some(health.clone()),
+            ..drive.info()
+        };
         let add = Change::AddNamespace {
             nqn: NQN.into(),
             nsid: None,
-            info: drive.info(),
+            info,
             read_only: false,
             drive: id,
             queues: vec![drive.open(0).expect("memory")],

@@ -1,13 +1,15 @@
 //! Asynchronous Event Requests and what they tell (Base 5.1.2).
 
 use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig};
+use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::status::Status;
 
 use super::{Answer, Outcome, discovery};
 use crate::controller::{Controller, Event, Kind};
+use crate::health;
 use crate::limits;
 use crate::refusal::Refusal;
-use crate::table::Table;
+use crate::table::{Subsystem, Table};
 
 /// Notices that an I/O controller can send, as OAES and Asynchronous Event Configuration say it.
 ///
@@ -57,7 +59,57 @@ pub fn next_event(controller: &mut Controller) -> Option<(u32, u32)> {
             return Some((slot, what.dw0()));
         }
     }
-    None
+    let health = &mut events.health;
+    let untold = health.warnings & !health.told & config.0 as u8;
+    if health.masked || untold == 0 {
+        return None;
+    }
+    let (bits, info) = match untold {
+        untold if untold & SmartLog::WARNING_SPARE != 0 => {
+            (SmartLog::WARNING_SPARE, AsyncEvent::SMART_SPARE)
+        }
+        untold if untold & SmartLog::WARNING_TEMPERATURE != 0 => {
+            (SmartLog::WARNING_TEMPERATURE, AsyncEvent::SMART_TEMPERATURE)
+        }
+        // All others are about how far the subsystem can be relied on.
+        others => (others, AsyncEvent::SMART_RELIABILITY),
+    };
+    let slot = controller.aers.pop_front()?;
+    health.told |= bits;
+    health.masked = true;
+    let what = AsyncEvent {
+        event_type: AsyncEvent::TYPE_SMART,
+        info,
+        lid: LogId::SMART,
+    };
+    Some((slot, what.dw0()))
+}
+
+/// Critical Warning as this controller's host is told it: of the drives, and of the temperature by the thresholds that the
+/// host set (Base 5.1.25, Temperature Threshold). 0 K is no temperature.
+pub(super) fn warnings(controller: &Controller, subsystem: &Subsystem) -> u8 {
+    let mut warnings = health::warnings(subsystem);
+    let [over, under] = controller.features.temperature;
+    if (over, under) != (0xFFFF, 0) {
+        let kelvin = health::together(subsystem).map_or(0, |smart| smart.ctemp.get());
+        if kelvin != 0 && (kelvin >= over || kelvin <= under) {
+            warnings |= SmartLog::WARNING_TEMPERATURE;
+        }
+    }
+    warnings
+}
+
+/// Looks how the drives are. Every now and then is enough.
+pub fn on_health(controller: &mut Controller, table: &Table) {
+    if !controller.is_enabled() || controller.who.kind != Kind::Io {
+        return;
+    }
+    if let Some(subsystem) = table.subsystems.get(&controller.who.subnqn) {
+        let warnings = warnings(controller, subsystem);
+        let health = &mut controller.events.health;
+        health.warnings = warnings;
+        health.told &= warnings;
+    }
 }
 
 /// The table changed: notes what of it concerns this controller's host.

@@ -134,7 +134,7 @@ fn value(admin: &Admin, sqe: &Sqe, features: &Features, kato_ms: u32) -> Outcome
         FeatureId::POWER_MANAGEMENT | FeatureId::WRITE_ATOMICITY => kept(features, fid, 0),
         FeatureId::TEMPERATURE_THRESHOLD => {
             let asked = TemperatureThreshold(sqe.cdw11.get());
-            // Of sensors there are none.
+            // Sensors are the drives' own, and have no thresholds here.
             if asked.tmpsel() != 0 || asked.thsel() > 1 {
                 return Err(Refusal::field(AT_VALUE + 2));
             }
@@ -303,7 +303,7 @@ fn change(admin: &mut Admin, sqe: &Sqe, host_data: Option<&[u8]>) -> Outcome {
 
 /// Bits of Arbitration that are not reserved.
 const ARBITRATION_BITS: u32 = 0xFFFF_FF07;
-/// SMART critical warnings that a host may want to hear of. None ever comes.
+/// SMART critical warnings that a host may want to hear of.
 const SMART_WARNINGS: u32 = 0x3F;
 
 /// What Asynchronous Event Configuration may ask for.

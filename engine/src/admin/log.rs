@@ -15,8 +15,9 @@ use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
 use super::identify::ANA_GROUP;
-use super::{Admin, Answer, IO_COMMANDS, Outcome, commands, discovery, feature};
+use super::{Admin, Answer, IO_COMMANDS, Outcome, commands, discovery, event, feature};
 use crate::controller::{Controller, Event, Kind};
+use crate::health;
 use crate::limits;
 use crate::refusal::Refusal;
 
@@ -121,6 +122,7 @@ fn was_read(controller: &mut Controller, lid: LogId, to_the_end: bool) {
             }
         }
         LogId::DISCOVERY => controller.events.discovery = Event::Idle,
+        LogId::SMART => controller.events.health.masked = false,
         _ => {}
     }
 }
@@ -150,23 +152,31 @@ fn errors(controller: &Controller) -> Vec<u8> {
     page
 }
 
-/// SMART / Health Information. There is no sensor: 0 K stands for "no temperature".
+/// SMART / Health Information: how the drives are, and what this host did. Without a drive that has such a log there is no
+/// sensor, and 0 K stands for "no temperature".
 fn smart(admin: &Admin) -> SmartLog {
     let who = &admin.controller.who;
     let usage = who.usage();
-    let mut page = SmartLog {
+    let subsystem = admin.subsystem().ok();
+    let drives = subsystem.and_then(health::together);
+    let hours = admin.now.since(admin.facts.started) / (3600 * 1_000_000_000);
+    let known = drives.unwrap_or(SmartLog {
         avsp: 100,
+        poh: u128::from(hours).into(),
+        ..SmartLog::default()
+    });
+    let mut page = SmartLog {
+        critical_warning: subsystem.map_or(0, |all| event::warnings(admin.controller, all)),
         dur: u128::from(usage.blocks_512_read.div_ceil(1000)).into(),
         duw: u128::from(usage.blocks_512_written.div_ceil(1000)).into(),
         hrc: u128::from(usage.reads).into(),
         hwc: u128::from(usage.writes).into(),
-        ..SmartLog::default()
+        ..known
     };
-    let hours = admin.now.since(admin.facts.started) / (3600 * 1_000_000_000);
-    page.poh = u128::from(hours).into();
     // A poisoned lock would mean that a core panicked, which ends the process.
     let errors = who.errors.lock().expect("no panic while it is held");
-    page.mdie = u128::from(errors.media).into();
+    // A drive counts what this host met, too, and other drives count nothing.
+    page.mdie = u128::from(errors.media).max(page.mdie.get()).into();
     page.nele = u128::from(errors.count).into();
     page
 }

@@ -22,7 +22,7 @@ use crate::port::Tick;
 use crate::refusal::Refusal;
 use crate::table::{Subsystem, Table, Transport};
 
-pub use event::{next_event, on_table};
+pub use event::{next_event, on_health, on_table};
 pub use identify::RETRY_DELAYS_100_MS;
 
 /// What is true of the node, whichever controller is asked.

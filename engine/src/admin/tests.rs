@@ -217,6 +217,7 @@ fn namespace(number: u8, block_len: u32, blocks: u64, file: bool) -> Namespace {
         deallocates: !file,
         max_transfer: 1 << 20,
         max_bufs: 256,
+        health: None,
     };
     Namespace {
         drive: DriveId(number.into()),

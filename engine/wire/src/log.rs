@@ -400,6 +400,30 @@ impl SmartLog {
     pub const WARNING_PMR: u8 = 1 << 5;
 }
 
+/// Critical Warning bits, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warnings(pub u8);
+
+impl core::fmt::Display for Warnings {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        const NAMES: [&str; 6] = [
+            "little spare is left",
+            "its temperature is beyond a threshold",
+            "its reliability is degraded",
+            "its media is read-only",
+            "its volatile memory is not backed up",
+            "its persistent memory region is unreliable",
+        ];
+        write!(f, "critical warning {:#04x}", self.0)?;
+        let set = |bit: &usize| self.0 & 1 << bit != 0;
+        for (count, bit) in (0..NAMES.len()).filter(set).enumerate() {
+            let before = if count == 0 { ": " } else { ", " };
+            write!(f, "{before}{}", NAMES[bit])?;
+        }
+        Ok(())
+    }
+}
+
 /// Firmware Slot Information, LID 03h (Base 5.1.12.1.4).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

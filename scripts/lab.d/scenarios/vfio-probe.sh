@@ -1,14 +1,15 @@
 # the probe drives a drive without a fabric, proves its contents, and tells what the fabric adds; not what is in use
-#: machine=vfio cpus=2 timeout=240
+#: machine=vfio cpus=2 smoke timeout=240
 . /lab/vfio.sh
 to_vfio "${DRIVES[@]}"
-ferroce probe "nvme:${DRIVES[0]}" --time 1s --depth 1
-ferroce probe "nvme:${DRIVES[0]}" --time 1s --depth 32 --queues 2 --block-size 16KiB
+# Not where reads of these drives fail: 64 MiB from the start.
+ferroce probe "nvme:${DRIVES[0]}" --time 1s --size 32MiB --depth 1
+ferroce probe "nvme:${DRIVES[0]}" --time 1s --size 32MiB --depth 32 --queues 2 --block-size 16KiB
 ferroce probe "nvme:${DRIVES[0]}" --time 1s --size 16MiB --verify --destroy-data
 refused 'overwrites the namespace' ferroce probe "nvme:${DRIVES[0]}" --write 50
 serve --device "nvme:${DRIVES[1]}"
 refused 'another process uses' ferroce probe "nvme:${DRIVES[1]}"
-ferroce probe tcp://127.0.0.1:4420 --against "nvme:${DRIVES[0]}" --time 1s --depth 1 --rounds 6 | tee /tmp/against
+ferroce probe tcp://127.0.0.1:4420 --against "nvme:${DRIVES[0]}" --time 1s --size 32MiB --depth 1 --rounds 6 | tee /tmp/against
 grep 'added latency of a read: .* us at p50, .* us at p99, .* us at p99.9' /tmp/against
 stop
 

@@ -179,6 +179,30 @@ pub struct NamespaceView {
     pub read_only: bool,
     /// Its identity.
     pub uuid: String,
+    /// How its drive is, if that tells.
+    #[serde(default)]
+    pub health: Option<HealthView>,
+}
+
+/// What a drive says in its SMART / Health log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HealthView {
+    /// Critical Warning, as bits; 0 is none.
+    pub critical_warning: u8,
+    /// Temperature; 0 is unknown.
+    pub kelvin: u16,
+    /// Available spare, in percent.
+    pub spare_percent: u8,
+    /// Below this spare it warns, in percent.
+    pub spare_threshold_percent: u8,
+    /// Endurance used, in percent; may exceed 100.
+    pub used_percent: u8,
+    /// Media and data integrity errors.
+    pub media_errors: u64,
+    /// Unexpected power losses.
+    pub unsafe_shutdowns: u64,
+    /// Hours powered on.
+    pub power_on_hours: u64,
 }
 
 /// An association of a host.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ferroce_engine::core::{Core, Work};
-use ferroce_engine::port::Tick;
+use ferroce_engine::port::{Backend as _, Tick};
 
 use crate::config::Spin;
 use crate::node::CoreFacts;
@@ -105,6 +105,7 @@ impl Thread {
                 .core
                 .turn(now, self.clock.wall_ms(now), || self.clock.now());
             if work.stopped {
+                self.serve_guests();
                 return;
             }
             if now >= count_next {
@@ -128,6 +129,21 @@ impl Thread {
                 accounted = accounted.plus_ns(self.sleep());
                 last_busy = self.clock.now();
             }
+        }
+    }
+
+    /// Nothing of this core is left. Other cores may still need a drive's queue that it has, and then it stays.
+    fn serve_guests(&mut self) {
+        let mut needed = true;
+        while needed {
+            needed = false;
+            for drive in self.core.drives.iter_mut() {
+                // Of its own there is nothing any more.
+                let _ = drive.poll();
+                drive.ring_doorbell();
+                needed |= drive.is_needed();
+            }
+            std::thread::yield_now();
         }
     }
 

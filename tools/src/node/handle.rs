@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use ferroce_buf::Region;
 use ferroce_engine::control::Change;
+use ferroce_engine::health::Health;
 use ferroce_engine::limits;
 use ferroce_engine::mail::Post;
 use ferroce_engine::phases::Slow;
@@ -35,7 +36,8 @@ use super::wanted::Wanted;
 use crate::boot;
 use crate::config::{Memory, Namespace, check_nsid};
 use crate::ctl::protocol::{
-    CoreView, Host, NamespaceView, Node, Order, Request, Response, SlowIo, SubsystemView,
+    CoreView, HealthView, Host, NamespaceView, Node, Order, Request, Response, SlowIo,
+    SubsystemView,
 };
 use crate::fail::{Context, Fail, Result, fail};
 use crate::persist::{self, persist};
@@ -569,6 +571,14 @@ impl Handle {
         errors
     }
 
+    /// How the drives are that tell, by what the operator called them.
+    pub fn health(&self) -> Vec<(String, HealthView)> {
+        let drives = lock(&self.drives);
+        let told = drives.values().map(Drive::info);
+        told.filter_map(|info| Some((info.label, health_view(info.health.as_deref()?)?)))
+            .collect()
+    }
+
     /// Bytes that were copied, by why.
     pub fn copied(&self) -> [(&'static str, u64); 3] {
         let sum = |get: fn(&CoreFacts) -> u64| self.cores.iter().map(|core| get(core)).sum();
@@ -776,6 +786,21 @@ fn namespace<'a>(table: &'a Table, nqn: &str, nsid: u32) -> Result<&'a table::Na
     })
 }
 
+fn health_view(health: &Health) -> Option<HealthView> {
+    let smart = health.smart()?;
+    let count = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    Some(HealthView {
+        critical_warning: smart.critical_warning,
+        kelvin: smart.ctemp.get(),
+        spare_percent: smart.avsp,
+        spare_threshold_percent: smart.avspt,
+        used_percent: smart.pused,
+        media_errors: count(smart.mdie.get()),
+        unsafe_shutdowns: count(smart.upl.get()),
+        power_on_hours: count(smart.poh.get()),
+    })
+}
+
 fn subsystem_view(subsystem: &table::Subsystem) -> SubsystemView {
     let namespace = |(nsid, namespace): (&u32, &table::Namespace)| NamespaceView {
         nsid: *nsid,
@@ -784,6 +809,7 @@ fn subsystem_view(subsystem: &table::Subsystem) -> SubsystemView {
         block: namespace.info.block_len,
         read_only: namespace.read_only,
         uuid: Uuid::from_bytes(namespace.info.uuid).to_string(),
+        health: namespace.info.health.as_deref().and_then(health_view),
     };
     SubsystemView {
         nqn: subsystem.nqn.clone(),

@@ -1,7 +1,7 @@
 //! A namespace of a controller, as a drive of the node: what it is, whether it can be served, and what must not change
 //! about it while it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ferroce_buf::Region;
 use ferroce_engine::port::DriveInfo;
@@ -13,11 +13,12 @@ use ferroce_wire::identify::{
 use ferroce_wire::prop::{Cap, PropertyOffset, Vs};
 use uuid::Uuid;
 
-use super::{Controller, Keeper, Trouble};
+use super::{Controller, Keeper, Trouble, lock};
 use crate::DriveError;
 use crate::dma::BufMap;
 use crate::nvme::admin::AdminError;
-use crate::nvme::queue::{Abilities, MAX_TRANSFER, NvmeQueue};
+use crate::nvme::guest::{Guest, NvmeQueue};
+use crate::nvme::queue::{Abilities, End, MAX_TRANSFER, OwnQueue};
 
 /// Keeps our names apart from other uses of UUID version 5.
 const NAMES: Uuid = Uuid::from_u128(0x8d1b_2a57_6f34_4c0e_b7a9_15d2_90ce_34f6);
@@ -40,6 +41,8 @@ pub struct NvmeDrive {
     controller: Arc<Controller>,
     info: DriveInfo,
     abilities: Abilities,
+    /// The queues of cores that have one.
+    ends: Mutex<Vec<Arc<End>>>,
     /// The keeper looks at it after a reset, for as long as the drive is served.
     _shape: Arc<Shape>,
 }
@@ -97,6 +100,7 @@ impl NvmeDrive {
             controller,
             info,
             abilities,
+            ends: Mutex::default(),
             _shape: shape,
         })
     }
@@ -111,19 +115,35 @@ impl NvmeDrive {
         &self.controller
     }
 
-    /// One core's part. The Bufs of requests lie in `regions`.
+    /// One core's part. The Bufs of requests lie in `regions`, the same for all cores. If the drive has no queue left, the
+    /// core gets its part of one that another core has at this namespace.
     ///
     /// # Errors
-    /// If the drive has no queue left, or memory cannot be mapped for it.
+    /// If there is no such core either, or memory cannot be mapped for the drive.
     pub fn queue(&self, regions: &[Arc<Region>]) -> Result<NvmeQueue, DriveError> {
         let label = &self.info.label;
         let mut keeper = self.controller.keeper();
         let bufs = BufMap::map(&keeper.iommu, regions)
             .map_err(|cause| DriveError::system(label, "mapping the data buffers for it", cause))?;
-        let (end, bar) = keeper
-            .open_queue()
-            .map_err(|why| DriveError::refused(label, why.to_string()))?;
-        Ok(NvmeQueue::new(
+        let mut ends = lock(&self.ends);
+        ends.retain(|end| !end.is_closed());
+        let (end, bar) = match keeper.open_queue() {
+            Ok(opened) => opened,
+            Err(Trouble::NoQueue(queues)) => {
+                // The one with the fewest guests.
+                let Some(end) = ends.iter().min_by_key(|end| end.guests()) else {
+                    let why = Trouble::NoQueue(queues).to_string();
+                    return Err(DriveError::refused(label, why));
+                };
+                let hatch = end.invite().map_err(|cause| {
+                    DriveError::system(label, "making an eventfd for a core", cause)
+                })?;
+                return Ok(NvmeQueue::Guest(Guest::new(hatch)));
+            }
+            Err(why) => return Err(DriveError::refused(label, why.to_string())),
+        };
+        ends.push(end.clone());
+        Ok(NvmeQueue::Own(Box::new(OwnQueue::new(
             keeper.word.clone(),
             end,
             bar,
@@ -131,7 +151,7 @@ impl NvmeDrive {
             bufs,
             self.abilities,
             keeper.patience,
-        ))
+        ))))
     }
 }
 
@@ -201,7 +221,8 @@ impl Keeper {
             namespace: &namespace,
             limits: &limits,
         };
-        let (info, abilities) = drive.judge(nsid, config).map_err(Trouble::Other)?;
+        let (mut info, abilities) = drive.judge(nsid, config).map_err(Trouble::Other)?;
+        info.health = Some(self.health.clone());
         Ok((info, abilities, shape))
     }
 }
@@ -309,6 +330,7 @@ impl Facts<'_> {
             deallocates: abilities.deallocate.is_some(),
             max_transfer,
             max_bufs: 1,
+            health: None,
         };
         Ok((info, abilities))
     }

@@ -1,13 +1,16 @@
 //! Asynchronous events: asked for, told once, told again after the log was read.
 
+use std::sync::Arc;
+
 use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId};
-use ferroce_wire::log::LogId;
+use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
 use super::{World, listener, namespace, only, subsystem};
-use crate::admin::Answer;
+use crate::admin::{Answer, on_health, on_table};
 use crate::controller::Kind;
+use crate::health::Health;
 use crate::limits;
 use crate::refusal::Refusal;
 
@@ -174,4 +177,74 @@ fn a_reset_forgets_events() {
     let mut world = World::not_ready(Kind::Io);
     add_namespace(&mut world, 2);
     assert!(world.controller.changed_namespaces.is_empty());
+}
+
+/// What a drive of the subsystem feels, and what the host is told of it.
+fn feel(world: &mut World, health: &Health, critical_warning: u8) -> Option<(u32, u32)> {
+    health.say(&SmartLog {
+        critical_warning,
+        ..SmartLog::default()
+    });
+    on_health(&mut world.controller, &world.table);
+    world.event()
+}
+
+fn with_health(world: &mut World) -> Arc<Health> {
+    let health: Arc<Health> = Arc::default();
+    world.change(|table| {
+        for namespace in subsystem(table).namespaces.values_mut() {
+            Arc::make_mut(&mut namespace.info).health = Some(health.clone());
+        }
+    });
+    health
+}
+
+#[test]
+fn critical_warnings_are_told_as_asked_for() {
+    let (spare, hot) = (SmartLog::WARNING_SPARE, SmartLog::WARNING_TEMPERATURE);
+    let read_only = SmartLog::WARNING_READ_ONLY;
+    let told = |info: u32| 0x0002_0001 | info << 8;
+    let mut world = World::new(Kind::Io);
+    let health = with_health(&mut world);
+    for slot in 10..14 {
+        world.request_event(slot);
+    }
+    assert_eq!(feel(&mut world, &health, hot), None, "nobody asked");
+    turn_on(&mut world, u32::from(spare | read_only));
+    assert_eq!(world.event(), None, "only of others");
+    turn_on(&mut world, u32::from(spare | hot | read_only));
+    assert_eq!(world.event(), Some((10, told(1))), "it is still so");
+    // No more of this type before the log is read; then what came meanwhile, one by one.
+    let all = spare | hot | read_only;
+    assert_eq!(feel(&mut world, &health, all), None);
+    let read = |world: &mut World, rae: u32| {
+        let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, 512);
+        sqe.cdw10 = (sqe.cdw10.get() | rae).into();
+        world.data(sqe);
+        world.event()
+    };
+    assert_eq!(read(&mut world, Sqe::CDW10_RAE), None);
+    assert_eq!(read(&mut world, 0), Some((11, told(2))));
+    assert_eq!(read(&mut world, 0), Some((12, told(0))));
+    assert_eq!(read(&mut world, 0), None, "all was told");
+    assert_eq!(feel(&mut world, &health, all), None, "and is as it was");
+    // What goes and comes again is new.
+    assert_eq!(feel(&mut world, &health, 0), None);
+    assert_eq!(feel(&mut world, &health, hot), Some((13, told(1))));
+    assert_eq!(read(&mut world, 0), None);
+    assert_eq!(feel(&mut world, &health, spare), None, "no request waits");
+    world.request_event(14);
+    assert_eq!(world.event(), Some((14, told(2))));
+}
+
+#[test]
+fn a_namespace_is_none_other_for_how_its_drive_feels() {
+    let mut world = World::new(Kind::Io);
+    let health = with_health(&mut world);
+    turn_on(&mut world, NAMESPACES);
+    world.request_event(10);
+    let before = world.table.clone();
+    health.fail();
+    on_table(&mut world.controller, &before, &world.table);
+    assert_eq!(world.event(), None);
 }

@@ -1,6 +1,9 @@
 //! Get Log Page.
 
+use std::sync::Arc;
+
 use ferroce_wire::Wire;
+use ferroce_wire::feature::{FeatureId, TemperatureThreshold};
 use ferroce_wire::identify::NamespaceList;
 use ferroce_wire::log::{
     AnaGroups, AnaState, CommandsSupportedAndEffects, ErrorInfoEntry, FirmwareSlotLog, LogId,
@@ -13,6 +16,7 @@ use ferroce_wire::status::Status;
 use super::{World, at, namespace, subsystem};
 use crate::admin::Answer;
 use crate::controller::Kind;
+use crate::health::Health;
 use crate::limits;
 use crate::port::Tick;
 use crate::refusal::Refusal;
@@ -187,6 +191,116 @@ fn smart_counts_what_was_done() {
         (smart.critical_warning, smart.avsp, smart.pused),
         (0, 100, 0)
     );
+}
+
+/// Drives that say this are behind namespaces 1 and up, and each has another namespace, too.
+fn with_drives(world: &mut World, said: &[SmartLog]) -> Vec<Arc<Health>> {
+    let drives: Vec<Arc<Health>> = said.iter().map(|_| Arc::default()).collect();
+    world.change(|table| {
+        let namespaces = &mut subsystem(table).namespaces;
+        namespaces.clear();
+        for (nsid, health) in (1..).zip(drives.iter().chain(&drives)) {
+            let mut namespace = namespace(nsid as u8, 512, 8, false);
+            Arc::make_mut(&mut namespace.info).health = Some(health.clone());
+            namespaces.insert(nsid, namespace);
+        }
+        // Memory says nothing of the kind.
+        namespaces.insert(100, namespace(100, 512, 8, false));
+    });
+    for (health, smart) in drives.iter().zip(said) {
+        health.say(smart);
+    }
+    drives
+}
+
+#[test]
+fn smart_is_what_the_drives_say_together() {
+    let mut world = World::new(Kind::Io);
+    let cold = SmartLog {
+        critical_warning: SmartLog::WARNING_READ_ONLY,
+        ctemp: 300.into(),
+        avsp: 90,
+        avspt: 10,
+        pused: 3,
+        pwrc: 7.into(),
+        poh: 50.into(),
+        upl: 2.into(),
+        mdie: 5.into(),
+        hrc: 1_000.into(),
+        ..SmartLog::default()
+    };
+    let hot = SmartLog {
+        critical_warning: SmartLog::WARNING_TEMPERATURE,
+        ctemp: 350.into(),
+        avsp: 95,
+        avspt: 80,
+        pused: 1,
+        pwrc: 4.into(),
+        poh: 60.into(),
+        upl: 3.into(),
+        mdie: 6.into(),
+        duw: 9.into(),
+        nele: 11.into(),
+        ..SmartLog::default()
+    };
+    let drives = with_drives(&mut world, &[cold, hot]);
+    world.controller.who.count_read(0, 4096);
+    let smart: SmartLog = world.structure(sqe(LogId::SMART, 512));
+    let both = SmartLog::WARNING_READ_ONLY | SmartLog::WARNING_TEMPERATURE;
+    assert_eq!(
+        (smart.critical_warning, smart.ctemp.get(), smart.pused),
+        (both, 350, 3)
+    );
+    // The hot one is nearer to having too little.
+    assert_eq!((smart.avsp, smart.avspt), (95, 80));
+    assert_eq!((smart.pwrc.get(), smart.poh.get()), (7, 60));
+    // Each drive counts once, though it has two namespaces.
+    assert_eq!((smart.upl.get(), smart.mdie.get()), (5, 11));
+    // What this host did is what this host did, and so are its errors.
+    assert_eq!((smart.hrc.get(), smart.dur.get()), (1, 1));
+    assert_eq!((smart.duw.get(), smart.nele.get()), (0, 0));
+    // One that was given up is not reliable, whatever it said.
+    drives[0].fail();
+    let smart: SmartLog = world.structure(sqe(LogId::SMART, 512));
+    assert_eq!(smart.critical_warning, both | SmartLog::WARNING_DEGRADED);
+}
+
+#[test]
+fn a_drive_that_says_nothing_leaves_smart_as_it_is() {
+    let mut world = World::new(Kind::Io);
+    let before: SmartLog = world.structure(sqe(LogId::SMART, 512));
+    let drives = with_drives(&mut world, &[]);
+    assert!(drives.is_empty());
+    world.change(|table| {
+        let namespace = subsystem(table).namespaces.get_mut(&100).expect("there");
+        Arc::make_mut(&mut namespace.info).health = Some(Arc::default());
+    });
+    let after: SmartLog = world.structure(sqe(LogId::SMART, 512));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_host_sets_what_is_too_hot() {
+    let mut world = World::new(Kind::Io);
+    let warm = SmartLog {
+        ctemp: 320.into(),
+        ..SmartLog::default()
+    };
+    with_drives(&mut world, &[warm]);
+    let mut warning = |over: bool, kelvin: u16| {
+        let threshold = TemperatureThreshold(0)
+            .with_tmpth(kelvin)
+            .with_thsel(u8::from(!over));
+        let fid = FeatureId::TEMPERATURE_THRESHOLD;
+        world.done(Sqe::set_features(fid, 0, threshold.0));
+        let smart: SmartLog = world.structure(sqe(LogId::SMART, 512));
+        smart.critical_warning
+    };
+    assert_eq!(warning(true, 321), 0);
+    assert_eq!(warning(true, 320), SmartLog::WARNING_TEMPERATURE);
+    assert_eq!(warning(true, 330), 0);
+    assert_eq!(warning(false, 319), 0);
+    assert_eq!(warning(false, 320), SmartLog::WARNING_TEMPERATURE);
 }
 
 #[test]

@@ -339,6 +339,7 @@ impl World {
             deallocates: true,
             max_transfer: kind.max_transfer,
             max_bufs: 64,
+            health: None,
         };
         let queues = match &self.drives[at] {
             Drive::Disk(disk) => (0..cores)

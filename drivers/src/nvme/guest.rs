@@ -1,0 +1,282 @@
+//! Guests: cores without a queue of their own at a drive, since it has fewer queues than there are cores. Such a core hands
+//! its requests to one that has a queue at the same namespace, and gets the answers back; their Bufs stay where they are.
+//!
+//! A [`Hatch`] is what the two share: two bounded queues, and for each side a note that it sleeps and a bell to wake it. Who
+//! goes to sleep leaves the note first and looks once more, and who puts something in looks for the note afterwards, so
+//! that one of them always sees the other. A note is good for one ring.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_queue::ArrayQueue;
+use ferroce_engine::port::{Backend, Done, Io};
+
+use super::queue::OwnQueue;
+use crate::vfio::EventFd;
+
+/// Requests of a guest that may be under way at once.
+pub const PLACES: usize = 64;
+
+/// Between a guest and the queue that serves it.
+#[derive(Debug)]
+pub struct Hatch {
+    asked: ArrayQueue<Io>,
+    done: ArrayQueue<Done>,
+    guest: Sleeper,
+    host: Sleeper,
+    left: AtomicBool,
+}
+
+/// One side, and how it is woken. Without a bell it never sleeps for long.
+#[derive(Debug)]
+struct Sleeper {
+    asleep: AtomicBool,
+    bell: Option<EventFd>,
+}
+
+impl Sleeper {
+    fn new(bell: Option<EventFd>) -> Sleeper {
+        Sleeper {
+            asleep: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// It is about to sleep. Look once more after this.
+    fn before_sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Wakes it, if it sleeps or is about to. What it is to see was put in before.
+    #[inline]
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Some(bell) = &self.bell
+        {
+            bell.signal();
+        }
+    }
+}
+
+impl Hatch {
+    /// With nothing in it. `host` wakes the core of the queue, if something can.
+    ///
+    /// # Errors
+    /// If no more descriptors may be open.
+    pub fn new(host: Option<EventFd>) -> std::io::Result<Hatch> {
+        Ok(Hatch {
+            asked: ArrayQueue::new(PLACES),
+            done: ArrayQueue::new(PLACES),
+            guest: Sleeper::new(Some(EventFd::new()?)),
+            host: Sleeper::new(host),
+            left: AtomicBool::new(false),
+        })
+    }
+
+    /// The next request.
+    #[inline]
+    pub fn take(&self) -> Option<Io> {
+        self.asked.pop()
+    }
+
+    /// True if a request waits.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Answers a request.
+    #[inline]
+    pub fn answer(&self, done: Done) {
+        let placed = self.done.push(done);
+        assert!(placed.is_ok(), "there is a place for each request");
+        self.guest.wake();
+    }
+
+    /// The queue's core is about to sleep. Look for requests once more after this.
+    pub fn before_host_sleeps(&self) {
+        self.host.before_sleep();
+    }
+
+    /// The guest will ask for nothing any more.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+}
+
+/// A core that is served by the queue of another.
+#[derive(Debug)]
+pub struct Guest {
+    hatch: Arc<Hatch>,
+    in_flight: usize,
+    /// Requests were put in, and nobody was woken for them.
+    untold: bool,
+}
+
+impl Guest {
+    /// At this hatch, which no other guest has.
+    pub fn new(hatch: Arc<Hatch>) -> Guest {
+        Guest {
+            hatch,
+            in_flight: 0,
+            untold: false,
+        }
+    }
+
+    fn bell(&self) -> &EventFd {
+        self.hatch.guest.bell.as_ref().expect("a guest has one")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.hatch.left.store(true, Ordering::Release);
+    }
+}
+
+impl Backend for Guest {
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        if self.in_flight == PLACES {
+            return Err(io);
+        }
+        self.hatch.asked.push(io)?;
+        self.in_flight += 1;
+        self.untold = true;
+        Ok(())
+    }
+
+    fn ring_doorbell(&mut self) {
+        if std::mem::take(&mut self.untold) {
+            self.hatch.host.wake();
+        }
+    }
+
+    fn poll(&mut self) -> Option<Done> {
+        let done = self.hatch.done.pop()?;
+        self.in_flight -= 1;
+        Some(done)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn has_work(&self) -> bool {
+        self.untold || !self.hatch.done.is_empty()
+    }
+}
+
+/// A core's way to a namespace of a drive.
+#[derive(Debug)]
+pub enum NvmeQueue {
+    /// A queue of its own.
+    Own(Box<OwnQueue>),
+    /// That of another core.
+    Guest(Guest),
+}
+
+impl NvmeQueue {
+    /// Its core is about to sleep: from now on it is woken. Look for completions once more after this.
+    pub fn before_sleep(&mut self) {
+        match self {
+            NvmeQueue::Own(queue) => queue.before_sleep(),
+            NvmeQueue::Guest(guest) => {
+                // In this order: a ring that answers the note must not be taken for an old one.
+                guest.bell().drain();
+                guest.hatch.guest.before_sleep();
+            }
+        }
+    }
+
+    /// What becomes readable when there may be something to poll; None if nothing interrupts.
+    pub fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            NvmeQueue::Own(queue) => queue.wake_fd(),
+            NvmeQueue::Guest(guest) => Some(guest.bell().as_fd()),
+        }
+    }
+
+    /// True while the core of a guest may still ask for something: polling may not end.
+    pub fn is_needed(&self) -> bool {
+        match self {
+            NvmeQueue::Own(queue) => queue.is_needed(),
+            NvmeQueue::Guest(_) => false,
+        }
+    }
+
+    /// True if the queue is another core's.
+    pub fn is_guest(&self) -> bool {
+        matches!(self, NvmeQueue::Guest(_))
+    }
+}
+
+macro_rules! either {
+    ($self:ident, $queue:ident => $call:expr) => {
+        match $self {
+            NvmeQueue::Own($queue) => $call,
+            NvmeQueue::Guest($queue) => $call,
+        }
+    };
+}
+
+impl Backend for NvmeQueue {
+    #[inline]
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        either!(self, queue => queue.submit(io))
+    }
+
+    #[inline]
+    fn ring_doorbell(&mut self) {
+        either!(self, queue => queue.ring_doorbell());
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Option<Done> {
+        either!(self, queue => queue.poll())
+    }
+
+    fn in_flight(&self) -> usize {
+        either!(self, queue => queue.in_flight())
+    }
+
+    fn has_work(&self) -> bool {
+        either!(self, queue => queue.has_work())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferroce_buf::BufList;
+    use ferroce_engine::port::{Op, Tag};
+
+    use super::*;
+
+    #[test]
+    fn a_note_is_good_for_one_ring() {
+        let bell = EventFd::new().expect("a descriptor");
+        let hatch = Arc::new(Hatch::new(Some(bell.clone())).expect("a descriptor"));
+        let mut guest = Guest::new(hatch.clone());
+        let mut ask = || {
+            let tag = Tag {
+                slot: 0,
+                generation: 0,
+            };
+            let (op, bufs) = (Op::Flush, BufList::new());
+            assert!(guest.submit(Io { tag, op, bufs }).is_ok());
+            guest.ring_doorbell();
+            bell.drain()
+        };
+        assert!(!ask(), "nobody sleeps");
+        hatch.before_host_sleeps();
+        assert!(ask());
+        assert!(!ask(), "it was woken already");
+        assert_eq!(std::iter::from_fn(|| hatch.take()).count(), 3);
+        assert!(!hatch.is_left());
+        drop(guest);
+        assert!(hatch.is_left());
+    }
+}

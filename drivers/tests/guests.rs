@@ -1,0 +1,326 @@
+//! Cores for which a drive has no queue left: the queue of another core serves them, through resets and to the end.
+
+mod played;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ferroce_buf::{BufList, Home, Pool};
+use ferroce_drivers::dma::Bus;
+use ferroce_drivers::nvme::guest::PLACES;
+use ferroce_drivers::nvme::queue::FAILED;
+use ferroce_drivers::nvme::{Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat};
+use ferroce_engine::port::{Backend, Done, Io, Op, Tag};
+use ferroce_wire::status::Status;
+use played::{Mischief, Player};
+
+const BLOCK: usize = 512;
+
+/// A drive with one queue, the core that has it, and two guests.
+struct House {
+    player: Arc<Player>,
+    guests: Vec<NvmeQueue>,
+    host: NvmeQueue,
+    drive: NvmeDrive,
+    pool: Pool,
+}
+
+fn open(player: &Arc<Player>, bus: &Arc<Bus>, patience: Patience) -> Arc<Controller> {
+    let seat = Seat::played(player.clone(), bus.clone());
+    Arc::new(Controller::start("nvme:played".into(), seat, patience).unwrap())
+}
+
+fn config(nsid: u32) -> NvmeConfig {
+    NvmeConfig {
+        label: format!("nvme:played/{nsid}"),
+        nsid: Some(nsid),
+        read_only: false,
+        uuid: None,
+    }
+}
+
+fn patient() -> Patience {
+    Patience {
+        look_ms: 2,
+        ..Patience::default()
+    }
+}
+
+impl House {
+    fn new(patience: Patience, mischief: impl FnOnce(&mut Mischief)) -> House {
+        let bus = Arc::new(Bus::default());
+        let player = Player::new(bus.clone(), &[BLOCK as u32]);
+        player.misbehave(|all| {
+            all.queues = Some(1);
+            mischief(all);
+        });
+        let drive = NvmeDrive::open(open(&player, &bus, patience), config(1)).unwrap();
+        let pool = played::pool(Home::CORE, &[(4096, 300)]);
+        let queue = || drive.queue(std::slice::from_ref(pool.region())).unwrap();
+        let host = queue();
+        let guests: Vec<NvmeQueue> = (0..2).map(|_| queue()).collect();
+        assert!(!host.is_guest() && guests.iter().all(NvmeQueue::is_guest));
+        House {
+            player,
+            guests,
+            host,
+            drive,
+            pool,
+        }
+    }
+
+    /// A request of one block of a guest.
+    fn ask(&mut self, guest: usize, number: u32, write: bool) -> Result<(), Io> {
+        let lba = u64::from(number);
+        let mut bufs = BufList::new();
+        bufs.push(self.pool.take(BLOCK).expect("enough Bufs"));
+        let op = match write {
+            true => {
+                bufs.copy_in(0, &block(number));
+                let fua = false;
+                Op::Write {
+                    lba,
+                    blocks: 1,
+                    fua,
+                }
+            }
+            false => Op::Read { lba, blocks: 1 },
+        };
+        let tag = Tag {
+            slot: number,
+            generation: 3,
+        };
+        self.guests[guest].submit(Io { tag, op, bufs })?;
+        self.guests[guest].ring_doorbell();
+        Ok(())
+    }
+
+    /// A turn of the core that has the queue.
+    fn turn(&mut self) {
+        assert!(self.host.poll().is_none(), "it asked for nothing itself");
+        self.host.ring_doorbell();
+    }
+
+    fn wait(&mut self, guest: usize) -> Done {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            self.turn();
+            if let Some(done) = self.guests[guest].poll() {
+                return done;
+            }
+            assert!(Instant::now() < deadline, "every request is answered");
+            std::thread::yield_now();
+        }
+    }
+
+    fn home(&mut self, mut bufs: BufList) {
+        while let Some(buf) = bufs.pop() {
+            self.pool.put(buf);
+        }
+    }
+
+    /// So many answers, each with this status.
+    fn collect(&mut self, guest: usize, count: usize, status: Status) {
+        for _ in 0..count {
+            let done = self.wait(guest);
+            assert_eq!(done.status, status);
+            self.home(done.bufs);
+        }
+        assert_eq!(self.guests[guest].in_flight(), 0);
+    }
+
+    fn end(self) {
+        assert_eq!(self.pool.out(), 0, "every Buf is home");
+        assert_eq!(self.player.seen().faults, 0);
+        assert_eq!(self.host.in_flight(), 0);
+        assert!(self.host.is_needed());
+        drop(self.guests);
+        assert!(!self.host.is_needed());
+        let failed = self.drive.controller().has_failed();
+        drop((self.host, self.drive));
+        assert_eq!(self.player.seen().shutdowns, u32::from(!failed));
+    }
+}
+
+fn block(number: u32) -> Vec<u8> {
+    let mut data = vec![0; BLOCK];
+    fastrand::Rng::with_seed(number.into()).fill(&mut data);
+    data
+}
+
+#[test]
+fn each_gets_its_own_answers() {
+    let mut house = House::new(patient(), |_| {});
+    for write in [true, false] {
+        for number in 0..40 {
+            house.ask(number as usize % 2, number, write).unwrap();
+        }
+        for number in 0..40 {
+            let done = house.wait(number as usize % 2);
+            assert_eq!(done.status, Status::SUCCESS);
+            assert_eq!(done.tag.slot % 2, number % 2, "nobody else's");
+            if !write {
+                let mut data = vec![0; BLOCK];
+                done.bufs.copy_out(0, &mut data);
+                assert_eq!(data, block(done.tag.slot));
+            }
+            house.home(done.bufs);
+        }
+    }
+    assert_eq!(house.player.seen().completion_queues, 1);
+    house.end();
+}
+
+#[test]
+fn a_guest_has_so_many_places_and_leaves_half_to_the_core() {
+    let mut house = House::new(patient(), |mischief| mischief.hold = true);
+    for guest in 0..2 {
+        for number in 0..PLACES as u32 {
+            house.ask(guest, number, true).unwrap();
+        }
+        let io = house.ask(guest, 99, true).expect_err("there is no place");
+        house.home(io.bufs);
+    }
+    house.turn();
+    // 255 commands fit, and half of them are 127.
+    assert_eq!(house.host.in_flight(), 127);
+    assert_eq!(house.player.held(), 127);
+    house.player.release_backwards();
+    house.collect(0, PLACES, Status::SUCCESS);
+    house.collect(1, PLACES, Status::SUCCESS);
+    house.end();
+}
+
+#[test]
+fn what_guests_asked_for_outlives_a_reset() {
+    let patience = Patience {
+        command_ms: 50,
+        abort_ms: 50,
+        ..patient()
+    };
+    let mut house = House::new(patience, |mischief| mischief.swallow = true);
+    for number in 0..20 {
+        house.ask(0, number, true).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while house.player.seen().disabled == 0 {
+        house.turn();
+        assert!(Instant::now() < deadline, "it is reset");
+    }
+    house.player.misbehave(|mischief| mischief.swallow = false);
+    house.collect(0, 20, Status::SUCCESS);
+    house.end();
+}
+
+#[test]
+fn guests_of_a_drive_that_is_gone_are_told() {
+    let mut house = House::new(patient(), |mischief| mischief.swallow = true);
+    for number in 0..20 {
+        house.ask(0, number, true).unwrap();
+    }
+    house.turn();
+    house.player.misbehave(|mischief| mischief.gone = true);
+    house.collect(0, 20, FAILED);
+    house.ask(1, 7, false).unwrap();
+    house.collect(1, 1, FAILED);
+    house.end();
+}
+
+#[test]
+fn a_guest_that_sleeps_is_woken_by_its_answer() {
+    let mut house = House::new(patient(), |_| {});
+    let fd = house.guests[0].wake_fd().expect("a bell");
+    let mut bell = File::from(fd.try_clone_to_owned().unwrap());
+    let mut rang = move || bell.read(&mut [0; 8]).is_ok();
+    house.ask(0, 1, true).unwrap();
+    house.collect(0, 1, Status::SUCCESS);
+    assert!(!rang(), "nobody slept");
+    house.ask(0, 2, true).unwrap();
+    house.guests[0].before_sleep();
+    assert!(!house.guests[0].has_work());
+    house.turn();
+    house.turn();
+    assert!(rang() && house.guests[0].has_work());
+    house.collect(0, 1, Status::SUCCESS);
+    house.end();
+}
+
+#[test]
+fn in_threads_of_their_own_nothing_is_lost() {
+    let House {
+        player,
+        mut guests,
+        mut host,
+        drive,
+        mut pool,
+    } = House::new(patient(), |_| {});
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = over.clone();
+    let core = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            assert!(host.poll().is_none());
+            host.ring_doorbell();
+            std::thread::yield_now();
+        }
+        host
+    });
+    let guest = &mut guests[0];
+    let (mut asked, mut answered) = (0, 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while answered < 2_000 {
+        assert!(Instant::now() < deadline, "every request is answered");
+        while asked < 2_000 && guest.in_flight() < 16 {
+            let mut bufs = BufList::new();
+            bufs.push(pool.take(BLOCK).expect("enough Bufs"));
+            let tag = Tag {
+                slot: asked,
+                generation: 0,
+            };
+            let (lba, blocks) = (u64::from(asked), 1);
+            let op = Op::Read { lba, blocks };
+            assert!(guest.submit(Io { tag, op, bufs }).is_ok());
+            asked += 1;
+        }
+        guest.ring_doorbell();
+        match guest.poll() {
+            Some(mut done) => {
+                assert_eq!(done.status, Status::SUCCESS);
+                pool.put(done.bufs.pop().expect("its Buf"));
+                answered += 1;
+            }
+            None => std::thread::yield_now(),
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let host = core.join().expect("no panic");
+    let house = House {
+        player,
+        guests,
+        host,
+        drive,
+        pool,
+    };
+    house.end();
+}
+
+#[test]
+fn a_namespace_whose_cores_have_no_queue_at_all_is_refused() {
+    let bus = Arc::new(Bus::default());
+    let player = Player::new(bus.clone(), &[512, 4096]);
+    player.misbehave(|mischief| mischief.queues = Some(1));
+    let controller = open(&player, &bus, patient());
+    let first = NvmeDrive::open(controller.clone(), config(1)).unwrap();
+    let second = NvmeDrive::open(controller, config(2)).unwrap();
+    let queue = first.queue(&[]).unwrap();
+    let why = second.queue(&[]).expect_err("no queue is left").to_string();
+    assert!(
+        why.contains("1 queue") && why.contains("fewer cores"),
+        "{why}"
+    );
+    // What was closed is free again.
+    drop(queue);
+    assert!(!second.queue(&[]).unwrap().is_guest());
+}

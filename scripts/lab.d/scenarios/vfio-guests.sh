@@ -1,0 +1,34 @@
+# a drive with one queue serves two cores, busy and asleep: fio verify through both, and the kernel finds what was written
+#: machine=vfio cpus=2 timeout=300
+. /lab/vfio.sh
+there() { [ -e "/sys/bus/pci/devices/${DRIVES[1]}" ]; }
+gone() { ! there; }
+qemu device_del nvme1
+until_true 60 gone
+# QEMU is done with the old one a moment later than the kernel, and refuses till then; it refuses a second one, too.
+plug() { qemu device_add nvme,id=nvme1,serial=LAB1,drive=disk1,bus=slot1,max_ioqpairs=1,msix_qsize=2; }
+for i in 1 2 3 4 5; do there || { plug; sleep 3; }; done
+until_true 60 there
+to_vfio "${DRIVES[1]}"
+serve --cores 0,1 --device "nvme:${DRIVES[1]}" "${METRICS[@]}"
+connect --nr-io-queues=2
+disk=$(disk 1)
+verify "$disk" 2 io_uring 4k '1 16'
+verify "$disk" 8 io_uring 64k 16
+# One read at a time, with pauses in which all cores fall asleep, from either CPU: each goes by another queue of the host.
+for cpu in 0 1; do
+    run_fio --name="cpu$cpu" --filename="$disk" --ioengine=psync --rw=randread --bs=4k --size=8m --thinktime=20ms \
+        --number_ios=50 --cpus_allowed=$cpu
+done
+for core in 0 1; do expect "reads of core $core" "$(metric core_reads_total "core=\"$core\"")" -gt 40; done
+start_load "$disk"
+sleep 2
+stop_load
+random_file /tmp/data 4
+dd if=/tmp/data of="$disk" bs=1M seek=48 oflag=direct conv=notrunc,fsync status=none
+disconnect
+stop
+to_kernel "${DRIVES[1]}"
+until_true 20 eval "dmesg | grep '1/0/0 default/read/poll queues'"
+cmp /tmp/data <(dd if="$(own_disk "${DRIVES[1]}")" bs=1M skip=48 count=4 iflag=direct status=none)
+say "the kernel reads what the host wrote"
