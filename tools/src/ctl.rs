@@ -173,6 +173,9 @@ fn show(node: &Node, before: &Node) -> String {
             let _ = writeln!(out, "  rdma    {}", counts.collect::<Vec<_>>().join(", "));
         }
     }
+    for (device, what, count) in &node.rdma_devices {
+        let _ = writeln!(out, "device    {device}: {what} {}", thousands(*count));
+    }
     for missing in &node.missing {
         let _ = writeln!(out, "missing   {missing}");
     }
@@ -330,6 +333,7 @@ mod tests {
     #[test]
     fn shown_for_people() {
         let node = Node {
+            rdma_devices: vec![("rxe0".into(), "port_errors".into(), 2)],
             version: "0.1.0".into(),
             pid: 7,
             uptime_s: 5,

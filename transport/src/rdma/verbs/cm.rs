@@ -9,11 +9,13 @@ use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{null_mut, read_unaligned};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use ferroce_buf::Region;
+use ferroce_wire::Wire as _;
+use ferroce_wire::rdma::{RdmaCmReject, RdmaCmStatus};
 use rdma_sys as sys;
 use sys::rdma_cm_event_type as event;
 
@@ -94,7 +96,6 @@ pub(super) struct Shared {
     jobs: Vec<mpsc::Sender<Job>>,
     wake: Inbox<()>,
     stop: AtomicBool,
-    port_errors: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -210,7 +211,6 @@ impl Verbs {
             jobs,
             wake: Inbox::new()?,
             stop: AtomicBool::new(false),
-            port_errors: AtomicU64::new(0),
         });
         let mut threads = Vec::new();
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -229,13 +229,7 @@ impl Verbs {
     /// # Errors
     /// If memory cannot be locked, with the size and how to raise the limit.
     pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
-        let mut regions = lock(&self.shared.regions);
-        regions.retain(|region| region.strong_count() > 0);
-        for device in lock(&self.shared.devices).iter() {
-            device.register(region)?;
-        }
-        regions.push(Arc::downgrade(region));
-        Ok(())
+        self.shared.register(region)
     }
 
     /// Listens. The wildcard address means every device's.
@@ -282,6 +276,18 @@ impl Verbs {
     pub fn devices(&self) -> Vec<String> {
         let devices = lock(&self.shared.devices);
         devices.iter().map(|device| device.name.clone()).collect()
+    }
+
+    /// What was counted of each device, by its name and what it is: `port_errors`, how often a port of it went down, and
+    /// `rnr_naks_sent`, how often a peer was told that there was no RECV, as far as the device counts it. Reads files, so
+    /// it is nothing for a core.
+    pub fn each_device_counter(&self, give: &mut dyn FnMut(&str, &'static str, u64)) {
+        let devices = lock(&self.shared.devices).clone();
+        for device in devices {
+            let port_errors = device.port_errors.load(Ordering::Relaxed);
+            give(&device.name, "port_errors", port_errors);
+            give(&device.name, "rnr_naks_sent", device.rnr_naks());
+        }
     }
 }
 
@@ -366,14 +372,14 @@ impl Shared {
         self.options
     }
 
-    pub(super) fn port_errors(&self) -> u64 {
-        self.port_errors.load(Ordering::Relaxed)
-    }
-
-    /// How often a peer was told that there was no RECV, as far as the devices count it.
-    pub(super) fn rnr_naks(&self) -> u64 {
-        let devices = lock(&self.devices);
-        devices.iter().map(|device| device.rnr_naks()).sum()
+    pub(super) fn register(&self, region: &Arc<Region>) -> io::Result<()> {
+        let mut regions = lock(&self.regions);
+        regions.retain(|region| region.strong_count() > 0);
+        for device in lock(&self.devices).iter() {
+            device.register(region)?;
+        }
+        regions.push(Arc::downgrade(region));
+        Ok(())
     }
 
     pub(super) fn send(&self, slot: usize, job: Job) {
@@ -437,6 +443,7 @@ impl Shared {
         if let Some(known) = devices.iter().find(|device| device.context == context) {
             return Ok(known.clone());
         }
+        // One that cannot be used gives back what it has when it is dropped here.
         let device = Arc::new(Device::open(context, self.options.host)?);
         for region in regions.iter().filter_map(std::sync::Weak::upgrade) {
             device.register(&region).map_err(|why| why.to_string())?;
@@ -646,7 +653,7 @@ impl Shared {
             }
             9 => log::info!("RDMA: a port of {} is up", device.name),
             10 => {
-                self.port_errors.fetch_add(1, Ordering::Relaxed);
+                device.port_errors.fetch_add(1, Ordering::Relaxed);
                 log::warn!(
                     "RDMA: a port of {} is down; connections wait for it",
                     device.name
@@ -686,6 +693,9 @@ impl Shared {
                 Job::Make(conn) => {
                     let made = self.make(&conn);
                     let asks = made.is_ok() && conn.private.is_some();
+                    if made.is_err() && conn.private.is_none() {
+                        conn.refuse();
+                    }
                     conn.core.inbox.push(Mail::Made(conn.qp, made));
                     // Only now, so that the core does not hear what came of it before.
                     if asks {
@@ -822,6 +832,14 @@ impl Conn {
             why,
             private: PrivateData::new(&[]),
         });
+    }
+
+    /// Tells a host that asked for a queue pair why there is none: by then its request has left the binding's hands.
+    fn refuse(&self) {
+        let reject = RdmaCmReject::new(RdmaCmStatus::NO_RESOURCES);
+        let bytes = reject.as_bytes();
+        // SAFETY: the id lives until `Destroy`, a later job of this thread; the bytes live for the call.
+        unsafe { sys::rdma_reject(self.id.0, bytes.as_ptr().cast(), bytes.len() as u8) };
     }
 
     /// The last step before the request, which follows when the route is there.

@@ -7,7 +7,7 @@ mod provider;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -47,6 +47,7 @@ const MESSAGE_LEN: u32 = 4 << 20;
 const WITH_INV: u32 = 8;
 /// The same flag as the kernel has it (IB_WC_WITH_INVALIDATE), which rxe hands through.
 const WITH_INV_SOFT: u32 = 4;
+const REGISTERED: &str = "a region is registered before its Bufs are dealt";
 
 /// The queue pairs of one core on RDMA devices.
 #[derive(Debug)]
@@ -74,32 +75,46 @@ pub struct VerbsProvider {
     counters: Counters,
 }
 
-/// Keys of the regions, by device and number of the region.
+/// Keys of the regions, for each device.
 #[derive(Debug, Default)]
-struct Keys(Vec<(Arc<Device>, Vec<Option<Key>>)>);
+struct Keys(Vec<Known>);
+
+/// Keys of a device by number of the region, as they were when so many changes had been made. Numbers come back: what was
+/// kept for longer could be the key of a region that is gone.
+#[derive(Debug)]
+struct Known {
+    device: Arc<Device>,
+    changes: u64,
+    keys: Vec<Option<Key>>,
+}
 
 impl Keys {
     /// The key of a Buf's region with this device.
     #[inline]
     fn of(&mut self, device: &Arc<Device>, buf: &Buf) -> Key {
         let region = usize::from(buf.region().0);
-        let at = self
-            .0
-            .iter()
-            .position(|(known, _)| Arc::ptr_eq(known, device));
-        if let Some(at) = at
-            && let Some(Some(key)) = self.0[at].1.get(region)
-        {
-            return *key;
+        let changes = device.changes();
+        for known in &self.0 {
+            if Arc::ptr_eq(&known.device, device) && known.changes == changes {
+                let key = known.keys.get(region).copied().flatten();
+                return key.expect(REGISTERED);
+            }
         }
-        // Registered since it was looked at last.
-        let fresh = device.keys();
-        let key = fresh.get(region).copied().flatten();
-        match at {
-            Some(at) => self.0[at].1 = fresh,
-            None => self.0.push((device.clone(), fresh)),
-        }
-        key.expect("a region is registered before its Bufs are dealt")
+        self.look_up(device, changes, region)
+    }
+
+    /// Something was registered since it was looked at last.
+    #[cold]
+    fn look_up(&mut self, device: &Arc<Device>, changes: u64, region: usize) -> Key {
+        self.0.retain(|known| !Arc::ptr_eq(&known.device, device));
+        let keys = device.keys();
+        let key = keys.get(region).copied().flatten();
+        self.0.push(Known {
+            device: device.clone(),
+            changes,
+            keys,
+        });
+        key.expect(REGISTERED)
     }
 
     #[inline]
