@@ -379,6 +379,7 @@ mod tests {
              CPUs      wake up at once: /dev/cpu_dma_latency is held at 0 us\n\
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
              1,234 waits so far\n\
+             device    rxe0: port_errors 2\n\
              missing   nvme:0000:01:00.0: it is not there\n\n\
              subsystem nqn.2024-01.a:b\n\
              \x20 serial  S   model  M\n\

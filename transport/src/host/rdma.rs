@@ -73,6 +73,11 @@ impl RdmaHost<Roce> {
 }
 
 impl<P: Provider> RdmaHost<P> {
+    /// The address it comes from.
+    pub fn local(&self) -> IpAddr {
+        self.shared.local
+    }
+
     /// These providers, all of this address.
     pub fn new(local: IpAddr, providers: Vec<P>) -> RdmaHost<P> {
         RdmaHost {

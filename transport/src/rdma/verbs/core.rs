@@ -3,6 +3,7 @@
 //! Everything that takes its time is asked of the set-up threads and comes back as mail. While a queue pair is being
 //! made, its RECVs wait here.
 
+mod keys;
 mod provider;
 
 use std::collections::VecDeque;
@@ -16,13 +17,15 @@ use ferroce_engine::port::Tick;
 use rdma_sys as sys;
 use sys::{ibv_wc_status as status, ibv_wr_opcode as opcode};
 
-use super::cm::{Conn, Job, Mail, Shared, VerbsIncoming};
-use super::device::{Device, Key};
+use super::cm::{Job, Mail, Shared, VerbsIncoming};
+use super::conn::Conn;
+use super::device::Device;
 use super::queue::{CoreShared, Cq, Kind, Made, Plan, Work, WrId};
 use crate::rdma::provider::{
     Access, Answer, Demand, Dial, DialError, Event, HEAD_LEN, Incoming as _, Limits, Message,
     PrivateData, Provider, QpId, Read, Remote, WcStatus, Why,
 };
+use keys::Keys;
 
 /// Completions taken out at a time.
 const BATCH: usize = 32;
@@ -47,7 +50,6 @@ const MESSAGE_LEN: u32 = 4 << 20;
 const WITH_INV: u32 = 8;
 /// The same flag as the kernel has it (IB_WC_WITH_INVALIDATE), which rxe hands through.
 const WITH_INV_SOFT: u32 = 4;
-const REGISTERED: &str = "a region is registered before its Bufs are dealt";
 
 /// The queue pairs of one core on RDMA devices.
 #[derive(Debug)]
@@ -73,58 +75,6 @@ pub struct VerbsProvider {
     /// When it was warned of a queue pair that could not be made.
     warned: Option<Tick>,
     counters: Counters,
-}
-
-/// Keys of the regions, for each device.
-#[derive(Debug, Default)]
-struct Keys(Vec<Known>);
-
-/// Keys of a device by number of the region, as they were when so many changes had been made. Numbers come back: what was
-/// kept for longer could be the key of a region that is gone.
-#[derive(Debug)]
-struct Known {
-    device: Arc<Device>,
-    changes: u64,
-    keys: Vec<Option<Key>>,
-}
-
-impl Keys {
-    /// The key of a Buf's region with this device.
-    #[inline]
-    fn of(&mut self, device: &Arc<Device>, buf: &Buf) -> Key {
-        let region = usize::from(buf.region().0);
-        let changes = device.changes();
-        for known in &self.0 {
-            if Arc::ptr_eq(&known.device, device) && known.changes == changes {
-                let key = known.keys.get(region).copied().flatten();
-                return key.expect(REGISTERED);
-            }
-        }
-        self.look_up(device, changes, region)
-    }
-
-    /// Something was registered since it was looked at last.
-    #[cold]
-    fn look_up(&mut self, device: &Arc<Device>, changes: u64, region: usize) -> Key {
-        self.0.retain(|known| !Arc::ptr_eq(&known.device, device));
-        let keys = device.keys();
-        let key = keys.get(region).copied().flatten();
-        self.0.push(Known {
-            device: device.clone(),
-            changes,
-            keys,
-        });
-        key.expect(REGISTERED)
-    }
-
-    #[inline]
-    fn sge(&mut self, device: &Arc<Device>, buf: &Buf) -> sys::ibv_sge {
-        sys::ibv_sge {
-            addr: buf.as_ptr() as u64,
-            length: buf.len() as u32,
-            lkey: self.of(device, buf).lkey,
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -57,11 +57,9 @@ impl Device {
     pub fn open(context: *mut sys::ibv_context, windows: bool) -> Result<Device, String> {
         // SAFETY: librdmacm never closes its contexts; the name is a string within the device's struct.
         let (name, infiniband) = unsafe {
-            let device = (*context).device;
-            let name = CStr::from_ptr(sys::ibv_get_device_name(device));
-            let kind = (*device).transport_type;
+            let kind = (*(*context).device).transport_type;
             (
-                name.to_string_lossy().into_owned(),
+                name(context),
                 kind == sys::ibv_transport_type::IBV_TRANSPORT_IB,
             )
         };
@@ -174,6 +172,16 @@ impl Device {
         }
         keys
     }
+}
+
+/// The name of a context's device.
+///
+/// # Safety
+/// The context is open.
+pub(super) unsafe fn name(context: *mut sys::ibv_context) -> String {
+    // SAFETY: by the caller; the name is a string within the device's struct.
+    let name = unsafe { CStr::from_ptr(sys::ibv_get_device_name((*context).device)) };
+    name.to_string_lossy().into_owned()
 }
 
 impl Drop for Device {
