@@ -19,7 +19,12 @@ refused 'reason 8|nothing listens' ferroce probe verbs://10.9.0.1:4429 --time 1s
 # An address of ours that is no device's: verbs:// says which there are.
 refused 'no RDMA device has 127.0.0.1.*rxe0' ferroce probe verbs://127.0.0.1:4420 --time 1s
 (. /lab/target-nvmet.sh; sweep_target)
-serve --device ram:64MiB "${METRICS[@]}"
+refused 'rxe0 has no such GID.*1 \(10.9.0.1\)' ferroce serve --listen verbs://rxe0%77:4420 --device ram:16MiB --ctl /tmp/none.sock
+refused 'neither an address nor an RDMA device .devices: rxe0' \
+    ferroce serve --listen verbs://rxe9:4420 --device ram:16MiB --ctl /tmp/none.sock
+# By the device's name: the address is its own.
+TARGET=rxe0 serve --device ram:64MiB "${METRICS[@]}"
+ctl show | grep 'listens   verbs://10.9.0.1:4420' || fail 'it listens elsewhere'
 look_at
 # What came in capsules is copied to the RAM drive's pages; the binding itself copies nothing.
 expect 'bytes copied' "$(metric copied_bytes_total 'why="transport"')" = 0
