@@ -14,6 +14,7 @@ mod modules;
 mod net;
 mod places;
 mod settings;
+mod stick;
 mod supervisor;
 
 use std::ffi::OsStr;

@@ -214,12 +214,13 @@ pub enum CtlCommand {
     ferroce probe tcp://127.0.0.1:4420 --rate 10k --slo 'p99<500us,errors=0'\n  \
     ferroce probe tcp://127.0.0.1:4420 --cores 1 --baseline --baseline-core 0")]
 pub struct ProbeArgs {
-    /// tcp://ADDRESS:PORT or roce://ADDRESS:PORT, with /NQN behind it where a node has several subsystems; or a drive of
-    /// this machine without a fabric, nvme:0000:bb:dd.f[/NAMESPACE] (bound to vfio-pci) or file:PATH
+    /// tcp://ADDRESS:PORT or rdma://ADDRESS:PORT, with /NQN behind it where a node has several subsystems; or a drive of
+    /// this machine without a fabric, nvme:0000:bb:dd.f[/NAMESPACE] (bound to vfio-pci) or file:PATH. rdma:// takes the RDMA
+    /// device that has the address we come from, else RoCEv2 in software; verbs:// and roce:// insist on one of them
     #[arg(required_unless_present = "ceiling")]
     pub url: Option<Place>,
-    /// The address of this machine to come from, for roce:// alone; both ends need UDP port 4791 of theirs [default: that of
-    /// the route, or another loopback address if the target is on the same]
+    /// The address of this machine to come from, for RDMA alone. With roce:// both ends need UDP port 4791 of theirs
+    /// [default: that of the route; with roce:// another loopback address if the target is on the same]
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<IpAddr>,
     /// How long to measure: each target, and each rate [default: 2s]

@@ -174,6 +174,9 @@ fn show(node: &Node, before: &Node) -> String {
             let _ = writeln!(out, "  rdma    {}", counts.collect::<Vec<_>>().join(", "));
         }
     }
+    for (device, what, count) in &node.rdma_devices {
+        let _ = writeln!(out, "device    {device}: {what} {}", thousands(*count));
+    }
     for missing in &node.missing {
         let _ = writeln!(out, "missing   {missing}");
     }
@@ -357,6 +360,7 @@ mod tests {
     #[test]
     fn shown_for_people() {
         let node = Node {
+            rdma_devices: vec![("rxe0".into(), "port_errors".into(), 2)],
             version: "0.1.0".into(),
             pid: 7,
             uptime_s: 5,
@@ -412,6 +416,7 @@ mod tests {
              CPUs      wake up at once: /dev/cpu_dma_latency is held at 0 us\n\
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
              1,234 waits so far\n\
+             device    rxe0: port_errors 2\n\
              missing   nvme:0000:01:00.0: it is not there\n\n\
              subsystem nqn.2024-01.a:b\n\
              \x20 serial  S   model  M\n\

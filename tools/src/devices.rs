@@ -2,7 +2,7 @@
 //! root.
 
 #[cfg(feature = "verbs")]
-mod rdma;
+pub mod rdma;
 
 use std::fmt::Write as _;
 use std::fs;

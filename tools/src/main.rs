@@ -19,6 +19,7 @@ mod sets;
 mod signals;
 mod units;
 mod url;
+mod usage;
 mod wait;
 
 use std::io::Write as _;

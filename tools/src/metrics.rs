@@ -260,6 +260,13 @@ impl Metrics {
                 counter(&mut rdma, &labels, *count)?;
             }
         }
+        let help =
+            "What was counted of RDMA devices: ports that went down, peers that found no RECV";
+        let mut devices = begin(to, "rdma_device", help, MetricType::Counter)?;
+        for (device, what, count) in self.0.rdma_devices() {
+            let labels = [("device", device), ("what", what.to_owned())];
+            counter(&mut devices, &labels, count)?;
+        }
         let help = "Time at work (busy), polling with nothing to do (spinning), and asleep";
         let mut seconds = begin(to, "core_seconds", help, MetricType::Counter)?;
         for (core, facts) in cores() {

@@ -2,7 +2,6 @@
 
 mod check;
 mod compare;
-mod cpu;
 mod crowd;
 pub mod drive;
 mod guard;
@@ -13,6 +12,7 @@ mod memory;
 mod outcome;
 mod pattern;
 pub mod raw;
+mod rdma;
 pub mod report;
 pub mod schedule;
 mod side;

@@ -9,6 +9,8 @@ use ferroce_engine::table::Transport;
 use ferroce_wire::fabrics::Nqn;
 use serde::Deserialize;
 
+#[cfg(feature = "verbs")]
+use crate::fail::Fail;
 use crate::fail::{Context, Result, fail};
 
 /// The port NVMe over Fabrics is assigned.
@@ -157,6 +159,20 @@ impl Url {
     pub fn resolve_listener(&self) -> Result<SocketAddr> {
         if self.nqn.is_some() {
             fail!("`{self}`: a listener serves every subsystem; leave the NQN out");
+        }
+        #[cfg(feature = "verbs")]
+        if self.scheme == Scheme::Verbs && self.host.parse::<IpAddr>().is_err() {
+            if let Some(ip) = crate::devices::rdma::address_of(&self.host)? {
+                return Ok(SocketAddr::new(ip, self.port));
+            }
+            let no_device = |_| {
+                let there = crate::devices::rdma::names();
+                Fail(format!(
+                    "`{self}`: `{}` is neither an address nor an RDMA device (devices: {there})",
+                    self.host
+                ))
+            };
+            return Ok(self.resolve().map_err(no_device)?[0]);
         }
         Ok(self.resolve()?[0])
     }

@@ -270,3 +270,39 @@ fn a_configuration_can_be_checked() {
     assert!(!bad.status.success());
     assert!(String::from_utf8_lossy(&bad.stderr).contains("f.toml:2"));
 }
+
+/// What systemd finds wrong with a unit; None where there is no systemd-analyze.
+fn wrong_with(unit: &str) -> Option<String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("ferroce.service");
+    fs::write(&file, unit).expect("a file");
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .arg(&file)
+        .output()
+        .ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Of other units of this machine it may have something to say as well.
+    let ours = |line: &&str| line.contains("ferroce.service");
+    Some(said.lines().filter(ours).collect())
+}
+
+#[test]
+fn systemd_understands_the_unit() {
+    let unit = include_str!("../package/ferroce.service");
+    let unit = unit.replace("/usr/bin/ferroce", env!("CARGO_BIN_EXE_ferroce"));
+    let Some(wrong) = wrong_with(&unit) else {
+        eprintln!("skipped: there is no systemd-analyze here");
+        return;
+    };
+    assert_eq!(wrong, "");
+    for (good, bad) in [
+        ("Type=notify", "Type=notified"),
+        ("LimitMEMLOCK=infinity", "LimitMEMLOCK=much"),
+        ("@system-service", "@no-such-group"),
+    ] {
+        assert!(unit.contains(good), "{good}");
+        let wrong = wrong_with(&unit.replace(good, bad)).expect("it was there");
+        assert_ne!(wrong, "", "{bad} was not found");
+    }
+}

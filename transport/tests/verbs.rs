@@ -605,6 +605,133 @@ fn connections_end_at_any_moment_and_leave_nothing() {
     }
 }
 
+/// Completion queues are dealt out, and another one is made: two queue pairs of this size do not fit one.
+#[test]
+fn a_busy_completion_queue_keeps_no_other_from_being_heard() {
+    const MANY: u32 = 20_000;
+    const MESSAGES: u32 = 64;
+    let Some(mut bench) = bench(18521) else {
+        return;
+    };
+    let mut open = || {
+        let host = bench.dial(bench.address);
+        let incoming = bench.request();
+        let (now, demand) = (bench.now(), demand(0));
+        let wide = Demand {
+            recvs: MANY,
+            ..demand
+        };
+        let provider = &mut bench.ends[TARGET].provider;
+        let target = provider.open(incoming, &wide, now).expect("there is room");
+        for _ in 0..MESSAGES {
+            provider.post_recv(target, None);
+        }
+        provider.accept(target, b"do", now);
+        for end in [HOST, TARGET] {
+            let up = bench.next(end);
+            assert!(matches!(up, Event::Established { .. }), "{up:?}");
+        }
+        [host, target]
+    };
+    let (busy, other) = (open(), open());
+    let send = |bench: &mut Bench, qp, tag| {
+        let (head, bufs) = ([0; HEAD_LEN], BufList::new());
+        let message = Message { tag, head, bufs };
+        bench.ends[HOST].provider.send(qp, message);
+    };
+    // Only the host looks, until everything was acknowledged; so it is all there when the target begins to.
+    for tag in 0..MESSAGES {
+        send(&mut bench, busy[HOST], tag);
+    }
+    send(&mut bench, other[HOST], MESSAGES);
+    let (mut acknowledged, until) = (0, Instant::now() + PATIENCE);
+    while acknowledged <= MESSAGES {
+        assert!(Instant::now() < until, "{acknowledged} were acknowledged");
+        let now = bench.now();
+        while let Some(event) = bench.ends[HOST].provider.poll(now) {
+            assert!(
+                matches!(
+                    event,
+                    Event::Sent {
+                        status: WcStatus::Success,
+                        ..
+                    }
+                ),
+                "{event:?}"
+            );
+            acknowledged += 1;
+        }
+        bench.ends[HOST].provider.flush(now);
+    }
+    let heard: Vec<QpId> = (0..=MESSAGES)
+        .map(|_| match bench.next(TARGET) {
+            Event::Received { qp, .. } => qp,
+            event => panic!("{event:?}"),
+        })
+        .collect();
+    let at = heard.iter().position(|qp| *qp == other[TARGET]);
+    let at = at.expect("it was heard");
+    // After one batch of the busy one at most.
+    assert!(at <= 32, "it was heard as number {at}");
+    for qps in [busy, other] {
+        let now = bench.now();
+        bench.ends[HOST].provider.close(qps[HOST], now);
+        bench.gone(qps);
+    }
+}
+
+#[test]
+fn a_region_with_the_number_of_an_old_one_is_not_taken_for_it() {
+    let Some(mut bench) = bench(18522) else {
+        return;
+    };
+    let [host, target] = bench.pair();
+    let class = [Class {
+        size: PAGE,
+        count: 1,
+    }];
+    let mut number = None;
+    for round in 0..2u8 {
+        // Numbers come back after all others had their turn.
+        let region = loop {
+            let region = Region::map(PAGE, Want::default()).expect("memory");
+            if number.is_none_or(|number| number == region.id()) {
+                break Arc::new(region);
+            }
+        };
+        number = Some(region.id());
+        bench.verbs.register(&region).expect("it can be locked");
+        let mut pool = Pool::new(region, 0, Home::CORE, &class);
+        let mut buf = pool.take(PAGE).expect("a Buf");
+        let content = pattern(round, PAGE);
+        buf.bytes_mut().copy_from_slice(&content);
+        let mut bufs = BufList::new();
+        bufs.push(buf);
+        let (tag, head) = (round.into(), [round; HEAD_LEN]);
+        bench.ends[HOST]
+            .provider
+            .send(host, Message { tag, head, bufs });
+        match bench.next(TARGET) {
+            Event::Received { buf: Some(buf), .. } => {
+                assert!(buf.bytes() == content);
+                bench.ends[TARGET].provider.post_recv(target, Some(buf));
+            }
+            event => panic!("{event:?}"),
+        }
+        match bench.next(HOST) {
+            Event::Sent {
+                mut bufs,
+                status: WcStatus::Success,
+                ..
+            } => pool.put(bufs.pop().expect("it comes back")),
+            event => panic!("{event:?}"),
+        }
+    }
+    let now = bench.now();
+    bench.ends[HOST].provider.close(host, now);
+    bench.gone([host, target]);
+}
+
 #[test]
 fn an_armed_end_wakes_up() {
     let Some(mut bench) = bench(18519) else {

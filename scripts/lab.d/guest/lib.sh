@@ -209,7 +209,12 @@ start_load() {
         --verify=crc32c --verify_fatal=1 --verify_backlog=32 --time_based --runtime=300 --rate_iops=80,80 \
         --minimal --terse-version=3 >/tmp/load &
     LOAD=$!
+    # A shell starts what is in the background deaf to SIGINT, which fio is until it has begun: one sent too early is lost.
+    until_true 30 load_goes_on 0
 }
+# load_goes_on BYTES: it has written more than that.
+load_goes_on() { [ "$(loaded)" -gt "$1" ]; }
+loaded() { sed -n 's/^write_bytes: //p' "/proc/$LOAD/io"; }
 stop_load() {
     kill -INT $LOAD || fail 'the load ended too early'
     local status=0

@@ -1,5 +1,5 @@
 # Verbs: 32 hosts at once; one more is refused and disturbs nobody; all go, and nothing is left of them
-#: node timeout=500
+#: node timeout=150
 use_verbs 4500
 serve --device ram:64MiB "${METRICS[@]}"
 connect
@@ -26,6 +26,7 @@ verify "$(disk 1)" 8 io_uring '4k 128k' '32'
 start_load "$(disk 1)"
 refused 'Input/output|reset|refused|resources' host 33
 grep -i 'rdma-entries' /tmp/node.log || fail 'the refusal does not say what to raise'
+until_true 20 load_goes_on "$(loaded)"
 stop_load
 expect 'recoveries' "$(recoveries)" = 0
 disconnect_all

@@ -22,8 +22,8 @@ start_load "$(disk 1)"
 prlimit --pid "$NODE" --memlock=65536:65536
 refused 'Input/output|reset|refused' dial -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
 grep -E 'no memory for a queue pair.*locked memory.*ulimit -l' /tmp/node.log
+# 6 is No Resources of NVMe/RDMA; the kernel has words of its own for it.
+dmesg | grep 'Connect rejected.*nvme status 6 ' || fail 'the host was not told why'
 prlimit --pid "$NODE" --memlock=unlimited:unlimited
-# fio hears no signal while it begins.
-sleep 3
 stop_load
 expect 'recoveries' "$(recoveries)" = 0

@@ -1,27 +1,40 @@
-//! What the node and its machine are to be: the image's file, with what the kernel's command line says. If that cannot be
-//! understood, as much of it as can.
+//! What the node and its machine are to be: the image's file, else that of a file system with our label, with what the
+//! kernel's command line says. If that cannot be understood, as much of it as can.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::board::Board;
 use super::command_line::merge;
+use super::modules::Modules;
+use super::stick;
 use crate::config::machine::Machine;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::fail::{Context, Fail, Result, fail};
 
 /// Where what was put together is left for the node.
 const MERGED: &str = "/run/ferroce/ferroce.toml";
-/// Where a node that has no usable configuration says so.
-const METRICS: &str = "0.0.0.0:9520";
 const WHAT: &str = "the configuration";
 
 /// Checked, and the file that the node is to read.
-pub fn read(board: &Board) -> Result<(Config, PathBuf)> {
-    let text = fs::read_to_string(DEFAULT_PATH).unwrap_or_default();
+pub fn read(board: &Board, modules: &mut Modules) -> Result<(Config, PathBuf)> {
     let command_line = fs::read_to_string("/proc/cmdline").context(|| "/proc/cmdline")?;
+    let mut text = fs::read_to_string(DEFAULT_PATH).unwrap_or_default();
+    let mut file = DEFAULT_PATH.to_owned();
+    // A machine that was told what to do waits for no stick.
+    if text.is_empty() && !command_line.contains("ferroce.") {
+        match stick::read(modules) {
+            Ok(Some((found, at))) => {
+                log::info!("{WHAT} is {at}");
+                write(&found)?;
+                (text, file) = (found, MERGED.to_owned());
+            }
+            Ok(None) => (),
+            Err(Fail(why)) => board.miss("the file system with the configuration", &why),
+        }
+    }
     match understood(&text, &command_line) {
-        Ok((config, None)) => Ok((config, DEFAULT_PATH.into())),
+        Ok((config, None)) => Ok((config, file.into())),
         Ok((config, Some(merged))) => Ok((config, write(&merged)?)),
         Err(Fail(why)) => {
             board.miss(WHAT, &why);
@@ -44,26 +57,29 @@ fn understood(text: &str, command_line: &str) -> Result<(Config, Option<String>)
             Ok((config, Some(merged)))
         }
         None if text.is_empty() => fail!(
-            "there is none: neither {DEFAULT_PATH} in the image (`scripts/image --config FILE`) nor ferroce.* on the \
-             kernel's command line"
+            "there is none: neither {DEFAULT_PATH} in the image (`scripts/image --config FILE`), nor ferroce.toml on a file \
+             system with the label {}, nor ferroce.* on the kernel's command line",
+            stick::LABEL
         ),
         None => Ok((Config::parse(text, DEFAULT_PATH)?, None)),
     }
 }
 
-/// The network and the address of `/status`, if they can be understood by themselves; and no namespaces.
+/// The network and the address of `/status`, if they can be understood by themselves; and no namespaces. Nothing is served
+/// over HTTP that was not asked for: who cannot read `/status` then has the console.
 fn what_is_left(text: &str) -> String {
     let table: toml::Table = text.parse().unwrap_or_default();
-    let metrics = table
-        .get("metrics")
-        .and_then(toml::Value::as_str)
-        .filter(|address| address.parse::<std::net::SocketAddr>().is_ok())
-        .unwrap_or(METRICS);
+    let metrics = table.get("metrics").filter(|address| {
+        let address = address.as_str().map(str::parse::<std::net::SocketAddr>);
+        matches!(address, Some(Ok(_)))
+    });
     let machine = table.get("machine").filter(|machine| {
         Machine::deserialize_from(machine).is_ok_and(|machine| machine.check().is_ok())
     });
     let mut left = toml::Table::new();
-    left.insert("metrics".into(), metrics.into());
+    if let Some(metrics) = metrics {
+        left.insert("metrics".into(), metrics.clone());
+    }
     if let Some(machine) = machine {
         left.insert("machine".into(), machine.clone());
     }
@@ -85,10 +101,7 @@ mod tests {
         assert!(config.subsystem[0].namespace.is_empty());
         for hopeless in ["", "a = ", "metrics = 5\n[machine]\nhostname = \"a b\"\n"] {
             let config = Config::parse(&what_is_left(hopeless), "left").expect("always");
-            assert_eq!(
-                config.metrics.map(|at| at.to_string()).as_deref(),
-                Some(METRICS)
-            );
+            assert_eq!(config.metrics, None, "nobody asked for it");
             assert!(config.machine.link.is_empty());
         }
     }

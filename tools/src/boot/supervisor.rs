@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::devices;
 use crate::fail::{Context, Result, fail};
 use crate::node;
+use crate::usage;
 
 /// What is missing is looked for so often.
 const TEND: Duration = Duration::from_secs(2);
@@ -67,12 +68,13 @@ pub fn live() -> Result<End> {
     if let Err(why) = net::loopback_up() {
         board.miss("loopback", &why.0);
     }
-    let (config, file) = settings::read(&board)?;
+    let mut modules = Modules::of_this_kernel();
+    let (config, file) = settings::read(&board, &mut modules)?;
     if let Some(name) = &config.machine.hostname {
         set("/proc/sys/kernel/hostname", name);
     }
     let mut machine = Machine {
-        modules: Modules::of_this_kernel(),
+        modules,
         links: Links::of(&config.machine, board.clone()),
         drives: drives(&config),
         buttons: Buttons::default(),
@@ -274,23 +276,18 @@ impl Machine {
     }
 }
 
-/// Bytes that this system takes beside the kernel and what was set aside: of all processes, and of the files in memory.
+/// Bytes that this system takes beside the kernel, buffers and drives in memory, and what was set aside: of all processes,
+/// and of the files in memory. What processes share with files is counted with the files.
 fn memory() -> u64 {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let resident: u64 = processes
-        .filter_map(|process| fs::read_to_string(process.path().join("status")).ok())
-        .filter_map(|status| {
-            // What processes share with files is counted with the files.
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("RssAnon:"))?;
-            line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-        })
+    let own: u64 = processes
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .filter_map(usage::anonymous_memory)
         .sum();
     let files = rustix::fs::statvfs("/").map_or(0, |root| {
         root.f_blocks.saturating_sub(root.f_bfree) * root.f_frsize
     });
-    resident * 1024 + files
+    own + files
 }
 
 /// The NVMe drives that the node drives itself.

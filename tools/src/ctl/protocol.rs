@@ -118,6 +118,9 @@ pub struct Node {
     pub wake_up: String,
     /// One each.
     pub cores: Vec<CoreView>,
+    /// What was counted of each RDMA device, by its name and what it is, without what is 0.
+    #[serde(default)]
+    pub rdma_devices: Vec<(String, String, u64)>,
     /// What it was to have and has not, yet.
     #[serde(default)]
     pub missing: Vec<String>,

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ferroce_transport::rdma::verbs::inventory::{self, Ability, Found, Port};
 
 use crate::config::{Config, DEFAULT_PATH};
+use crate::fail::{Result, fail};
 use crate::node::buffer_bytes;
 use crate::units::about;
 
@@ -29,6 +31,72 @@ pub fn list() -> String {
     }
     line(&mut out, &locked());
     out
+}
+
+/// The address to listen at for `DEVICE` or `DEVICE%INDEX`, the index of a GID. `None` if there is no device of that name,
+/// and the text may well be something else.
+///
+/// # Errors
+/// If there is the device and not the GID, with those there are.
+pub fn address_of(text: &str) -> Result<Option<IpAddr>> {
+    chosen(&inventory::devices().unwrap_or_default(), text)
+}
+
+/// The names of the devices, for people.
+pub fn names() -> String {
+    let found = inventory::devices().unwrap_or_default();
+    match found.is_empty() {
+        true => "there is none".into(),
+        false => {
+            let names: Vec<_> = found.iter().map(|device| device.name.as_str()).collect();
+            names.join(", ")
+        }
+    }
+}
+
+fn chosen(found: &[Found], text: &str) -> Result<Option<IpAddr>> {
+    let (name, index) = match text.split_once('%') {
+        Some((name, index)) => (name, Some(index)),
+        None => (text, None),
+    };
+    let Some(device) = found.iter().find(|device| device.name == name) else {
+        return Ok(None);
+    };
+    let ability = match &device.ability {
+        Ok(ability) => ability,
+        Err(why) => fail!("RDMA {name}: {}", trouble(why)),
+    };
+    // A connection leads to an address, which InfiniBand's GIDs are not; version 1 of RoCE has the same addresses, and is not
+    // what connections are made by.
+    let gids = ability.ports.iter().filter(|port| port.ethernet);
+    let mut gids: Vec<_> = gids
+        .flat_map(|port| &port.gids)
+        .filter(|gid| gid.kind.contains("v2"))
+        .collect();
+    let there: Vec<_> = gids
+        .iter()
+        .map(|gid| format!("{} ({})", gid.index, gid.address))
+        .collect();
+    // Addresses of one link lead nowhere without its name, IPv4 is what most networks of storage have.
+    gids.retain(|gid| !matches!(gid.address, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+    gids.sort_by_key(|gid| (gid.address.is_ipv6(), gid.index));
+    let wanted = match index {
+        None => gids.first(),
+        Some(index) => gids
+            .iter()
+            .find(|gid| index.parse::<u32>().is_ok_and(|index| index == gid.index)),
+    };
+    match (wanted, there.is_empty()) {
+        (Some(gid), _) => Ok(Some(gid.address)),
+        (None, true) => fail!(
+            "`{text}`: {name} has no address of RoCE version 2; give its network interface one, or name the address of the \
+             interface where it is InfiniBand"
+        ),
+        (None, false) => fail!(
+            "`{text}`: {name} has no such GID to listen at; of RoCE version 2 there are {}",
+            there.join(", ")
+        ),
+    }
 }
 
 fn line(out: &mut String, text: &str) {
@@ -245,6 +313,85 @@ fn missing(why: Option<&io::Error>, system: &System) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn device(name: &str, ethernet: bool, gids: &[(u32, &str, &str)]) -> Found {
+        let gid = |(index, address, kind): &(u32, &str, &str)| inventory::Gid {
+            index: *index,
+            address: address.parse().expect("an address"),
+            kind: (*kind).to_owned(),
+            netdev: "eth0".into(),
+        };
+        let port = Port {
+            number: 1,
+            active: true,
+            state: "active",
+            ethernet,
+            mtu: 4096,
+            mtu_max: 4096,
+            decigbits: 1000,
+            gids: gids.iter().map(gid).collect(),
+        };
+        let ability = Ability {
+            firmware: String::new(),
+            infiniband: true,
+            qps: 1,
+            qp_wrs: 1,
+            sges: 2,
+            cqs: 1,
+            cqes: 1,
+            mrs: 1,
+            mr_len: 1,
+            reads_out: 1,
+            reads_in: 1,
+            remote_invalidate: true,
+            soft: false,
+            windows: true,
+            ports: vec![port],
+        };
+        Found {
+            name: name.into(),
+            numa_node: None,
+            ability: Ok(ability),
+        }
+    }
+
+    #[test]
+    fn a_device_stands_for_an_address_it_has() {
+        let found = [
+            device(
+                "mlx5_0",
+                true,
+                &[
+                    (0, "fe80::1", "IB/RoCE v1"),
+                    (1, "fe80::1", "RoCE v2"),
+                    (2, "10.0.0.5", "IB/RoCE v1"),
+                    (3, "fd00::5", "RoCE v2"),
+                    (4, "10.0.0.5", "RoCE v2"),
+                ],
+            ),
+            device("mlx5_1", true, &[(0, "10.0.0.6", "IB/RoCE v1")]),
+            device("ib0", false, &[(0, "fe80::2", "IB")]),
+        ];
+        let address = |text: &str| chosen(&found, text).map_err(|why| why.0);
+        let is = |ip: &str| Ok(Some(ip.parse().expect("an address")));
+        assert_eq!(address("mlx5_0"), is("10.0.0.5"));
+        assert_eq!(address("mlx5_0%3"), is("fd00::5"));
+        assert_eq!(address("mlx5_0%4"), is("10.0.0.5"));
+        assert_eq!(address("mlx5_9"), Ok(None));
+        assert_eq!(address("node-1"), Ok(None));
+        // Version 1, another link's, not there, and no number.
+        for text in ["mlx5_0%2", "mlx5_0%1", "mlx5_0%9", "mlx5_0%x"] {
+            let why = address(text).expect_err(text);
+            assert!(
+                why.contains("1 (fe80::1), 3 (fd00::5), 4 (10.0.0.5)"),
+                "{why}"
+            );
+        }
+        for text in ["mlx5_1", "ib0"] {
+            let why = address(text).expect_err(text);
+            assert!(why.contains("has no address of RoCE version 2"), "{why}");
+        }
+    }
 
     #[test]
     fn what_is_missing_comes_with_its_command() {

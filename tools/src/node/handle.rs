@@ -590,6 +590,19 @@ impl Handle {
         ]
     }
 
+    /// What was counted of each RDMA device: its name, what it is, how often.
+    pub fn rdma_devices(&self) -> Vec<(String, &'static str, u64)> {
+        #[cfg_attr(not(feature = "verbs"), expect(unused_mut))]
+        let mut counts = Vec::new();
+        #[cfg(feature = "verbs")]
+        if let Some((_, verbs)) = &self.verbs {
+            verbs.each_device_counter(&mut |device, what, count| {
+                counts.push((device.to_owned(), what, count));
+            });
+        }
+        counts
+    }
+
     /// What is served.
     pub fn view(&self) -> Result<Node> {
         let table = self.table()?;
@@ -623,6 +636,12 @@ impl Handle {
                 .collect(),
             wake_up: self.wake_up.read(),
             cores: self.cores.iter().map(core).collect(),
+            rdma_devices: self
+                .rdma_devices()
+                .into_iter()
+                .filter(|(.., count)| *count > 0)
+                .map(|(device, what, count)| (device, what.to_owned(), count))
+                .collect(),
             missing: [self.wanted.lines(), boot::missing()].concat(),
             subsystems: table
                 .subsystems

@@ -107,7 +107,7 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
         );
     }
     if let Some(pid) = args.target_pid
-        && super::cpu::of_process(pid).is_none()
+        && crate::usage::of_process(pid).is_none()
     {
         fail!(
             "--target-pid {pid}: there is no such process here, or the kernel does not tell its CPU time"

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 
 use super::drive::Place;
 use super::target::{Target, plain};
-use super::{cpu, workload};
+use super::workload;
 use crate::cli::ProbeArgs;
 use crate::fail::{Fail, Result, fail};
+use crate::usage;
 
 /// Queues of one host.
 const QUEUES: u16 = 64;
@@ -69,7 +70,7 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
     let Some(url) = args.url.as_ref().and_then(Place::url) else {
         fail!("--crowd connects to a node: name one by its URL")
     };
-    let own = |pid| cpu::own_memory(pid).ok_or(Fail("cannot read the target's memory".into()));
+    let own = |pid| usage::own_memory(pid).ok_or(Fail("cannot read the target's memory".into()));
     let before = args.target_pid.map(own).transpose()?;
     let target = Target::connect(url, args)?;
     let plan = Plan {
@@ -94,13 +95,13 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
         memory: None,
         storms: Vec::new(),
     };
-    let (start, cpu_before) = (Instant::now(), args.target_pid.and_then(cpu::of_process));
+    let (start, cpu_before) = (Instant::now(), args.target_pid.and_then(usage::of_process));
     while start.elapsed() < workload::time(args) && !wants_end() {
         thread::sleep(Duration::from_millis(10));
     }
     found.idle = start.elapsed();
     if let (Some(pid), Some(before)) = (args.target_pid, cpu_before) {
-        let after = cpu::of_process(pid);
+        let after = usage::of_process(pid);
         found.idle_cpu_ns = after.map(|after| after.saturating_sub(before));
     }
     if let (Some(pid), Some(before)) = (args.target_pid, before) {

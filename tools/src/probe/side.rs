@@ -16,11 +16,12 @@ use super::report::Sliced;
 use super::schedule::Schedule;
 use super::target::Ground;
 use super::watch::{AtWork, Watch};
-use super::{Target, cpu, drive, memory, raw};
+use super::{Target, drive, memory, raw};
 use crate::cli::{Arrival, Neighbour, ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result, fail};
 use crate::units::Size;
-use crate::url::{Scheme, Url};
+use crate::url::Url;
+use crate::usage;
 
 /// What a slice is filled with.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -169,10 +170,8 @@ impl Side {
                 raw::Site::start(target.address(), used, args.baseline_core)?
             }
         };
-        let datagrams = match &args.url {
-            Some(drive::Place::Node(url)) if url.scheme != Scheme::Tcp => {
-                Some(datagrams_to(like, args)?)
-            }
+        let datagrams = match &like.source {
+            Source::Nvme(target) if target.by_roce() => Some(datagrams_to(like, args)?),
             _ => None,
         };
         let links = (0..like.loads.len())
@@ -364,7 +363,7 @@ impl Side {
     fn cpu_ns(&mut self) -> Option<u64> {
         match &mut self.source {
             Source::Raw(site) => site.cpu_ns(),
-            Source::Nvme(_) => cpu::of_process(self.cpu_of?),
+            Source::Nvme(_) => usage::of_process(self.cpu_of?),
             Source::Drive(_) | Source::Memory => None,
         }
     }

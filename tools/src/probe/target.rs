@@ -13,11 +13,10 @@ use ferroce_transport::host::{
 use ferroce_wire::fabrics::Nqn;
 
 use super::check::writes;
-use super::{PLACES_MAX, guard};
+use super::{PLACES_MAX, guard, rdma};
 use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
-use crate::roce;
 use crate::units::{Size, about};
 use crate::url::{Scheme, Url};
 
@@ -104,11 +103,18 @@ impl Target {
             block_len,
             ..
         } = self.namespace;
+        let over = rdma::described(&self.controller.options().via);
         format!(
-            "{}\nnamespace {nsid}, {}, blocks of {block_len}",
+            "{}\nnamespace {nsid}, {}, blocks of {block_len}{}",
             self.nqn,
-            about(blocks * u64::from(block_len))
+            about(blocks * u64::from(block_len)),
+            over.map_or(String::new(), |over| format!("\nover {over}"))
         )
+    }
+
+    /// It is reached over our own RoCEv2.
+    pub fn by_roce(&self) -> bool {
+        matches!(self.controller.options().via, Via::Roce(_))
     }
 
     /// Where it is.
@@ -282,17 +288,14 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
     }
     let via = match scheme {
         Scheme::Tcp if args.bind.is_some() => {
-            fail!("--bind: the address to come from is chosen for roce:// only")
+            fail!("--bind: the address to come from is chosen for RDMA only")
         }
         Scheme::Tcp => Via::Tcp,
-        Scheme::Verbs => fail!(
-            "the probe has no use for RDMA devices yet; roce:// reaches the same targets over its own RoCEv2"
-        ),
-        Scheme::Roce | Scheme::Rdma => {
+        Scheme::Roce | Scheme::Rdma | Scheme::Verbs => {
             // Those of a connection that was lost, and of the one in its place.
             let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
             let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2);
-            Via::Roce(roce::host(address, args.bind, queues)?)
+            rdma::via(scheme, address, args.bind, queues)?
         }
     };
     Ok(Options {

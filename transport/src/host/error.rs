@@ -99,6 +99,13 @@ pub enum HostError {
         /// Why.
         why: String,
     },
+    /// There is no memory for the data of commands, or none that the RDMA device may reach.
+    NoMemory {
+        /// To whom they were to go.
+        address: SocketAddr,
+        /// Why.
+        why: String,
+    },
     /// A connection by RDMA could not be made, or broke.
     Rdma {
         /// To whom.
@@ -135,6 +142,7 @@ impl HostError {
             HostError::Rdma { broken, .. } => broken.is_transient(),
             HostError::NotNvmeTcp { .. }
             | HostError::NoQueuePair { .. }
+            | HostError::NoMemory { .. }
             | HostError::NoDigests { .. }
             | HostError::AuthenticationRequired { .. }
             | HostError::Nonsense { .. }
@@ -213,6 +221,9 @@ impl fmt::Display for HostError {
             }
             HostError::NoQueuePair { address, why } => {
                 write!(f, "cannot connect to {address} by RDMA: {why}")
+            }
+            HostError::NoMemory { address, why } => {
+                write!(f, "{address}: no memory for the data of commands: {why}")
             }
             HostError::Rdma { address, broken } => write!(f, "{address}: {broken}"),
             HostError::Stopped => f.write_str("called off"),

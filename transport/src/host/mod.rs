@@ -42,5 +42,5 @@ pub use discovery::{DiscoveryLog, Subsystem, discover};
 pub use error::HostError;
 pub use options::{HostIdentity, Options, Via};
 pub use queue::Queue;
-pub use rdma::{RdmaHost, local_address};
+pub use rdma::{RdmaHost, local_address, route_address};
 pub use reconnect::Backoff;

@@ -7,6 +7,8 @@ use ferroce_wire::discovery::TrType;
 use ferroce_wire::fabrics::{Nqn, UUID_NQN_PREFIX};
 
 use super::RdmaHost;
+#[cfg(feature = "verbs")]
+use crate::rdma::verbs::VerbsProvider;
 use crate::roce::provider::Roce;
 
 /// Who the host says it is. Targets allow or refuse it by its NQN.
@@ -74,6 +76,9 @@ pub enum Via {
     Tcp,
     /// NVMe/RDMA over software RoCEv2.
     Roce(RdmaHost<Roce>),
+    /// NVMe/RDMA over RDMA devices.
+    #[cfg(feature = "verbs")]
+    Verbs(RdmaHost<VerbsProvider>),
 }
 
 impl Via {
@@ -82,6 +87,8 @@ impl Via {
         match self {
             Via::Tcp => TrType::TCP,
             Via::Roce(_) => TrType::RDMA,
+            #[cfg(feature = "verbs")]
+            Via::Verbs(_) => TrType::RDMA,
         }
     }
 }

@@ -9,6 +9,8 @@ use ferroce_wire::sqe::Sqe;
 use super::rdma::RdmaWire;
 use super::tcp::TcpWire;
 use super::{Completion, Data, HostError, Options, Refused, RefusedWhy, Via};
+#[cfg(feature = "verbs")]
+use crate::rdma::verbs::VerbsProvider;
 use crate::roce::provider::Roce;
 
 /// A connected queue: commands in, completions out, polled.
@@ -36,6 +38,8 @@ pub struct Queue {
 enum Wire {
     Tcp(Box<TcpWire>),
     Roce(Box<RdmaWire<Roce>>),
+    #[cfg(feature = "verbs")]
+    Verbs(Box<RdmaWire<VerbsProvider>>),
 }
 
 macro_rules! each_wire {
@@ -43,6 +47,8 @@ macro_rules! each_wire {
         match $self {
             Wire::Tcp($wire) => $call,
             Wire::Roce($wire) => $call,
+            #[cfg(feature = "verbs")]
+            Wire::Verbs($wire) => $call,
         }
     };
 }
@@ -58,6 +64,8 @@ impl Queue {
         let wire = match &options.via {
             Via::Tcp => Wire::Tcp(Box::new(TcpWire::open(address, depth, options)?)),
             Via::Roce(host) => Wire::Roce(Box::new(RdmaWire::open(host, address, qid, depth)?)),
+            #[cfg(feature = "verbs")]
+            Via::Verbs(host) => Wire::Verbs(Box::new(RdmaWire::open(host, address, qid, depth)?)),
         };
         let mut queue = Queue {
             qid,
@@ -81,13 +89,13 @@ impl Queue {
             if let Some(error) = self.error.take() {
                 return Err(match &self.wire {
                     Wire::Tcp(wire) => wire.not_nvme(error),
-                    Wire::Roce(_) => error,
+                    _ => error,
                 });
             }
             if !each_wire!(&self.wire, wire => wire.conn.is_open()) {
                 let what = match &self.wire {
                     Wire::Tcp(_) => "ICResp",
-                    Wire::Roce(_) => "answer to the request for a queue pair",
+                    _ => "answer to the request for a queue pair",
                 };
                 self.wait_until(deadline, what)?;
             }
@@ -102,10 +110,9 @@ impl Queue {
 
     /// SQHD of the Connect's answer was FFFFh: the target need not send completions that say nothing.
     pub(super) fn set_sq_flow_control(&mut self, on: bool) {
-        match &mut self.wire {
-            Wire::Tcp(wire) => wire.conn.set_sq_flow_control(on),
-            // Over RDMA each command has its completion.
-            Wire::Roce(_) => {}
+        // Over RDMA each command has its completion.
+        if let Wire::Tcp(wire) = &mut self.wire {
+            wire.conn.set_sq_flow_control(on);
         }
     }
 
@@ -149,6 +156,8 @@ impl Queue {
         match &mut self.wire {
             Wire::Tcp(wire) => wire.conn.submit(sqe, data, user_data),
             Wire::Roce(wire) => wire.submit(sqe, data, user_data),
+            #[cfg(feature = "verbs")]
+            Wire::Verbs(wire) => wire.submit(sqe, data, user_data),
         }
     }
 
@@ -190,7 +199,7 @@ impl Queue {
     pub fn exchange(&mut self) {
         self.flush();
         // What is posted to a dead queue pair comes back, too.
-        let drains = matches!(self.wire, Wire::Roce(_));
+        let drains = !matches!(self.wire, Wire::Tcp(_));
         if (self.error.is_none() || drains)
             && let Err(error) = each_wire!(&mut self.wire, wire => wire.receive())
         {

@@ -12,6 +12,8 @@ use ferroce_wire::sqe::Sqe;
 use super::{Data, HostError, Refused};
 use crate::rdma::host::{Broken, Conn, request};
 use crate::rdma::provider::{Dial, DialError, Provider, Why};
+#[cfg(feature = "verbs")]
+use crate::rdma::verbs::{Verbs, VerbsProvider};
 use crate::roce::provider::Roce;
 use crate::roce::udp::{self, OpenError};
 use crate::sys;
@@ -71,6 +73,11 @@ impl RdmaHost<Roce> {
 }
 
 impl<P: Provider> RdmaHost<P> {
+    /// The address it comes from.
+    pub fn local(&self) -> IpAddr {
+        self.shared.local
+    }
+
     /// These providers, all of this address.
     pub fn new(local: IpAddr, providers: Vec<P>) -> RdmaHost<P> {
         RdmaHost {
@@ -83,12 +90,28 @@ impl<P: Provider> RdmaHost<P> {
     }
 }
 
-/// The address of ours by which a target is reached. Both ends of a RoCE connection need port 4791, so
-/// a target on the same address of this machine is reached from another loopback address.
+#[cfg(feature = "verbs")]
+impl RdmaHost<VerbsProvider> {
+    /// RDMA devices, started as a host, for so many queues at a time, the admin queue included. The device is the one with
+    /// this address ([`Verbs::has`]). The devices are to be dropped after this.
+    ///
+    /// # Errors
+    /// Of the queues' descriptors.
+    pub fn verbs(
+        verbs: &Verbs,
+        local: IpAddr,
+        queues: usize,
+    ) -> std::io::Result<RdmaHost<VerbsProvider>> {
+        let providers = (0..queues).map(|_| verbs.core());
+        Ok(RdmaHost::new(local, providers.collect::<Result<_, _>>()?))
+    }
+}
+
+/// The address of ours that the system sends from to a target.
 ///
 /// # Errors
 /// If no route leads there.
-pub fn local_address(target: SocketAddr) -> std::io::Result<IpAddr> {
+pub fn route_address(target: SocketAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -96,7 +119,16 @@ pub fn local_address(target: SocketAddr) -> std::io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     // Sends nothing: the system only picks the route.
     socket.connect(target)?;
-    let local = socket.local_addr()?.ip();
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The address of ours by which a target is reached over software RoCEv2. Both ends of its connections need port 4791, so
+/// a target on the same address of this machine is reached from another loopback address.
+///
+/// # Errors
+/// If no route leads there.
+pub fn local_address(target: SocketAddr) -> std::io::Result<IpAddr> {
+    let local = route_address(target)?;
     match (local, target.ip()) {
         (IpAddr::V4(ip), IpAddr::V4(there)) if ip == there => {
             let other = match there == Ipv4Addr::new(127, 0, 0, 2) {
@@ -180,6 +212,12 @@ impl<P: Provider> RdmaWire<P> {
     pub fn receive(&mut self) -> Result<(), HostError> {
         let now = now(&self.host);
         let provider = self.provider.as_mut().expect(HELD);
+        if let Some(cause) = self.conn.no_memory() {
+            return Err(HostError::NoMemory {
+                address: self.address,
+                why: cause.to_string(),
+            });
+        }
         while let Some(event) = provider.poll(now) {
             let address = self.address;
             let taken = self.conn.on_event(provider, event);

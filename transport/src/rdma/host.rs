@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use ferroce_buf::{Buf, BufList, Class, Home, PAGE, Pool, Region, Want};
@@ -48,6 +49,7 @@ pub struct Conn {
     /// Answered and with their data back, not yet polled.
     done: VecDeque<u16>,
     bounce: Bounce,
+    no_memory: Option<io::Error>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,6 +156,7 @@ impl Conn {
             wrs: 0,
             done: VecDeque::with_capacity(depth.into()),
             bounce: Bounce::default(),
+            no_memory: None,
         }
     }
 
@@ -177,6 +180,11 @@ impl Conn {
         self.in_capsule = bytes;
     }
 
+    /// Why a command was refused for want of memory, if one was: more will be, so the connection is of no use.
+    pub fn no_memory(&mut self) -> Option<io::Error> {
+        self.no_memory.take()
+    }
+
     /// Commands that have no answer, or one that was not polled.
     #[inline]
     pub fn outstanding(&self) -> usize {
@@ -198,7 +206,7 @@ impl Conn {
     /// is what the opcode says (Base 3.1.3.1). Returns the CID.
     ///
     /// # Errors
-    /// Gives the data back if the queue is full, or out of keys, or dead.
+    /// Gives the data back if the queue is full, or out of keys, or dead; or out of memory, see [`Conn::no_memory`].
     ///
     /// # Panics
     /// If the connection is not open yet, or the opcode takes no such data.
@@ -265,7 +273,13 @@ impl Conn {
         let (data, bufs) = match data {
             Data::Buf(buf) => (Data::None, only(buf)),
             other => {
-                let mut buf = self.bounce.take(len as usize);
+                let mut buf = match self.bounce.take(provider, len as usize) {
+                    Ok(buf) => buf,
+                    Err(cause) => {
+                        self.no_memory = Some(cause);
+                        return Err(other);
+                    }
+                };
                 if to_target {
                     buf.bytes_mut().copy_from_slice(other.bytes());
                 }
@@ -488,21 +502,21 @@ struct Bounce {
 }
 
 impl Bounce {
-    /// # Panics
-    /// If the system has no more memory to map.
-    fn take(&mut self, len: usize) -> Buf {
+    /// # Errors
+    /// If the system has no more memory to map, or the device may not reach it.
+    fn take<P: Provider>(&mut self, provider: &mut P, len: usize) -> io::Result<Buf> {
         if let Some(buf) = self.pools.iter_mut().find_map(|pool| pool.take(len)) {
-            return buf;
+            return Ok(buf);
         }
         let size = len.next_power_of_two().max(PAGE);
         let count = (GROW_LEN / size).max(1);
-        let region = Region::map(size * count, Want::default()).expect("memory for a queue's data");
+        let region = Arc::new(Region::map(size * count, Want::default())?);
+        provider.register(&region)?;
         let home = Home(self.pools.len() as u16);
         let class = [Class { size, count }];
-        self.pools
-            .push(Pool::new(Arc::new(region), 0, home, &class));
+        self.pools.push(Pool::new(region, 0, home, &class));
         let pool = self.pools.last_mut().expect("it was just pushed");
-        pool.take(len).expect("it is large enough")
+        Ok(pool.take(len).expect("it is large enough"))
     }
 
     /// A command's data as it was given, with what came if it was `filled`.

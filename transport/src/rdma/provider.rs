@@ -25,10 +25,12 @@
 //! WRITEs posted before it are placed. READs are the exception of all RDMA: a later WRITE or SEND may
 //! overtake them. Completions of one queue pair come in the order of posting, RECVs aside.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use ferroce_buf::{Buf, BufList};
+use ferroce_buf::{Buf, BufList, Region};
 use ferroce_engine::port::Tick;
 
 /// Bytes of a message that a receive completion carries itself: an SQE. What is longer lands in the
@@ -350,6 +352,15 @@ pub trait Provider {
 
     /// Posts a READ. [`Event::ReadDone`] follows.
     fn read(&mut self, qp: QpId, read: Read);
+
+    /// Makes the Bufs of a region fit to be posted and granted here, before the first of them is. Devices have to be told of
+    /// memory, and it is locked, which takes its time: nothing for every command. The usual provider needs nothing.
+    ///
+    /// # Errors
+    /// If the memory cannot be locked, with how to make it possible.
+    fn register(&mut self, _region: &Arc<Region>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Lets the peer reach some memory until [`Provider::revoke`], or until it is told to invalidate
     /// the key. While that lasts the provider has the Bufs.

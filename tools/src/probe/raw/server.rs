@@ -16,8 +16,8 @@ use crate::cli::RawServerArgs;
 use crate::config::Spin;
 use crate::ctl::print;
 use crate::fail::{Context, Result, fail};
-use crate::probe::cpu;
 use crate::units::Size;
+use crate::usage;
 use crate::wait::Bed;
 
 /// What one call receives, and sends, at most.
@@ -294,7 +294,9 @@ impl Connection {
                 What::Read => self.answer(0, place, len),
                 What::Write if len == 0 => self.answer(0, 0, 0),
                 What::Write => self.incoming = Some((place, len)),
-                What::Usage => self.answer(cpu::of_process(std::process::id()).unwrap_or(0), 0, 0),
+                What::Usage => {
+                    self.answer(usage::of_process(std::process::id()).unwrap_or(0), 0, 0)
+                }
             }
         }
         self.staging.copy_within(at..self.staged, 0);

@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::{MaybeUninit, zeroed};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{null_mut, read_unaligned};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -17,20 +17,16 @@ use ferroce_buf::Region;
 use rdma_sys as sys;
 use sys::rdma_cm_event_type as event;
 
+use super::conn::{Conn, MAKE};
 use super::device::Device;
 use super::inbox::Inbox;
-use super::queue::{CoreShared, Cq, Made, Plan};
+use super::queue::{Cq, Made};
 use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
 
 /// Set-up threads: one that destroys does not keep others from being made.
 const SETUP_THREADS: usize = 2;
 /// Requests of one listener that no core has looked at yet. What is more is refused.
 const REQUESTS_MAX: usize = 256;
-/// How long an address may take to be found, in ms, and a route.
-const RESOLVE_MS: libc::c_int = 2000;
-/// Code of 0.08 ms, how long a peer waits that found no RECV (IBTA, RNR NAK timer field). 0, the default, means 655 ms.
-const MIN_RNR_TIMER: u8 = 6;
-
 /// How RDMA devices are to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
@@ -94,7 +90,6 @@ pub(super) struct Shared {
     jobs: Vec<mpsc::Sender<Job>>,
     wake: Inbox<()>,
     stop: AtomicBool,
-    port_errors: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -110,27 +105,6 @@ enum Owner {
     Listener(Arc<Inbox<VerbsIncoming>>),
     Conn(Arc<Conn>),
 }
-
-/// A connection as the control thread and the set-up threads know it.
-#[derive(Debug)]
-pub(super) struct Conn {
-    pub id: Id,
-    pub qp: QpId,
-    pub device: Arc<Device>,
-    pub core: Arc<CoreShared>,
-    pub plan: Plan,
-    /// Of the REQ, on an active end.
-    pub private: Option<PrivateData>,
-    /// Whether its queue pair is being made: decided once, by who is first.
-    making: AtomicU8,
-    /// Set by `Destroy`: jobs that come after it find nothing.
-    gone: AtomicBool,
-}
-
-/// Values of `Conn::making`.
-const UNDECIDED: u8 = 0;
-const MAKE: u8 = 1;
-const NEVER: u8 = 2;
 
 /// What a set-up thread is to do.
 #[derive(Debug)]
@@ -177,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn check(status: libc::c_int) -> io::Result<()> {
+pub(super) fn check(status: libc::c_int) -> io::Result<()> {
     if status == 0 {
         Ok(())
     } else {
@@ -210,7 +184,6 @@ impl Verbs {
             jobs,
             wake: Inbox::new()?,
             stop: AtomicBool::new(false),
-            port_errors: AtomicU64::new(0),
         });
         let mut threads = Vec::new();
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -229,13 +202,7 @@ impl Verbs {
     /// # Errors
     /// If memory cannot be locked, with the size and how to raise the limit.
     pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
-        let mut regions = lock(&self.shared.regions);
-        regions.retain(|region| region.strong_count() > 0);
-        for device in lock(&self.shared.devices).iter() {
-            device.register(region)?;
-        }
-        regions.push(Arc::downgrade(region));
-        Ok(())
+        self.shared.register(region)
     }
 
     /// Listens. The wildcard address means every device's.
@@ -268,20 +235,34 @@ impl Verbs {
 
     /// True if a device has this address: a listener there, or a connection from there, is RDMA's own.
     pub fn has(&self, ip: IpAddr) -> bool {
-        let Ok(id) = self.shared.bound(SocketAddr::new(ip, 0)) else {
-            return false;
-        };
-        // SAFETY: the id is ours, and has no events.
-        let found = unsafe { !(*id.0).verbs.is_null() };
+        self.device_at(ip).is_some()
+    }
+
+    /// The name of the device that has this address.
+    pub fn device_at(&self, ip: IpAddr) -> Option<String> {
+        let id = self.shared.bound(SocketAddr::new(ip, 0)).ok()?;
+        // SAFETY: the id is ours, and has no events; a context stays open.
+        let (context, _) = unsafe { ((*id.0).verbs, sys::rdma_destroy_id(id.0)) };
         // SAFETY: as above.
-        unsafe { sys::rdma_destroy_id(id.0) };
-        found
+        (!context.is_null()).then(|| unsafe { super::device::name(context) })
     }
 
     /// The names of the devices in use.
     pub fn devices(&self) -> Vec<String> {
         let devices = lock(&self.shared.devices);
         devices.iter().map(|device| device.name.clone()).collect()
+    }
+
+    /// What was counted of each device, by its name and what it is: `port_errors`, how often a port of it went down, and
+    /// `rnr_naks_sent`, how often a peer was told that there was no RECV, as far as the device counts it. Reads files, so
+    /// it is nothing for a core.
+    pub fn each_device_counter(&self, give: &mut dyn FnMut(&str, &'static str, u64)) {
+        let devices = lock(&self.shared.devices).clone();
+        for device in devices {
+            let port_errors = device.port_errors.load(Ordering::Relaxed);
+            give(&device.name, "port_errors", port_errors);
+            give(&device.name, "rnr_naks_sent", device.rnr_naks());
+        }
     }
 }
 
@@ -366,14 +347,14 @@ impl Shared {
         self.options
     }
 
-    pub(super) fn port_errors(&self) -> u64 {
-        self.port_errors.load(Ordering::Relaxed)
-    }
-
-    /// How often a peer was told that there was no RECV, as far as the devices count it.
-    pub(super) fn rnr_naks(&self) -> u64 {
-        let devices = lock(&self.devices);
-        devices.iter().map(|device| device.rnr_naks()).sum()
+    pub(super) fn register(&self, region: &Arc<Region>) -> io::Result<()> {
+        let mut regions = lock(&self.regions);
+        regions.retain(|region| region.strong_count() > 0);
+        for device in lock(&self.devices).iter() {
+            device.register(region)?;
+        }
+        regions.push(Arc::downgrade(region));
+        Ok(())
     }
 
     pub(super) fn send(&self, slot: usize, job: Job) {
@@ -437,6 +418,7 @@ impl Shared {
         if let Some(known) = devices.iter().find(|device| device.context == context) {
             return Ok(known.clone());
         }
+        // One that cannot be used gives back what it has when it is dropped here.
         let device = Arc::new(Device::open(context, self.options.host)?);
         for region in regions.iter().filter_map(std::sync::Weak::upgrade) {
             device.register(&region).map_err(|why| why.to_string())?;
@@ -646,7 +628,7 @@ impl Shared {
             }
             9 => log::info!("RDMA: a port of {} is up", device.name),
             10 => {
-                self.port_errors.fetch_add(1, Ordering::Relaxed);
+                device.port_errors.fetch_add(1, Ordering::Relaxed);
                 log::warn!(
                     "RDMA: a port of {} is down; connections wait for it",
                     device.name
@@ -686,6 +668,9 @@ impl Shared {
                 Job::Make(conn) => {
                     let made = self.make(&conn);
                     let asks = made.is_ok() && conn.private.is_some();
+                    if made.is_err() && conn.private.is_none() {
+                        conn.refuse();
+                    }
                     conn.core.inbox.push(Mail::Made(conn.qp, made));
                     // Only now, so that the core does not hear what came of it before.
                     if asks {
@@ -771,113 +756,6 @@ impl Id {
         // SAFETY: who has an Id has one that lives.
         let context = unsafe { (*self.0).verbs };
         (!context.is_null()).then_some(context)
-    }
-}
-
-impl Conn {
-    pub(super) fn local(&self) -> Option<SocketAddr> {
-        // SAFETY: the id lives until `Destroy`.
-        unsafe { addresses(self.id) }.0
-    }
-
-    /// Of an id. The queue pair of a request is made in any case; that of an active end once the address is found.
-    pub(super) fn new(
-        (id, qp): (Id, QpId),
-        device: Arc<Device>,
-        core: Arc<CoreShared>,
-        plan: Plan,
-        private: Option<PrivateData>,
-    ) -> Conn {
-        let making = if private.is_some() { UNDECIDED } else { MAKE };
-        Conn {
-            id,
-            qp,
-            device,
-            core,
-            plan,
-            private,
-            making: AtomicU8::new(making),
-            gone: AtomicBool::new(false),
-        }
-    }
-
-    fn decide(&self, what: u8) -> bool {
-        self.making
-            .compare_exchange(UNDECIDED, what, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// True if no queue pair is being made for it, nor will be.
-    pub(super) fn never_make(&self) -> bool {
-        self.decide(NEVER) || self.making.load(Ordering::Acquire) == NEVER
-    }
-
-    fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    fn over(&self, why: Why) {
-        self.core.inbox.push(Mail::Over {
-            qp: self.qp,
-            why,
-            private: PrivateData::new(&[]),
-        });
-    }
-
-    /// The last step before the request, which follows when the route is there.
-    fn ask_for_route(&self) {
-        // SAFETY: the id lives until `Destroy`, a later job of this thread; its address was resolved.
-        if let Err(cause) = check(unsafe { sys::rdma_resolve_route(self.id.0, RESOLVE_MS) }) {
-            log::debug!("RDMA: no route to the peer: {cause}");
-            self.over(Why::Unreachable);
-        }
-    }
-
-    /// Sets the traffic class of its packets.
-    pub(super) fn set_traffic_class(&self, mut class: u8) {
-        // RDMA_OPTION_ID, RDMA_OPTION_ID_TOS of rdma_cma.h. A device without classes does not mind.
-        // SAFETY: the id lives; the byte lives for the call.
-        unsafe { sys::rdma_set_option(self.id.0, 0, 0, (&raw mut class).cast(), 1) };
-    }
-
-    /// Asks for the way to the peer, from the address the id is bound to. `Make` follows when it is found.
-    pub(super) fn resolve(&self, peer: SocketAddr) -> io::Result<()> {
-        let peer = socket2::SockAddr::from(peer);
-        // SAFETY: the address lives for the call, which does not change it.
-        check(unsafe {
-            sys::rdma_resolve_addr(
-                self.id.0,
-                null_mut(),
-                peer.as_ptr().cast_mut().cast(),
-                RESOLVE_MS,
-            )
-        })
-    }
-
-    /// Has peers that find no RECV try again soon.
-    fn set_rnr_timer(&self) {
-        // SAFETY: plain data; the mask says which of it counts. The queue pair lives until `Destroy`.
-        unsafe {
-            let mut attr: sys::ibv_qp_attr = zeroed();
-            attr.min_rnr_timer = MIN_RNR_TIMER;
-            let mask = sys::ibv_qp_attr_mask::IBV_QP_MIN_RNR_TIMER.0 as libc::c_int;
-            if !(*self.id.0).qp.is_null() {
-                sys::ibv_modify_qp((*self.id.0).qp, &raw mut attr, mask);
-            }
-        }
-    }
-
-    /// From the return on no peer reaches memory by this queue pair, and everything posted is flushed.
-    pub(super) fn to_error(&self) {
-        // SAFETY: as above.
-        unsafe {
-            let mut attr: sys::ibv_qp_attr = zeroed();
-            attr.qp_state = sys::ibv_qp_state::IBV_QPS_ERR;
-            let mask = sys::ibv_qp_attr_mask::IBV_QP_STATE.0 as libc::c_int;
-            if !(*self.id.0).qp.is_null() {
-                sys::ibv_modify_qp((*self.id.0).qp, &raw mut attr, mask);
-            }
-        }
     }
 }
 

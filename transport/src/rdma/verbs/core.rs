@@ -3,11 +3,12 @@
 //! Everything that takes its time is asked of the set-up threads and comes back as mail. While a queue pair is being
 //! made, its RECVs wait here.
 
+mod keys;
 mod provider;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -16,13 +17,15 @@ use ferroce_engine::port::Tick;
 use rdma_sys as sys;
 use sys::{ibv_wc_status as status, ibv_wr_opcode as opcode};
 
-use super::cm::{Conn, Job, Mail, Shared, VerbsIncoming};
-use super::device::{Device, Key};
+use super::cm::{Job, Mail, Shared, VerbsIncoming};
+use super::conn::Conn;
+use super::device::Device;
 use super::queue::{CoreShared, Cq, Kind, Made, Plan, Work, WrId};
 use crate::rdma::provider::{
     Access, Answer, Demand, Dial, DialError, Event, HEAD_LEN, Incoming as _, Limits, Message,
     PrivateData, Provider, QpId, Read, Remote, WcStatus, Why,
 };
+use keys::Keys;
 
 /// Completions taken out at a time.
 const BATCH: usize = 32;
@@ -72,44 +75,6 @@ pub struct VerbsProvider {
     /// When it was warned of a queue pair that could not be made.
     warned: Option<Tick>,
     counters: Counters,
-}
-
-/// Keys of the regions, by device and number of the region.
-#[derive(Debug, Default)]
-struct Keys(Vec<(Arc<Device>, Vec<Option<Key>>)>);
-
-impl Keys {
-    /// The key of a Buf's region with this device.
-    #[inline]
-    fn of(&mut self, device: &Arc<Device>, buf: &Buf) -> Key {
-        let region = usize::from(buf.region().0);
-        let at = self
-            .0
-            .iter()
-            .position(|(known, _)| Arc::ptr_eq(known, device));
-        if let Some(at) = at
-            && let Some(Some(key)) = self.0[at].1.get(region)
-        {
-            return *key;
-        }
-        // Registered since it was looked at last.
-        let fresh = device.keys();
-        let key = fresh.get(region).copied().flatten();
-        match at {
-            Some(at) => self.0[at].1 = fresh,
-            None => self.0.push((device.clone(), fresh)),
-        }
-        key.expect("a region is registered before its Bufs are dealt")
-    }
-
-    #[inline]
-    fn sge(&mut self, device: &Arc<Device>, buf: &Buf) -> sys::ibv_sge {
-        sys::ibv_sge {
-            addr: buf.as_ptr() as u64,
-            length: buf.len() as u32,
-            lkey: self.of(device, buf).lkey,
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ferroce_buf::{Region, RegionId};
@@ -9,14 +10,18 @@ use rdma_sys as sys;
 
 use super::inventory::{self, Ability};
 
-/// A device that is in use. It stays open until the process ends, as librdmacm's contexts do.
+/// A device that is in use. Its context stays open until the process ends, as all of librdmacm's do.
 #[derive(Debug)]
 pub(super) struct Device {
     pub name: String,
     pub ability: Ability,
     pub context: *mut sys::ibv_context,
     pub pd: *mut sys::ibv_pd,
+    /// How often a port of it went down.
+    pub port_errors: AtomicU64,
     access: u32,
+    /// Counts changes of `regions`: keys that were looked up before may be those of another region now.
+    changes: AtomicU64,
     regions: Mutex<Vec<Registered>>,
 }
 
@@ -52,11 +57,9 @@ impl Device {
     pub fn open(context: *mut sys::ibv_context, windows: bool) -> Result<Device, String> {
         // SAFETY: librdmacm never closes its contexts; the name is a string within the device's struct.
         let (name, infiniband) = unsafe {
-            let device = (*context).device;
-            let name = CStr::from_ptr(sys::ibv_get_device_name(device));
-            let kind = (*device).transport_type;
+            let kind = (*(*context).device).transport_type;
             (
-                name.to_string_lossy().into_owned(),
+                name(context),
                 kind == sys::ibv_transport_type::IBV_TRANSPORT_IB,
             )
         };
@@ -82,7 +85,9 @@ impl Device {
             ability,
             context,
             pd,
+            port_errors: AtomicU64::new(0),
             access,
+            changes: AtomicU64::new(0),
             regions: Mutex::new(Vec::new()),
         })
     }
@@ -93,6 +98,9 @@ impl Device {
     /// With what was tried and how to make it possible.
     pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
         let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        if regions.iter().any(|old| old.region.strong_count() == 0) {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
         regions.retain(|old| {
             let lives = old.region.strong_count() > 0;
             if !lives {
@@ -120,7 +128,14 @@ impl Device {
             region: Arc::downgrade(region),
             mr,
         });
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// What [`Device::keys`] gives is good while this is the same.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// How often a peer was told that there was no RECV. Devices count it under different names, or not at all.
@@ -156,6 +171,29 @@ impl Device {
             });
         }
         keys
+    }
+}
+
+/// The name of a context's device.
+///
+/// # Safety
+/// The context is open.
+pub(super) unsafe fn name(context: *mut sys::ibv_context) -> String {
+    // SAFETY: by the caller; the name is a string within the device's struct.
+    let name = unsafe { CStr::from_ptr(sys::ibv_get_device_name((*context).device)) };
+    name.to_string_lossy().into_owned()
+}
+
+impl Drop for Device {
+    /// Of one that could not be used after all: those in use stay until the process ends.
+    fn drop(&mut self) {
+        let regions = self.regions.get_mut();
+        for known in regions.unwrap_or_else(PoisonError::into_inner) {
+            // SAFETY: made in `register`, and no queue pair is left that could name it: each has the device.
+            unsafe { sys::ibv_dereg_mr(known.mr) };
+        }
+        // SAFETY: made in `open`; what was made in it is gone. Without effect if something is not.
+        unsafe { sys::ibv_dealloc_pd(self.pd) };
     }
 }
 

@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 mod cm;
+mod conn;
 mod core;
 mod device;
 mod inbox;

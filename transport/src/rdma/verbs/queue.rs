@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rdma_sys as sys;
 
-use super::cm::{Conn, Mail, nonblocking};
+use super::cm::{Mail, nonblocking};
+use super::conn::Conn;
 use super::device::{Device, Slab};
 use super::inbox::Inbox;
 

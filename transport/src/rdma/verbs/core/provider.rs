@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use ferroce_buf::Region;
+
 use super::*;
+use crate::host::route_address;
 
 impl Provider for VerbsProvider {
     type Incoming = VerbsIncoming;
@@ -68,7 +71,7 @@ impl Provider for VerbsProvider {
         }
         let local = match dial.local {
             Some(ip) => ip,
-            None => source(dial.peer).ok_or(DialError::NoRoute)?,
+            None => route_address(dial.peer).map_err(|_| DialError::NoRoute)?,
         };
         let cm = self.shared.bound(SocketAddr::new(local, 0));
         let cm = cm.map_err(|_| DialError::NoRoute)?;
@@ -191,6 +194,10 @@ impl Provider for VerbsProvider {
         self.clear();
         self.transfer(qp, opcode::IBV_WR_RDMA_READ, remote, &bufs);
         self.post_sends(qp, What::Read, tag, bufs);
+    }
+
+    fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
+        self.shared.register(region)
     }
 
     /// By a memory window of type 2, bound to the queue pair: a work request of its own, which goes before the command
@@ -347,23 +354,10 @@ impl Provider for VerbsProvider {
             ("verbs_violations", counters.violations),
             ("verbs_stale_completions", counters.stale),
             ("verbs_slow_drains", counters.slow_drains),
-            ("verbs_port_errors", self.shared.port_errors()),
-            ("verbs_rnr_naks_sent", self.shared.rnr_naks()),
         ] {
             give(name, value);
         }
     }
-}
-
-/// The address that the system would send from to this peer.
-fn source(peer: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = match peer {
-        SocketAddr::V4(_) => ([0; 4], 0).into(),
-        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-    };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(peer).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 impl Drop for VerbsProvider {
