@@ -118,6 +118,9 @@ pub struct Node {
     pub wake_up: String,
     /// One each.
     pub cores: Vec<CoreView>,
+    /// What was counted where requests for RoCE connections are heard, by name, without what is 0.
+    #[serde(default)]
+    pub requests: Vec<(String, u64)>,
     /// What it was to have and has not, yet.
     #[serde(default)]
     pub missing: Vec<String>,

@@ -11,7 +11,6 @@ use crate::rdma::provider::{
     Read, Remote,
 };
 use crate::roce::cm::Incoming;
-use crate::roce::counters::Dropped;
 use crate::roce::device::Device;
 use crate::roce::payload::Outlet;
 use crate::roce::udp::Sockets;
@@ -224,22 +223,6 @@ impl<L: Line> Provider for Roce<L> {
     }
 
     fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
-        let counters = &self.device.counters;
-        for (name, count) in [
-            ("received", counters.received),
-            ("sent", counters.sent),
-            ("resent", counters.resent),
-            ("timeouts", counters.timeouts),
-            ("naks_received", counters.naks_received),
-            ("naks_sent", counters.naks_sent),
-            ("bytes_copied", counters.copied),
-            ("overflows", counters.overflows),
-            ("ids_recovered", counters.ids_recovered),
-        ] {
-            give(name, count);
-        }
-        for why in Dropped::ALL {
-            give(why.counter(), counters.dropped(*why));
-        }
+        self.device.counters.each(give);
     }
 }
