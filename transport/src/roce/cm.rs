@@ -412,6 +412,11 @@ impl Cm {
         }
     }
 
+    /// Numbers are drawn by another seed from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random.seed(seed);
+    }
+
     /// A number whose low byte says whose it is.
     pub fn name(&mut self) -> u32 {
         let (worker, workers) = (u32::from(self.worker), u32::from(self.workers));

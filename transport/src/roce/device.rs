@@ -135,6 +135,12 @@ impl Device {
         self.first_psn = Some(psn);
     }
 
+    /// Everything random is drawn by another seed from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random.seed(seed);
+        self.cm.reseed(self.random.u64(..));
+    }
+
     /// Its addresses.
     pub fn ports(&self) -> &[Port] {
         &self.ports
