@@ -1,5 +1,5 @@
 # RDMA: packets lost, doubled, late, out of order and damaged on both ways: the host sees none of it
-#: node timeout=300
+#: node timeout=600
 use_rdma 1500
 modprobe sch_netem
 serve --device ram:64MiB "${METRICS[@]}"
