@@ -135,6 +135,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+fn counted(counts: &[(String, u64)]) -> String {
+    let counts = counts
+        .iter()
+        .map(|(name, count)| format!("{name} {}", thousands(*count)));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
 fn show(node: &Node, before: &Node) -> String {
     let mut out = format!(
         "ferroce {}, process {}, up {}\n",
@@ -167,15 +174,14 @@ fn show(node: &Node, before: &Node) -> String {
             thousands(core.waits)
         );
         if !core.rdma.is_empty() {
-            let counts = core
-                .rdma
-                .iter()
-                .map(|(name, count)| format!("{name} {}", thousands(*count)));
-            let _ = writeln!(out, "  rdma    {}", counts.collect::<Vec<_>>().join(", "));
+            let _ = writeln!(out, "  rdma    {}", counted(&core.rdma));
         }
     }
     for (device, what, count) in &node.rdma_devices {
         let _ = writeln!(out, "device    {device}: {what} {}", thousands(*count));
+    }
+    if !node.requests.is_empty() {
+        let _ = writeln!(out, "requests  {}", counted(&node.requests));
     }
     for missing in &node.missing {
         let _ = writeln!(out, "missing   {missing}");
@@ -378,6 +384,7 @@ mod tests {
                 waits: 1234,
                 rdma: Vec::new(),
             }],
+            requests: vec![("received".into(), 1024), ("dropped_cm_flood".into(), 3)],
             missing: vec!["nvme:0000:01:00.0: it is not there".into()],
             subsystems: vec![SubsystemView {
                 nqn: "nqn.2024-01.a:b".into(),
@@ -417,6 +424,7 @@ mod tests {
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
              1,234 waits so far\n\
              device    rxe0: port_errors 2\n\
+             requests  received 1,024, dropped_cm_flood 3\n\
              missing   nvme:0000:01:00.0: it is not there\n\n\
              subsystem nqn.2024-01.a:b\n\
              \x20 serial  S   model  M\n\

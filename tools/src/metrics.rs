@@ -267,6 +267,11 @@ impl Metrics {
             let labels = [("device", device), ("what", what.to_owned())];
             counter(&mut devices, &labels, count)?;
         }
+        let help = "What was counted where requests for RoCE connections are heard";
+        let mut requests = begin(to, "rdma_requests", help, MetricType::Counter)?;
+        for (what, count) in self.0.requests() {
+            counter(&mut requests, &[("what", what)], count)?;
+        }
         let help = "Time at work (busy), polling with nothing to do (spinning), and asleep";
         let mut seconds = begin(to, "core_seconds", help, MetricType::Counter)?;
         for (core, facts) in cores() {

@@ -132,7 +132,7 @@ impl Node {
         let roce::Opened {
             mut fabrics,
             listener,
-        } = roce::open(others, cpus.len())?;
+        } = roce::open(others, cpus.len(), config.limits.rdma_entries)?;
         // Queues that come by devices and those that come by our own RoCEv2 have their RECVs apart.
         let entries = config.limits.rdma_entries as usize;
         let entries = match both && !fabrics.is_empty() {

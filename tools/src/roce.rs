@@ -16,6 +16,9 @@ const QUEUES_MAX: usize = 128;
 /// Drops packets that come, to see what loss does: `PPM`, or `PPM:SEED`.
 const LOSS: &str = "FERROCE_ROCE_LOSS";
 
+/// Whether the system cuts long messages into packets, whatever the interface: `on` or `off`.
+const SEGMENT: &str = "FERROCE_ROCE_SEGMENT";
+
 /// What this process has as a host, by its addresses: one on each, since each has port 4791 to itself.
 static HOSTS: Mutex<BTreeMap<IpAddr, RdmaHost<Roce>>> = Mutex::new(BTreeMap::new());
 
@@ -41,8 +44,19 @@ pub fn host(target: SocketAddr, bind: Option<IpAddr>, queues: usize) -> Result<R
     Ok(host)
 }
 
-/// The usual, but for what the environment of a test says.
+/// The usual, but for what the environment says.
 pub fn options() -> Result<Options> {
+    let segment = match std::env::var_os(SEGMENT) {
+        None => None,
+        Some(text) if text == "on" => Some(true),
+        Some(text) if text == "off" => Some(false),
+        Some(text) => fail!("{SEGMENT}={}: say on or off", text.to_string_lossy()),
+    };
+    let options = loss()?;
+    Ok(Options { segment, ..options })
+}
+
+fn loss() -> Result<Options> {
     let Some(text) = std::env::var_os(LOSS) else {
         return Ok(Options::default());
     };

@@ -682,6 +682,57 @@ fn refused_requests_say_why_and_leave_nothing() {
 }
 
 #[test]
+fn who_does_not_go_on_cannot_take_what_others_need() {
+    let mut bench = Bench::new(256, LIMITS);
+    // Its first, of whatever size; then what fits a quarter; admin queues take no RECVs.
+    let mut asked = Vec::new();
+    for (qid, entries) in [(1, 32), (2, 64), (3, 32), (4, 8), (0, 32)] {
+        asked.push(bench.ask(RdmaCmRequest::new(qid, entries).as_bytes()));
+    }
+    assert_eq!(bench.fabric.refused(), 2);
+    assert_eq!(bench.fabric.spare_recvs(), 256 - 2 * 32);
+    // Another host's are its own.
+    let mut other = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
+    let private = RdmaCmRequest::new(1, 128);
+    let dial = Dial {
+        local: None,
+        peer: SERVER.parse().unwrap(),
+        private: private.as_bytes(),
+        demand: Demand {
+            recvs: 1,
+            recv_data: 0,
+            sends: 64,
+            reads: 0,
+        },
+    };
+    let theirs = other.connect(&dial, NOW).unwrap();
+    bench.fabric.adopt(bench.world.incoming().unwrap(), NOW);
+    assert_eq!(bench.fabric.refused(), 2);
+    // Once they stand they count no more.
+    bench.turns();
+    asked.push(bench.ask(RdmaCmRequest::new(2, 64).as_bytes()));
+    assert_eq!(bench.fabric.refused(), 2);
+    // However small they are, there is a bound on how many.
+    for _ in 0..40 {
+        asked.push(bench.ask(RdmaCmRequest::new(0, 32).as_bytes()));
+    }
+    assert_eq!(bench.fabric.refused(), 2 + 40 - (128 / 4 - 1));
+    bench.turns();
+    for event in bench.host_events() {
+        if let Event::Disconnected { qp, .. } = event {
+            asked.retain(|other| *other != qp);
+        }
+    }
+    other.close(theirs, NOW);
+    for qp in asked {
+        bench.host.close(qp, NOW);
+    }
+    bench.turns();
+    while other.poll(NOW).is_some() {}
+    bench.all_is_home();
+}
+
+#[test]
 fn the_reject_carries_its_status() {
     let world = World::prompt();
     let server = world.end("10.0.0.1".parse().unwrap(), LIMITS);
@@ -732,7 +783,8 @@ fn without_room_commands_wait_and_other_things_go_on() {
     for _ in 0..5 {
         assert!(bench.turn(false).is_empty());
     }
-    assert!(bench.fabric.has_work());
+    // Nothing is to be done until there is room, so nothing keeps the core awake.
+    assert!(!bench.fabric.has_work());
     bench.host.close(two, NOW);
     let mut seen = Vec::new();
     for _ in 0..5 {

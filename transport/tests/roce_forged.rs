@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::provider::{
-    Access, Answer, Demand, Dial, Event, Message, QpId, Read, Remote,
+    Access, Answer, Demand, Dial, Event, Message, QpId, Read, Remote, WcStatus,
 };
 use ferroce_transport::roce::cm::{Front, Heard};
 use ferroce_transport::roce::device::{Device, Port};
@@ -20,7 +20,7 @@ use ferroce_transport::roce::icrc::Flow;
 use ferroce_transport::roce::mad::{self, Message as Mad};
 use ferroce_transport::roce::packet::{self, Mtu};
 use ferroce_transport::roce::payload::{Outlet, PacketOut, Route};
-use ferroce_wire::roce::PORT;
+use ferroce_wire::roce::{Opcode, PORT};
 
 fn seeds() -> Range<u64> {
     let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
@@ -354,4 +354,37 @@ fn a_peer_that_is_not_ready_is_tried_again_when_it_says() {
     }
     // It said 640 us, which is much less than a late acknowledgement would have taken.
     assert_eq!(host.device.next_timeout(), Some(now.plus_ns(640_000)));
+}
+
+#[test]
+fn what_was_taken_is_acknowledged_before_the_end() {
+    let ([mut host, mut target], _) = connected(1, None);
+    let qp = target.qp.filter(|_| target.up).expect("it is connected");
+    let now = Tick(1000);
+    let message = Message {
+        tag: 0,
+        head: [7; 64],
+        bufs: BufList::new(),
+    };
+    target.device.send(qp, message);
+    let mut caught = Caught(Vec::new());
+    target.device.transmit(now, &mut caught);
+    let [datagram] = &caught.0[..] else {
+        panic!("one message is one packet")
+    };
+    host.device.receive(now, 0, target.address, datagram, 0);
+    host.device.close(host.qp.expect("it has one"), now);
+    let mut caught = Caught(Vec::new());
+    host.device.transmit(now, &mut caught);
+    let opcodes: Vec<_> = caught
+        .0
+        .iter()
+        .map(|datagram| packet::parse(datagram).expect("ours are proper").bth.opcode)
+        .collect();
+    assert_eq!(opcodes, [Opcode::ACKNOWLEDGE, Opcode::UD_SEND_ONLY]);
+    target.device.receive(now, 0, host.address, &caught.0[0], 0);
+    let sent = target.device.poll(now);
+    let status =
+        |event: &Event| matches!(event, Event::Sent { status, .. } if *status == WcStatus::Success);
+    assert!(sent.as_ref().is_some_and(status), "{sent:?}");
 }

@@ -367,6 +367,7 @@ fn loss_is_made_good() {
         mtu_max: Mtu::from_code(3),
         loss_ppm: 20_000,
         loss_seed: 5,
+        ..Options::default()
     });
     let qp = net.connect(CORES, 1);
     for i in 0..20 {
@@ -401,6 +402,9 @@ fn a_flood_is_looked_at_bit_by_bit() {
         assert!(net.listener.accept(now).is_none());
     }
     assert_eq!(net.listener.counters.received, COUNT);
+    // Others can see it, too.
+    let shared = net.listener.shared();
+    assert_eq!(shared.lock().expect("nobody panics").received, COUNT);
 }
 
 #[test]

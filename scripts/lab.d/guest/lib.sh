@@ -106,7 +106,7 @@ all_held() {
 # metric NAME [LABEL]: what the node's metrics say of it, summed; it serves with METRICS.
 METRICS=(--metrics 127.0.0.1:9520)
 metric() {
-    wget -q -O - http://127.0.0.1:9520/metrics |
+    $WITHIN wget -q -O - http://127.0.0.1:9520/metrics |
         awk -v name="ferroce_$1" -v label="${2-}" '
             (index($1, name "{") == 1 || $1 == name) && (label == "" || index($1, label)) { sum += $2 } END { printf "%d\n", sum }'
 }
@@ -122,6 +122,19 @@ held_again() {
 
 # rxe NAME: one of soft-RoCE's counters.
 rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
+
+# nothing_lost: what must hold on a clean cable. No packet was missed by either end, and none came out of order. What was sent
+# again nevertheless was by timers, of an end whose peer did not run for long: the machine has one CPU, and shares that. It
+# is the exception, and no more.
+nothing_lost() {
+    local counter again packets
+    for counter in rcvd_seq_err out_of_seq_request retry_exceeded_err retry_rnr_exceeded_err rcvd_rnr_err send_err; do
+        expect "$counter" "$(rxe $counter)" = 0
+    done
+    again=$(($(rxe completer_retry_err) + $(rxe duplicate_request))) packets=$(($(rxe rcvd_pkts) + $(rxe sent_pkts)))
+    say "sent again by timers: $again of $packets packets"
+    expect 'sent again, in thousandths' $((again * 1000 / packets)) = 0
+}
 
 # connect [nvme connect options]: sets CTRL to the new controller, such as nvme0, once it is live.
 connect() {
@@ -184,13 +197,14 @@ run_fio() {
             NF <= 40 { print } END { exit bad }'
 }
 
-# verify DISK MIB ENGINE "SIZES" "DEPTHS": writes checksummed blocks all over the first MIB and reads them all back, once
-# for each pair, in one process.
+# verify DISK MIB ENGINE "SIZES" "DEPTHS" [LINE...]: writes checksummed blocks all over the first MIB and reads them all
+# back, once for each pair, in one process; with more lines for fio's section [global].
 verify() {
     local file=$1 size=$2 engine=$3 bs depth
     {
         printf '[global]\nfilename=%s\nioengine=%s\nsize=%dm\nrw=randwrite\nverify=crc32c\nverify_fatal=1\nstonewall\n' \
             "$file" "$engine" "$size"
+        [ $# -le 5 ] || printf '%s\n' "${@:6}"
         [ "$engine" != io_uring_cmd ] || printf 'cmd_type=nvme\ndirect=0\n'
         for bs in $4; do
             for depth in $5; do printf '[%s-qd%s]\nbs=%s\niodepth=%s\n' "$bs" "$depth" "$bs" "$depth"; done
@@ -223,6 +237,31 @@ stop_load() {
     expect "the load's status" $status = 128
     awk -F';' 'NF > 40 { printf "load: read %d KiB, written %d KiB, error %d\n", $6, $47, $5 }' /tmp/load
     cmp /tmp/still <(dd if="$LOADED" bs=1M skip=40 count=4 iflag=direct status=none)
+}
+
+# register ON: whether the kernel's host registers all memory that an I/O names. That is its default. With `N` an I/O of one
+# piece of memory, which huge_buffers makes of each, goes by the key of all memory, and no registration stands in the send
+# queue.
+#
+# Soft-RoCE, of Linux 6.1 as of later ones, makes a registration again whenever it has to send again something that stands
+# before it in the send queue (req_retry leaves it done, rxe_requester executes it nevertheless), finds the memory
+# registered ("mr->lkey not free"), and stops its queue pair without a completion: the host's I/Os time out. So each lost
+# command that has others behind it costs the host a reconnection, whatever the target is (pair-loss shows it with both).
+register() {
+    modprobe -r nvme_rdma
+    modprobe nvme_rdma register_always="$1"
+}
+# excused: the host had to come back only where soft-RoCE made a registration again.
+excused() {
+    local again
+    again=$(dmesg | grep -c 'rxe_reg_fast_mr.*not free' || true)
+    say "registrations made again: $again"
+    [ "$again" -gt 0 ] || expect 'recoveries' "$(recoveries)" = 0
+}
+# Memory of fio's that lies in one piece, for verify.
+huge_buffers() {
+    echo 16 >/proc/sys/vm/nr_hugepages
+    HUGE='iomem=shmhuge'
 }
 
 # filesystem MAKE CHECK SIZE: a file system made over the fabric keeps its files, through trim and a new connection.

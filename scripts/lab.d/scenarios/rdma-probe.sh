@@ -3,9 +3,12 @@
 use_rdma 9000
 for module in nvmet nvmet_rdma; do modprobe "$module"; done
 (LAB_TARGET=nvmet FABRIC=rdma TARGET=10.9.0.1; . /lab/target-nvmet.sh; serve --device ram:64MiB)
-probe() { $WITHIN ferroce probe "roce://10.9.0.1:4420/$NQN" --bind 10.9.0.2 "$@"; }
+probe() {
+    $WITHIN ferroce probe "roce://10.9.0.1:4420/$NQN" --bind 10.9.0.2 "$@"
+    for counter in completer_retry_err rcvd_seq_err duplicate_request; do say "$counter $(rxe $counter)"; done
+}
 probe --time 1s
 probe --time 1s --block-size 128KiB --depth 8
 probe --time 2s --write 100 --destroy-data --verify
-for counter in completer_retry_err rcvd_seq_err duplicate_request; do expect "$counter" "$(rxe $counter)" = 0; done
+nothing_lost
 (. /lab/target-nvmet.sh; sweep_target)

@@ -121,6 +121,9 @@ pub struct Node {
     /// What was counted of each RDMA device, by its name and what it is, without what is 0.
     #[serde(default)]
     pub rdma_devices: Vec<(String, String, u64)>,
+    /// What was counted where requests for RoCE connections are heard, by name, without what is 0.
+    #[serde(default)]
+    pub requests: Vec<(String, u64)>,
     /// What it was to have and has not, yet.
     #[serde(default)]
     pub missing: Vec<String>,

@@ -62,8 +62,8 @@ pub struct Handle {
     /// RDMA devices, and the index of their fabric on each core.
     #[cfg(feature = "verbs")]
     verbs: Option<(usize, Arc<Verbs>)>,
-    /// Where software RoCEv2 listens; other RDMA listeners are devices'.
-    roce: OnceLock<Vec<SocketAddr>>,
+    /// Where software RoCEv2 listens, and what it counts there; other RDMA listeners are devices'.
+    roce: OnceLock<(Vec<SocketAddr>, Arc<Mutex<roce::counters::Counters>>)>,
     /// What a patient node has not, yet.
     wanted: Wanted,
     since: Instant,
@@ -444,7 +444,7 @@ impl Handle {
     /// Hosts may connect where this listens.
     pub(super) fn listen_roce(&self, listener: roce::udp::Listener) -> Result<()> {
         self.roce
-            .set(listener.services().to_vec())
+            .set((listener.services().to_vec(), listener.shared()))
             .expect("one listener has all addresses");
         for address in listener.services() {
             self.announce(&self.table()?, Transport::Rdma, *address)?;
@@ -480,7 +480,7 @@ impl Handle {
 
     /// Where this is, with what carries it: who asked for `rdma://` sees which it became.
     pub(super) fn url(&self, listener: &Listener) -> Url {
-        let in_software = |roce: &Vec<SocketAddr>| roce.contains(&listener.address);
+        let in_software = |(at, _): &(Vec<SocketAddr>, _)| at.contains(&listener.address);
         let scheme = match listener.transport {
             Transport::Tcp => Scheme::Tcp,
             Transport::Rdma if self.roce.get().is_some_and(in_software) => Scheme::Roce,
@@ -603,6 +603,15 @@ impl Handle {
         counts
     }
 
+    /// What was counted where requests for RoCE connections are heard, by name.
+    pub fn requests(&self) -> Vec<(&'static str, u64)> {
+        let mut counts = Vec::new();
+        if let Some((_, counters)) = self.roce.get() {
+            lock(counters).each(&mut |name, count| counts.push((name, count)));
+        }
+        counts
+    }
+
     /// What is served.
     pub fn view(&self) -> Result<Node> {
         let table = self.table()?;
@@ -641,6 +650,12 @@ impl Handle {
                 .into_iter()
                 .filter(|(.., count)| *count > 0)
                 .map(|(device, what, count)| (device, what.to_owned(), count))
+                .collect(),
+            requests: self
+                .requests()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| (name.to_owned(), count))
                 .collect(),
             missing: [self.wanted.lines(), boot::missing()].concat(),
             subsystems: table

@@ -8,7 +8,7 @@ use ferroce_engine::limits;
 use ferroce_engine::table::Transport;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::roce::provider::Roce;
-use ferroce_transport::roce::udp::{self, Listener};
+use ferroce_transport::roce::udp::{self, Listener, Options};
 use ferroce_transport::sys::udp::random;
 
 use crate::fail::{Context, Result, fail};
@@ -26,7 +26,8 @@ pub struct Opened {
 }
 
 /// Opens what the RDMA addresses need that are for no device, for so many cores.
-pub fn open(urls: &[Url], cores: usize) -> Result<Opened> {
+/// Each core has so many RECVs.
+pub fn open(urls: &[Url], cores: usize, recvs: u32) -> Result<Opened> {
     let mut services: Vec<SocketAddr> = Vec::new();
     for url in urls
         .iter()
@@ -50,7 +51,11 @@ pub fn open(urls: &[Url], cores: usize) -> Result<Opened> {
             listener: None,
         });
     }
-    let opened = udp::open(&addresses, services, cores, options()?);
+    let options = Options {
+        recvs,
+        ..options()?
+    };
+    let opened = udp::open(&addresses, services, cores, options);
     let (sockets, listener) = opened.context(|| "cannot serve RoCE")?;
     let guid = number()?;
     let fabrics = sockets

@@ -64,11 +64,16 @@ impl RdmaHost<Roce> {
     ) -> Result<RdmaHost<Roce>, OpenError> {
         let (sockets, _) = udp::open(&[local], Vec::new(), queues, options)?;
         // New with every start, so that nobody takes us for who was here before.
-        let guid = fastrand::u64(1..);
+        let random = || {
+            let failed = |cause| OpenError::System(local, "cannot draw random numbers", cause);
+            crate::sys::udp::random().map_err(failed)
+        };
+        let guid = random()? | 1;
         let providers = sockets
             .into_iter()
-            .map(|sockets| Roce::new(sockets, guid, fastrand::u64(..)));
-        Ok(RdmaHost::new(local, providers.collect()))
+            .map(|sockets| Ok(Roce::new(sockets, guid, random()?)))
+            .collect::<Result<_, _>>()?;
+        Ok(RdmaHost::new(local, providers))
     }
 }
 

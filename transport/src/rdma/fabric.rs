@@ -13,7 +13,7 @@
 //! Left out on purpose: listening, which is the provider's.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::pod_read_unaligned;
 use ferroce_buf::{Buf, BufList};
@@ -30,6 +30,11 @@ use crate::rdma::target::{Outcome, State, Target, Wanted, reject};
 /// Connections whose handshake is not over, at most. Each holds RECVs for nothing if its host never
 /// comes.
 const OPENING_MAX: usize = 128;
+/// ... and of these of one address. Hosts connect one queue after the other; this is for many of them on one machine.
+const OPENING_OF_ONE_MAX: usize = OPENING_MAX / 4;
+/// Of a core's RECVs, one address has this part at most in connections whose handshake is not over, or those of one queue.
+/// A few requests that nobody goes on with can so not take what there is for others.
+const OPENING_RECVS_PART: usize = 4;
 /// Lists of Bufs on their way home for which there is room from the start.
 const HOMES_READY: usize = 1024;
 /// A queue pair on which nothing was acknowledged for so long is asked whether its host is there. As
@@ -46,13 +51,18 @@ pub struct RdmaFabric<P> {
     provider: P,
     /// By slot of the queue pair.
     conns: Vec<Option<Box<Conn>>>,
-    /// How many there are, and how many of them are opening.
+    /// How many there are.
     count: usize,
-    opening: usize,
+    /// Those whose handshake is not over.
+    opening: Vec<Opening>,
     /// Bufs of no RECV, each of `limits::IN_CAPSULE` bytes.
     spare: Vec<Buf>,
+    /// Bufs of RECVs in all.
+    recvs: usize,
     /// Commands for which there was no room.
     held: VecDeque<Held>,
+    /// There was room for commands when it was polled last.
+    room: bool,
     /// The command reported last. Its RECV is posted again before anything is sent.
     current: Option<Held>,
     homes: VecDeque<(ConnId, BufList)>,
@@ -74,6 +84,14 @@ struct Conn {
     opened: bool,
     local: SocketAddr,
     peer: SocketAddr,
+}
+
+/// A connection whose handshake is not over: whose it is, and the Bufs of its RECVs.
+#[derive(Debug)]
+struct Opening {
+    qp: QpId,
+    ip: IpAddr,
+    bufs: usize,
 }
 
 /// A command as it was received.
@@ -113,9 +131,11 @@ impl<P: Provider> RdmaFabric<P> {
             provider,
             conns: Vec::new(),
             count: 0,
-            opening: 0,
+            opening: Vec::with_capacity(OPENING_MAX),
+            recvs: recvs.len(),
             spare: recvs,
             held: VecDeque::with_capacity(limits::INBOUND_PER_TURN),
+            room: false,
             current: None,
             homes: VecDeque::with_capacity(HOMES_READY),
             closed: VecDeque::new(),
@@ -224,7 +244,8 @@ impl<P: Provider> RdmaFabric<P> {
             0 => 0,
             _ => demand.recvs as usize,
         };
-        if bufs > self.spare.len() || self.opening >= OPENING_MAX {
+        let ip = incoming.request().peer.ip();
+        if !self.may_open(ip, bufs) {
             self.warn(incoming.request().peer, bufs);
             return Err((incoming, RdmaCmStatus::NO_RESOURCES));
         }
@@ -256,10 +277,32 @@ impl<P: Provider> RdmaFabric<P> {
             "a queue pair's slot is free when it comes"
         );
         self.count += 1;
-        self.opening += 1;
+        self.opening.push(Opening { qp, ip, bufs });
         self.provider
             .accept(qp, wanted.accept().as_bytes(), self.now);
         Ok(())
+    }
+
+    /// What the connections of an address that are being set up hold: how many, and Bufs of RECVs.
+    fn opening_of(&self, ip: IpAddr) -> (usize, usize) {
+        let of = self.opening.iter().filter(|opening| opening.ip == ip);
+        of.fold((0, 0), |(count, bufs), opening| {
+            (count + 1, bufs + opening.bufs)
+        })
+    }
+
+    /// There is room for a queue of this address with so many RECVs that have Bufs.
+    fn may_open(&self, ip: IpAddr, bufs: usize) -> bool {
+        let (count, held) = self.opening_of(ip);
+        bufs <= self.spare.len()
+            && self.opening.len() < OPENING_MAX
+            && count < OPENING_OF_ONE_MAX
+            && (held == 0 || held + bufs <= self.recvs / OPENING_RECVS_PART)
+    }
+
+    /// A handshake is over.
+    fn opened(&mut self, qp: QpId) {
+        self.opening.retain(|opening| opening.qp != qp);
     }
 
     fn warn(&mut self, peer: SocketAddr, bufs: usize) {
@@ -270,12 +313,15 @@ impl<P: Provider> RdmaFabric<P> {
             return;
         }
         self.warned = Some(self.now);
+        let (count, held) = self.opening_of(peer.ip());
         log::warn!(
-            "{peer}: a queue is refused: it needs {bufs} receive buffers and {} are left, with {} \
-             of at most {OPENING_MAX} connections being set up. Raise `rdma-entries` of the node's \
-             limits, or connect fewer or smaller queues",
+            "{peer}: a queue is refused: it needs {bufs} receive buffers and {} of {} are left, with {} \
+             of at most {OPENING_MAX} connections being set up; {count} of {OPENING_OF_ONE_MAX} are this \
+             address's, with {held} buffers. Raise `rdma-entries` of the node's limits, or connect fewer or \
+             smaller queues, one after the other",
             self.spare.len(),
-            self.opening
+            self.recvs,
+            self.opening.len()
         );
     }
 
@@ -394,7 +440,7 @@ impl<P: Provider> RdmaFabric<P> {
         }
         conn.heard = self.now;
         conn.opened = true;
-        self.opening -= 1;
+        self.opened(qp);
         Some(Next::Opened(qp))
     }
 
@@ -403,12 +449,10 @@ impl<P: Provider> RdmaFabric<P> {
         let Some(conn) = live(&mut self.conns, qp) else {
             return;
         };
-        if conn.machine.state() == State::Opening {
-            self.opening -= 1;
-        }
         let homes = &mut self.homes;
         conn.machine
             .give_up(&mut |bufs| homes.push_back((conn_of(qp), bufs)));
+        self.opened(qp);
     }
 
     fn close_now(&mut self, qp: QpId) {
@@ -478,6 +522,7 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     #[inline]
     fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
         self.now = now;
+        self.room = room;
         self.repost();
         Some(match self.next(room)? {
             Next::Capsule => {
@@ -580,9 +625,11 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     }
 
     fn has_work(&self) -> bool {
+        // Commands that there was no room for keep nobody awake: whatever makes room is work of that turn, after which
+        // there is another one.
         self.provider.has_work()
             || self.current.is_some()
-            || !self.held.is_empty()
+            || (self.room && !self.held.is_empty())
             || !self.homes.is_empty()
             || !self.closed.is_empty()
     }

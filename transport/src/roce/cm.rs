@@ -44,8 +44,9 @@ const RECENT_MAX: usize = 4096;
 const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 /// 4.096 us times 2 to the power of this is told to peers as the time we take to answer: 67 ms.
 const RESPONSE_TIMEOUT: u8 = 14;
-/// ... and as the time after which a packet of theirs is lost: 67 ms.
-const ACK_TIMEOUT: u8 = 14;
+/// ... and as the time after which a packet of theirs is lost: 268 ms. A process that shares its CPU may well not run for a
+/// tenth of a second, and what is sent again meanwhile was not lost.
+const ACK_TIMEOUT: u8 = 16;
 /// Retried for ever.
 const RNR_RETRY: u8 = 7;
 /// Private data of a REQ behind the addresses.
@@ -409,6 +410,11 @@ impl Cm {
             out: VecDeque::new(),
             due: None,
         }
+    }
+
+    /// Numbers are drawn by another seed from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random.seed(seed);
     }
 
     /// A number whose low byte says whose it is.

@@ -95,6 +95,26 @@ impl Counters {
         self.dropped[why as usize] += 1;
     }
 
+    /// Each count, by its name in metrics.
+    pub fn each(&self, give: &mut dyn FnMut(&'static str, u64)) {
+        for (name, count) in [
+            ("received", self.received),
+            ("sent", self.sent),
+            ("resent", self.resent),
+            ("timeouts", self.timeouts),
+            ("naks_received", self.naks_received),
+            ("naks_sent", self.naks_sent),
+            ("bytes_copied", self.copied),
+            ("overflows", self.overflows),
+            ("ids_recovered", self.ids_recovered),
+        ] {
+            give(name, count);
+        }
+        for why in Dropped::ALL {
+            give(why.counter(), self.dropped(*why));
+        }
+    }
+
     /// How many were dropped for this reason.
     pub fn dropped(&self, why: Dropped) -> u64 {
         self.dropped[why as usize]

@@ -91,8 +91,8 @@ pub struct Device {
     events: VecDeque<Event>,
     /// Queue pairs that have something to send.
     ready: VecDeque<u32>,
-    /// Last words of queue pairs.
-    naks: VecDeque<(Route, Head)>,
+    /// Last words of queue pairs: a NAK, or the ACK that was owed.
+    last_words: VecDeque<(Route, Head)>,
     /// Queue pairs that are down and have nothing left but their name.
     going: VecDeque<u32>,
     /// No timer of a queue pair is due before.
@@ -120,7 +120,7 @@ impl Device {
             cm: Cm::new(guid, worker, workers, random.u64(..)),
             events: VecDeque::with_capacity(256),
             ready: VecDeque::with_capacity(64),
-            naks: VecDeque::new(),
+            last_words: VecDeque::new(),
             going: VecDeque::new(),
             due: None,
             mad_psn: Psn::new(random.u32(..)),
@@ -133,6 +133,12 @@ impl Device {
     /// Peers' packets are numbered from here and not at random: for tests, to see the numbers wrap.
     pub fn number_from(&mut self, psn: u32) {
         self.first_psn = Some(psn);
+    }
+
+    /// Everything random is drawn by another seed from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random.seed(seed);
+        self.cm.reseed(self.random.u64(..));
     }
 
     /// Its addresses.
@@ -376,8 +382,16 @@ impl Device {
 
     /// Ends a connection.
     pub fn close(&mut self, id: QpId, now: Tick) {
-        if let State::Down = self.qp(id).state {
-            return;
+        let qp = self.qp(id);
+        match qp.state {
+            State::Down => return,
+            // What was taken is acknowledged before the peer hears that this is the end: a peer that takes its time to
+            // look at a DREQ would send it again meanwhile.
+            State::Up => {
+                let ack = qp.responder.owed_ack().map(|head| (qp.route, head));
+                self.last_words.extend(ack);
+            }
+            State::Opened(_) | State::Connecting | State::Accepting => {}
         }
         self.down(id, WcStatus::Flushed, None, now);
     }
@@ -529,7 +543,8 @@ impl Device {
     /// The peer broke a rule: it is told which, and that was all.
     fn refuse(&mut self, id: QpId, syndrome: Syndrome, now: Tick) {
         let qp = self.qp(id);
-        self.naks.push_back((qp.route, qp.responder.nak(syndrome)));
+        let nak = (qp.route, qp.responder.nak(syndrome));
+        self.last_words.push_back(nak);
         self.down(id, WcStatus::Flushed, Some(Why::Violation), now);
     }
 
@@ -580,6 +595,18 @@ impl Device {
 
     /// Sends what may be sent, every queue pair a burst at most. False if the outlet was full.
     pub fn transmit(&mut self, now: Tick, outlet: &mut impl Outlet) -> bool {
+        // Before the DREQs: what comes after one is not looked at any more.
+        while let Some((route, head)) = self.last_words.front() {
+            let packet = PacketOut {
+                head: *head,
+                payload: Payload::EMPTY,
+            };
+            if outlet.send(route, &[packet]) == 0 {
+                return false;
+            }
+            self.counters.sent += 1;
+            self.last_words.pop_front();
+        }
         while let Some(out) = self.cm.out.front() {
             let route = Route {
                 port: out.port,
@@ -593,17 +620,6 @@ impl Device {
             self.counters.sent += 1;
             self.mad_psn = self.mad_psn.plus(1);
             self.cm.out.pop_front();
-        }
-        while let Some((route, head)) = self.naks.front() {
-            let packet = PacketOut {
-                head: *head,
-                payload: Payload::EMPTY,
-            };
-            if outlet.send(route, &[packet]) == 0 {
-                return false;
-            }
-            self.counters.sent += 1;
-            self.naks.pop_front();
         }
         for _ in 0..self.ready.len() {
             let slot = self.ready.pop_front().expect("as many as there were");
@@ -680,7 +696,7 @@ impl Device {
         !(self.events.is_empty()
             && self.going.is_empty()
             && self.ready.is_empty()
-            && self.naks.is_empty()
+            && self.last_words.is_empty()
             && self.cm.out.is_empty())
     }
 

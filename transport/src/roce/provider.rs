@@ -11,10 +11,10 @@ use crate::rdma::provider::{
     Read, Remote,
 };
 use crate::roce::cm::Incoming;
-use crate::roce::counters::Dropped;
 use crate::roce::device::Device;
 use crate::roce::payload::Outlet;
 use crate::roce::udp::Sockets;
+use crate::sys::udp::random;
 
 /// Batches of packets that are taken in a turn.
 const BATCHES_PER_TURN: u32 = 4;
@@ -33,6 +33,11 @@ pub trait Line: Outlet {
         false
     }
 
+    /// A number nobody can guess, where numbers must be such; `None` where a seed is to decide everything.
+    fn seed(&mut self) -> Option<u64> {
+        None
+    }
+
     /// Readable when packets are there; `None` if nobody can sleep on it.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -45,6 +50,11 @@ impl Line for Sockets {
 
     fn was_full(&mut self) -> bool {
         std::mem::take(&mut self.full)
+    }
+
+    fn seed(&mut self) -> Option<u64> {
+        // At the start it gave some, and it does not stop.
+        random().ok()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -92,6 +102,15 @@ impl<L: Line> Roce<L> {
         self.device.counters.copied
     }
 
+    /// Before the numbers of a queue pair are drawn. Who does not see its packets, but can send with a false address, must
+    /// not know them: they are all that keeps such packets out. The generator is a quick one, whose state those who connect
+    /// could work out from the numbers they are told; so it has a new seed of the system for each queue pair.
+    fn draw_anew(&mut self) {
+        if let Some(seed) = self.line.seed() {
+            self.device.reseed(seed);
+        }
+    }
+
     /// Queue pairs there are.
     pub fn queue_pairs(&self) -> usize {
         self.device.queue_pairs()
@@ -107,6 +126,7 @@ impl<L: Line> Provider for Roce<L> {
         demand: &Demand,
         now: Tick,
     ) -> Result<QpId, Box<Incoming>> {
+        self.draw_anew();
         self.device.open(incoming, demand, now)
     }
 
@@ -115,10 +135,12 @@ impl<L: Line> Provider for Roce<L> {
     }
 
     fn accept(&mut self, qp: QpId, private: &[u8], now: Tick) {
+        self.draw_anew();
         self.device.accept(qp, private, now);
     }
 
     fn connect(&mut self, dial: &Dial<'_>, now: Tick) -> Result<QpId, DialError> {
+        self.draw_anew();
         self.device.connect(dial, now)
     }
 
@@ -224,22 +246,6 @@ impl<L: Line> Provider for Roce<L> {
     }
 
     fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
-        let counters = &self.device.counters;
-        for (name, count) in [
-            ("received", counters.received),
-            ("sent", counters.sent),
-            ("resent", counters.resent),
-            ("timeouts", counters.timeouts),
-            ("naks_received", counters.naks_received),
-            ("naks_sent", counters.naks_sent),
-            ("bytes_copied", counters.copied),
-            ("overflows", counters.overflows),
-            ("ids_recovered", counters.ids_recovered),
-        ] {
-            give(name, count);
-        }
-        for why in Dropped::ALL {
-            give(why.counter(), counters.dropped(*why));
-        }
+        self.device.counters.each(give);
     }
 }

@@ -8,7 +8,11 @@
 //!
 //! How much may be out follows the loss that is seen: the window grows by one packet per round trip
 //! and is halved by a round trip with loss. There are no timers between packets; what leaves at once
-//! is bounded by the window and by the length of a [`Burst`].
+//! is bounded by the window and by the length of a [`Burst`]. Nothing is paced: the window grows only as fast as packets
+//! are acknowledged, so what leaves is clocked by what arrived, and the largest train is 64 packets of one queue pair, which
+//! a NIC's queue and a switch's port take. Packets apart in time would need a timer every few us, that is a core that never
+//! sleeps, and would give up UDP_SEGMENT, which is half of the speed. NICs that pace do so on marks of congestion (DCQCN);
+//! those marks (CNP) halve the window here.
 
 use std::collections::VecDeque;
 
@@ -40,6 +44,11 @@ const RTO_MAX: u64 = 500_000_000;
 const RTO_START: u64 = 50_000_000;
 /// A peer that acknowledges nothing for this long, in ns, is gone.
 pub const GIVE_UP_NS: u64 = 10_000_000_000;
+
+/// A peer that is there and has no RECV for this long, in ns, will have none. InfiniBand's RNR retry count of 7, which
+/// everybody asks for, means for ever (9.7.5.2.8); but what is posted here has the memory of others, and a host gives up a
+/// command after 30 s.
+pub const RNR_GIVE_UP_NS: u64 = 30_000_000_000;
 
 /// RNR timer by code, in us (InfiniBand table 45).
 const RNR_US: [u32; 32] = [
@@ -106,6 +115,8 @@ pub struct Requester {
     gone_back: Option<Psn>,
     /// The peer has no RECV until then.
     rnr: Option<Tick>,
+    /// Since when it says so, of the same message.
+    rnr_since: Option<Tick>,
 }
 
 #[derive(Debug)]
@@ -178,6 +189,7 @@ impl Requester {
             stalled: Tick(0),
             gone_back: None,
             rnr: None,
+            rnr_since: None,
         }
     }
 
@@ -379,6 +391,7 @@ impl Requester {
                 self.retire(now, psn, events);
                 let wait = u64::from(RNR_US[usize::from(syndrome.value())]) * 1000;
                 self.rnr = Some(now.plus_ns(wait));
+                self.rnr_since.get_or_insert(now);
                 // It is alive, and has said how long to wait.
                 self.stalled = now;
                 self.timer = None;
@@ -537,6 +550,7 @@ impl Requester {
             self.window.reacted = None;
         }
         self.stalled = now;
+        self.rnr_since = None;
         self.gone_back = None;
         let waiting = self.una != self.next.psn;
         self.timer = waiting.then(|| now.plus_ns(self.rto));
@@ -599,10 +613,14 @@ impl Requester {
     /// Sends again what was not acknowledged in time.
     ///
     /// # Errors
-    /// If the peer has acknowledged nothing for too long.
+    /// If the peer has acknowledged nothing for too long, or had no RECV.
     pub fn on_time(&mut self, now: Tick, counters: &mut Counters) -> Result<(), WcStatus> {
         if self.rnr.is_some_and(|until| until <= now) {
             self.rnr = None;
+            let waits = |since: Tick| now.since(since) >= RNR_GIVE_UP_NS;
+            if self.rnr_since.is_some_and(waits) {
+                return Err(WcStatus::RetriesExceeded);
+            }
         }
         if self.timer.is_none_or(|due| due > now) {
             return Ok(());
@@ -698,6 +716,36 @@ mod tests {
                 &mut Counters::default(),
             )
             .expect("it is out");
+    }
+
+    #[test]
+    fn a_peer_that_is_never_ready_is_given_up() {
+        let mut requester = requester(0);
+        let (mut events, mut counters) = (VecDeque::new(), Counters::default());
+        let mut now = Tick(0);
+        let mut first = send(&mut requester, now, 2).before();
+        // One message was taken after 20 s; then time counts anew.
+        let mut taken = false;
+        let end = loop {
+            if !taken && now.0 >= RNR_GIVE_UP_NS * 2 / 3 {
+                taken = true;
+                hear(&mut requester, now, first);
+                first = first.plus(1);
+            }
+            // Code 0 is 655 ms.
+            requester
+                .on_ack(now, first, Syndrome::rnr(0), &mut events, &mut counters)
+                .expect("it is out");
+            now = requester.next_timeout().expect("it waits");
+            if requester.on_time(now, &mut counters).is_err() {
+                break now;
+            }
+            let out = requester.end.since(first) as usize;
+            requester.sent(out, now, &mut counters);
+        };
+        let expected = RNR_GIVE_UP_NS * 5 / 3;
+        assert!(end.0.abs_diff(expected) < 2_000_000_000, "{end:?}");
+        assert_eq!(counters.timeouts, 0);
     }
 
     #[test]

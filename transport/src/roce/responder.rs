@@ -484,6 +484,15 @@ impl Responder {
         Head::new(Opcode::ACKNOWLEDGE, self.peer_qpn, self.expected, 0).aeth(syndrome, self.msn)
     }
 
+    /// The ACK that is owed, if nothing but the ACK is: READs that are not answered stand before it.
+    pub fn owed_ack(&self) -> Option<Head> {
+        let owed = self.owed == Some(Syndrome::ACK) && self.responses.is_empty();
+        let psn = self.expected.before();
+        owed.then(|| {
+            Head::new(Opcode::ACKNOWLEDGE, self.peer_qpn, psn, 0).aeth(Syndrome::ACK, self.msn)
+        })
+    }
+
     /// Ends everything: the Bufs of RECVs come back.
     pub fn fail(&mut self, events: &mut VecDeque<Event>) {
         self.responses.clear();

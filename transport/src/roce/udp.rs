@@ -12,9 +12,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
 
 use ferroce_engine::port::Tick;
-use ferroce_wire::roce::{ICRC_LEN, Opcode, PORT};
+use ferroce_wire::roce::{ICRC_LEN, Opcode, PORT, RejectReason};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::roce::cm::{Front, Heard, Incoming};
@@ -29,6 +30,9 @@ use crate::sys::{Epoll, PIECES_MAX};
 
 /// Room for packets that wait in a socket, in bytes, if the system allows.
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// ... and for each command that peers may have out, what the system counts for one with in-capsule data of 4 KiB in packets
+/// of 1024 bytes.
+const RECEIVE_BUFFER_OF_RECV: usize = 12 << 10;
 /// With less than this, what a few queues have out may be lost.
 const RECEIVE_BUFFER_LOW: usize = 1 << 20;
 /// Batches of datagrams that are looked at for one request, so that a flood of others does not keep
@@ -44,6 +48,10 @@ const TRAILER_MAX: usize = 3 + ICRC_LEN;
 pub struct Options {
     /// Packets no longer than this, whatever the interface carries.
     pub mtu_max: Option<Mtu>,
+    /// Whether the system may cut long messages into packets; by default, where that is known to be right.
+    pub segment: Option<bool>,
+    /// RECVs that peers may fill on one core at a time: there is to be room for what they send. 0 is a few.
+    pub recvs: u32,
     /// Drops this share of the packets that come, in millionths, drawn by the seed: to measure and to
     /// test what loss does.
     pub loss_ppm: u32,
@@ -120,14 +128,22 @@ pub fn port_of(ip: IpAddr) -> Result<Port, OpenError> {
         return Err(OpenError::Wildcard(ip));
     }
     let name = udp::interface_of(ip).map_err(|cause| OpenError::Interface(ip, cause))?;
-    let mtu = interface_mtu(&name).map_err(|cause| OpenError::Interface(ip, cause))?;
+    let failed = |cause| OpenError::System(ip, "cannot find what its interface carries", cause);
+    let mtu = udp::mtu_of(&name).map_err(failed)?;
     let mtu = Mtu::of_interface(mtu).ok_or(OpenError::Mtu(ip, mtu))?;
     Ok(Port { ip, mtu })
 }
 
-fn interface_mtu(name: &str) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/mtu"))?;
-    text.trim().parse().map_err(io::Error::other)
+/// True if what leaves by this address may be cut by the system (UDP_SEGMENT), with ICRCs that still hold. Over IPv6 they
+/// cover nothing that cutting changes. Over IPv4 they cover the identification, which the kernel counts from 0 when it cuts;
+/// a NIC that does so itself may not, and what it does cannot be seen from here. So there it is for loopback and virtual
+/// cables alone, where the kernel cuts, or nobody does.
+fn may_segment(ip: IpAddr) -> bool {
+    let virtual_cable = || {
+        let name = udp::interface_of(ip).ok();
+        name.and_then(|name| udp::driver_of(&name)).as_deref() == Some("veth")
+    };
+    ip.is_ipv6() || ip.is_loopback() || virtual_cable()
 }
 
 /// Opens the sockets of addresses for so many cores, and one more for each if somebody listens there
@@ -157,10 +173,11 @@ pub fn open(
         probe(*ip)?;
         // Nobody else has it: with sharing asked for, that would not show.
         drop(bind(*ip, PORT, false)?);
+        let segment = options.segment.unwrap_or_else(|| may_segment(*ip));
         let mut room = usize::MAX;
         for core in &mut cores {
             let socket = bind(*ip, PORT, true)?;
-            room = room.min(core.add(port, socket)?);
+            room = room.min(core.add(port, socket, segment)?);
         }
         if front {
             let socket = bind(*ip, PORT, true)?;
@@ -173,20 +190,28 @@ pub fn open(
         udp::steer(last.as_fd(), count, front)
             .map_err(|cause| OpenError::System(*ip, "cannot deal packets to cores", cause))?;
         log::info!(
-            "RoCE at {ip}: packets of {} bytes, {} KiB of room for those that come; {}",
+            "RoCE at {ip}: packets of {} bytes, {} KiB of room for those that come; {}; {}",
             port.mtu.bytes(),
             room / 1024,
             if ip.is_ipv4() {
                 "of their ICRC 16 bits are checked, since sockets do not see the identification"
             } else {
                 "their ICRC is checked"
+            },
+            match segment {
+                true => "long messages are cut by the system (UDP_SEGMENT)",
+                false =>
+                    "each is sent by itself, since this interface may cut messages with other \
+                     identifications than their ICRCs have",
             }
         );
         if room < RECEIVE_BUFFER_LOW {
             log::warn!(
-                "RoCE at {ip}: {} KiB of room may lose packets of several queues; raise \
-                 net.core.rmem_max or grant CAP_NET_ADMIN",
-                room / 1024
+                "RoCE at {ip}: {} KiB of room for packets holds about {} commands of all queues of \
+                 a core; more at a time may be lost and sent again. Raise net.core.rmem_max or grant \
+                 CAP_NET_ADMIN",
+                room / 1024,
+                room / RECEIVE_BUFFER_OF_RECV
             );
         }
     }
@@ -263,8 +288,8 @@ pub struct Sockets {
     overflows: Vec<u32>,
     inbox: Inbox,
     epoll: Epoll,
-    /// Long messages are cut by the system.
-    segment: bool,
+    /// Of each socket: long messages are cut by the system.
+    segment: Vec<bool>,
     options: Options,
     random: fastrand::Rng,
     told: bool,
@@ -282,7 +307,7 @@ impl Sockets {
             overflows: Vec::new(),
             inbox: Inbox::default(),
             epoll: Epoll::new()?,
-            segment: true,
+            segment: Vec::new(),
             options,
             random: fastrand::Rng::with_seed(options.loss_seed ^ u64::from(worker)),
             told: false,
@@ -291,9 +316,10 @@ impl Sockets {
     }
 
     /// Its room for packets, in bytes.
-    fn add(&mut self, port: Port, socket: Socket) -> Result<usize, OpenError> {
+    fn add(&mut self, port: Port, socket: Socket, segment: bool) -> Result<usize, OpenError> {
         let failed = |what| move |cause| OpenError::System(port.ip, what, cause);
-        let room = udp::receive_buffer(socket.as_fd(), RECEIVE_BUFFER)
+        let wanted = RECEIVE_BUFFER.max(self.options.recvs as usize * RECEIVE_BUFFER_OF_RECV);
+        let room = udp::receive_buffer(socket.as_fd(), wanted)
             .map_err(failed("cannot make room for packets"))?;
         // Both are for speed and for knowing; old kernels are slower and know less.
         let _ = udp::receive_together(socket.as_fd());
@@ -304,6 +330,7 @@ impl Sockets {
         self.ports.push(port);
         self.sockets.push(socket);
         self.overflows.push(0);
+        self.segment.push(segment);
         Ok(room)
     }
 
@@ -349,16 +376,17 @@ impl AsFd for Sockets {
 impl Outlet for Sockets {
     fn send(&mut self, route: &Route, packets: &[PacketOut<'_>]) -> usize {
         let socket = self.sockets[route.port].as_fd();
-        match send(socket, route, packets, self.segment) {
+        let segment = &mut self.segment[route.port];
+        match send(socket, route, packets, *segment) {
             Ok(sent) => sent,
             Err(cause) => match cause.raw_os_error() {
                 Some(libc::EAGAIN | libc::ENOBUFS) => {
                     self.full = true;
                     0
                 }
-                Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) if self.segment => {
+                Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) if *segment => {
                     log::info!("RoCE sends packets one by one: {cause}");
-                    self.segment = false;
+                    *segment = false;
                     0
                 }
                 // As good as lost on the way, which the peer will notice, or we by its silence.
@@ -476,8 +504,14 @@ pub struct Listener {
     taken: (usize, usize, usize),
     epoll: Epoll,
     psn: Psn,
+    /// What each socket had no room for, as it said last.
+    overflows: Vec<u32>,
+    /// It was said that somebody translates addresses.
+    told: bool,
     /// What happened to packets.
     pub counters: Counters,
+    /// The same as it was a moment ago, for other threads.
+    shared: Arc<Mutex<Counters>>,
 }
 
 impl Listener {
@@ -491,9 +525,14 @@ impl Listener {
         let epoll = Epoll::new().map_err(failed)?;
         for socket in &sockets {
             epoll.add_datagrams(socket.as_fd()).map_err(failed)?;
+            // Old kernels know less.
+            let _ = udp::count_overflows(socket.as_fd());
         }
         Ok(Listener {
             ports,
+            overflows: vec![0; sockets.len()],
+            told: false,
+            shared: Arc::default(),
             sockets,
             front: Front::new(services),
             inbox: Inbox::default(),
@@ -519,8 +558,22 @@ impl Listener {
         self.say(incoming.port, incoming.from, &incoming.refusal());
     }
 
+    /// What it counts, as it was a moment ago, for threads that show it.
+    pub fn shared(&self) -> Arc<Mutex<Counters>> {
+        self.shared.clone()
+    }
+
     /// The next request, without waiting, among a bounded number of datagrams.
     pub fn accept(&mut self, now: Tick) -> Option<Box<Incoming>> {
+        let incoming = self.next(now);
+        // Who reads it is quick; if somebody does just now, the next time will do.
+        if let Ok(mut shared) = self.shared.try_lock() {
+            *shared = self.counters;
+        }
+        incoming
+    }
+
+    fn next(&mut self, now: Tick) -> Option<Box<Incoming>> {
         let mut batches = BATCHES_PER_ACCEPT;
         loop {
             let (port, count, at) = self.taken;
@@ -547,6 +600,11 @@ impl Listener {
     fn hear(&mut self, now: Tick, port: usize, at: usize) -> Option<Box<Incoming>> {
         let message = self.inbox.get(at)?;
         self.counters.received += 1;
+        if let Some(overflows) = message.overflows {
+            let new = overflows.wrapping_sub(self.overflows[port]);
+            self.counters.overflows += u64::from(new);
+            self.overflows[port] = overflows;
+        }
         let (from, local) = (message.from, self.ports[port]);
         let heard = match request(message.bytes, from, local.ip) {
             Ok((tid, req)) => {
@@ -559,6 +617,10 @@ impl Listener {
             Heard::Incoming(incoming) => return Some(incoming),
             Heard::Reject(reason, mad) => {
                 log::debug!("a RoCE connection of {from} is refused: {reason}");
+                if reason == RejectReason::INVALID_GID && !self.told {
+                    self.told = true;
+                    log::warn!("{}", translated(from.ip(), local.ip));
+                }
                 self.say(port, from, &mad);
             }
             Heard::Dropped(why) => self.counters.drop(why),
@@ -582,6 +644,15 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
+}
+
+/// What to do about a request whose addresses are not those of its packet.
+fn translated(from: IpAddr, to: IpAddr) -> String {
+    format!(
+        "a RoCE connection from {from} to {to} is refused, as all like it: inside, its packet names other addresses, so \
+         they are translated on the way (NAT, a published container port, a service address). The checksums of RoCE \
+         cover them: have hosts use the very address, as with host networking, macvlan or routed addresses"
+    )
 }
 
 /// The request in a datagram.
