@@ -45,6 +45,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         true => Node::start_patient(&config, file.clone())?,
         false => Node::start(&config, file.clone())?,
     };
+    node.keep_off_cores();
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
     }
