@@ -4,6 +4,7 @@
 mod clients;
 mod control;
 mod core;
+mod cpus;
 mod door;
 pub mod drives;
 mod handle;
@@ -200,7 +201,10 @@ impl Node {
         let wakeful = latency::Wakeful::new(config.cpu_dma_latency);
         let wake_up = wakeful.said();
         let control = control::Thread::new(posts, (mail, asked), bed, clock, door, wakeful);
-        let control = spawn("control".into(), move || control.run())?;
+        let control = spawn("control".into(), move || {
+            cpus::keep_off(cpus.into_iter().flatten());
+            control.run()
+        })?;
         let node = Node {
             handle: Arc::new(Handle::new(
                 asks,
@@ -286,6 +290,11 @@ impl Node {
     /// What memory it has for data on its way.
     pub fn memory(&self) -> &str {
         &self.memory
+    }
+
+    /// The calling thread, and those it starts, leave the cores' CPUs to the cores.
+    pub fn keep_off_cores(&self) {
+        cpus::keep_off(self.handle.cpus());
     }
 
     /// Answers at a control socket, from threads of its own.

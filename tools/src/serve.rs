@@ -47,6 +47,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
     for door in node.handle().open_doors()? {
         log::warn!("{door}");
     }
+    node.keep_off_cores();
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
     }

@@ -29,7 +29,7 @@ impl Wake for Bell {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             let one = 1u64.to_ne_bytes();
-            // SAFETY: eight bytes of ours, and a descriptor we own. A full counter is rung already.
+            // SAFETY: eight bytes of ours, and a descriptor we own. The counter has room for 2^64 rings.
             unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
         }
     }
@@ -64,7 +64,15 @@ impl Bed {
             epoll: Arc::new(epoll),
             bell,
         };
-        bed.watch(bed.bell.event.as_fd())?;
+        // By edges: each ring wakes once, and nobody has to take it back. A ring that comes just after its
+        // sleeper woke up by itself would else be heard for ever.
+        let rings = libc::EPOLLIN | libc::EPOLLET;
+        control(
+            bed.epoll.as_fd(),
+            libc::EPOLL_CTL_ADD,
+            rings,
+            bed.bell.event.as_fd(),
+        )?;
         Ok(bed)
     }
 
@@ -96,7 +104,7 @@ impl Bed {
     }
 
     fn control(&self, what: libc::c_int, source: BorrowedFd<'_>) -> io::Result<()> {
-        control(self.epoll.as_fd(), what, source)
+        control(self.epoll.as_fd(), what, libc::EPOLLIN, source)
     }
 
     /// Sleeps until a source can be read, the bell rings, or `limit` is over. Not at all if
@@ -107,18 +115,7 @@ impl Bed {
         if may_sleep() {
             self.block(limit);
         }
-        if !self.bell.asleep.swap(false, Ordering::Relaxed) {
-            let mut count = [0u8; 8];
-            // SAFETY: eight bytes of ours, and a descriptor we own. If the ringer has not written
-            // yet, the next sleep ends at once, which does no harm.
-            unsafe {
-                libc::read(
-                    self.bell.event.as_raw_fd(),
-                    count.as_mut_ptr().cast(),
-                    count.len(),
-                )
-            };
-        }
+        self.bell.asleep.store(false, Ordering::Relaxed);
     }
 
     fn block(&self, limit: Option<Duration>) {
@@ -149,13 +146,23 @@ pub struct Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         // Closing ours is not enough: others have the same source open. It fails only for what is not watched.
-        let _ = control(self.epoll.as_fd(), libc::EPOLL_CTL_DEL, self.source.as_fd());
+        let _ = control(
+            self.epoll.as_fd(),
+            libc::EPOLL_CTL_DEL,
+            libc::EPOLLIN,
+            self.source.as_fd(),
+        );
     }
 }
 
-fn control(epoll: BorrowedFd<'_>, what: libc::c_int, source: BorrowedFd<'_>) -> io::Result<()> {
+fn control(
+    epoll: BorrowedFd<'_>,
+    what: libc::c_int,
+    events: libc::c_int,
+    source: BorrowedFd<'_>,
+) -> io::Result<()> {
     let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
+        events: events as u32,
         u64: 0,
     };
     let (epoll, source) = (epoll.as_raw_fd(), source.as_raw_fd());
@@ -215,6 +222,24 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(20));
         let _again = bed.watch_while(here.as_fd()).expect("watched again");
         bed.sleep(None, || true);
+    }
+
+    /// Whoever rings says first that nobody sleeps any more, and then writes; the sleeper may be up, and asleep again,
+    /// before that.
+    #[test]
+    fn a_late_ring_wakes_once() {
+        let bed = Bed::new().expect("a bed");
+        bed.sleep(None, || {
+            bed.bell.asleep.store(false, Ordering::Relaxed);
+            false
+        });
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight bytes of ours, and a descriptor that is open.
+        unsafe { libc::write(bed.bell.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        bed.sleep(None, || true);
+        let start = Instant::now();
+        bed.sleep(Some(Duration::from_millis(20)), || true);
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 
     #[test]

@@ -666,6 +666,11 @@ impl Handle {
         })
     }
 
+    /// The CPUs that cores have for themselves.
+    pub fn cpus(&self) -> impl Iterator<Item = usize> {
+        self.cores.iter().filter_map(|core| core.cpu)
+    }
+
     /// The slowest I/Os of all cores, slowest first.
     fn slow(&self, reset: bool) -> Result<Vec<SlowIo>> {
         if !self.cores.iter().all(|core| core.counters.phases.is_on()) {
