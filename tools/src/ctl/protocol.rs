@@ -91,7 +91,7 @@ pub enum Response {
     /// Done; a line for a person.
     Done(String),
     /// The answer to [`Order::Show`].
-    Node(Node),
+    Node(Box<Node>),
     /// The answer to [`Order::Hosts`].
     Hosts(Vec<Host>),
     /// The answer to [`Order::Slow`], slowest first.

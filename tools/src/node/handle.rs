@@ -142,7 +142,7 @@ impl Handle {
 
     fn try_respond(&self, request: &Request) -> Result<Response> {
         match &request.order {
-            Order::Show => return Ok(Response::Node(self.view()?)),
+            Order::Show => return Ok(Response::Node(Box::new(self.view()?))),
             Order::Hosts => return Ok(Response::Hosts(self.hosts()?)),
             Order::Slow { reset } => return Ok(Response::Slow(self.slow(*reset)?)),
             _ => (),
@@ -335,7 +335,7 @@ impl Handle {
                 subsystem.nqn
             )
         };
-        Ok(open.map(line).collect())
+        Ok(open.map(|subsystem| line(subsystem.as_ref())).collect())
     }
 
     /// Opens a drive and makes a namespace of it; its number.
