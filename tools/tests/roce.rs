@@ -174,7 +174,7 @@ fn what_cannot_be_is_said() {
         probe(&[&node.url, "--bind", at]),
         "another address of this machine",
     );
-    refused(probe(&["tcp://127.0.0.1:1", "--bind", at]), "roce:// only");
+    refused(probe(&["tcp://127.0.0.1:1", "--bind", at]), "for RDMA only");
     let elsewhere = format!("roce://{at}:4421");
     refused(
         probe(&[&elsewhere, "--bind", &address()]),
