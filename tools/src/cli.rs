@@ -298,7 +298,7 @@ pub struct ProbeArgs {
     )]
     pub storms: u16,
 
-    /// Sleep while no command of --rate is under way, where it would poll: others have its CPUs, and it may be late
+    /// Sleep between what --rate has to do, where it would poll: others have its CPUs, and its own waking up is measured
     #[arg(long, requires = "rate", help_heading = "Open loop")]
     pub doze: bool,
 

@@ -150,9 +150,8 @@ impl Link {
             Link::Nvme(queue) => {
                 queue.wait(limit);
             }
-            Link::Raw(_) | Link::Datagrams(_) | Link::Memory(_) | Link::Gone(_) => {
-                std::thread::yield_now()
-            }
+            Link::Raw(queue) => queue.wait(limit),
+            Link::Datagrams(_) | Link::Memory(_) | Link::Gone(_) => std::thread::yield_now(),
             Link::Drive(queue) => queue.wait(limit),
         }
     }

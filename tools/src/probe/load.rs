@@ -74,8 +74,8 @@ impl Slice {
 
 /// What it takes to start threads.
 const GATHER: Duration = Duration::from_millis(1);
-/// A closed loop with nothing to do polls so long before it sleeps. An open loop never sleeps: it would measure its own
-/// waking up.
+/// A closed loop with nothing to do polls so long before it sleeps. An open loop never sleeps unless it is to doze: it
+/// would measure its own waking up.
 const SPIN: Duration = Duration::from_micros(100);
 /// Silence that ends the run.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -262,10 +262,13 @@ impl Load {
         let limit = Duration::from_millis(10);
         match &self.schedule {
             None if self.heard.elapsed() > SPIN && !self.is_over() => self.link.wait(limit),
-            // The socket's own timeouts are too coarse to be woken by in time.
             Some(schedule) if doze && self.link.outstanding() == 0 => {
                 std::thread::sleep(schedule.until_next().min(limit));
             }
+            // Others may have to run before the answer can come, be it only in the system: one who goes first and
+            // polls would wait for those who wait for it.
+            Some(_) if doze && self.idle.is_empty() => self.link.wait(limit),
+            Some(schedule) if doze => self.link.wait(schedule.until_next().min(limit)),
             _ => std::thread::yield_now(),
         }
     }

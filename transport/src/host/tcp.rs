@@ -172,7 +172,11 @@ impl TcpWire {
         } else {
             timeout
         };
-        readable(&self.socket, timeout).map_err(|cause| HostError::lost(self.address, cause))
+        if timeout.is_zero() {
+            return Ok(false);
+        }
+        sys::wait_readable(self.socket.as_fd(), timeout)
+            .map_err(|cause| HostError::lost(self.address, cause))
     }
 }
 
@@ -194,23 +198,4 @@ fn prepare(socket: &TcpStream, options: &Options) -> io::Result<()> {
         .with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(options.timeout.max(Duration::from_secs(1))))
-}
-
-/// Sleeps until there is something to read, be it the end.
-fn readable(socket: &TcpStream, timeout: Duration) -> io::Result<bool> {
-    if timeout.is_zero() {
-        return Ok(false);
-    }
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(timeout.max(Duration::from_micros(10))))?;
-    let result = socket.peek(&mut [0]);
-    socket.set_nonblocking(true)?;
-    match result {
-        Ok(_) => Ok(true),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
-            io::ErrorKind::Interrupted => Ok(true),
-            _ => Err(error),
-        },
-    }
 }

@@ -38,8 +38,13 @@ const PLACED_MIN: usize = 8192;
 const PLACES: usize = 64;
 /// Bytes read from, and sent to, all connections in a turn, each of which has an equal share.
 const BYTES_PER_TURN: usize = 1 << 20;
-/// The least and the most that is one connection's share.
-const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
+/// The least that is one connection's share.
+const SHARE_MIN: usize = 32 * 1024;
+/// The most that one connection may send while no other does. With a quarter of it, large reads by a single connection
+/// brought a third less.
+const SEND_MAX: usize = BYTES_PER_TURN;
+/// The most that is read from one: more does not come at once.
+const READ_MAX: usize = 256 * 1024;
 /// Connections that are tried without asking epoll.
 const HOT_MAX: usize = 2;
 /// A connection that had nothing so many times is not hot any more.
@@ -213,7 +218,7 @@ impl TcpFabric {
             cold: 0,
             turn: 0,
             looked: false,
-            share: SHARE.1,
+            share: READ_MAX,
             blocked: 0,
             lingering: 0,
             homes: VecDeque::new(),
@@ -300,7 +305,7 @@ impl TcpFabric {
             self.ask_epoll();
         }
         let count = self.ready.len().max(1);
-        self.share = (BYTES_PER_TURN / count).clamp(SHARE.0, SHARE.1);
+        self.share = (BYTES_PER_TURN / count).clamp(SHARE_MIN, READ_MAX);
     }
 
     fn ask_epoll(&mut self) {
@@ -827,7 +832,7 @@ impl Fabric for TcpFabric {
         }
         let mut sending = std::mem::take(&mut self.sending);
         std::mem::swap(&mut sending, &mut self.dirty);
-        let share = (BYTES_PER_TURN / sending.len()).clamp(SHARE.0, SHARE.1);
+        let share = (BYTES_PER_TURN / sending.len()).clamp(SHARE_MIN, SEND_MAX);
         for id in sending.drain(..) {
             self.send(id, share);
         }

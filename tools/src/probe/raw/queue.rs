@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ferroce_transport::host::{Completion, Data};
 use ferroce_transport::sys::{self, IoList};
@@ -15,6 +16,8 @@ use crate::probe::link::Io;
 
 /// What one call sends, and receives, at most.
 const SEND_MAX: usize = 1 << 20;
+/// How long it sleeps at most while the socket takes nothing.
+const SEND_RETRY: Duration = Duration::from_millis(1);
 const RECEIVE_MAX: usize = 256 * 1024;
 
 /// A connection to a raw server. Replies come in the order of the requests, so nothing but lengths is needed to tell
@@ -174,6 +177,19 @@ impl Queue {
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) => {}
             Err(cause) => self.fail(cause.to_string()),
+        }
+    }
+
+    /// Sleeps until there may be something, or `limit` is over.
+    pub fn wait(&mut self, limit: Duration) {
+        self.flush();
+        let unsent = self.sent < self.waiting.len();
+        let limit = if unsent { limit.min(SEND_RETRY) } else { limit };
+        if self.error.is_none()
+            && !limit.is_zero()
+            && let Err(cause) = sys::wait_readable(self.socket.as_fd(), limit)
+        {
+            self.fail(cause.to_string());
         }
     }
 
