@@ -57,6 +57,31 @@ struct End {
     dead: bool,
     slots: Vec<(u32, Option<Qp>)>,
     events: VecDeque<Event>,
+    /// Queue pairs of which nothing is out. Each is there until its end hears that it goes.
+    going: VecDeque<QpId>,
+}
+
+impl End {
+    fn has_news(&self) -> bool {
+        !self.events.is_empty() || !self.going.is_empty()
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let id = self.going.pop_front()?;
+        let (generation, slot) = &mut self.slots[id.slot as usize];
+        let qp = slot.as_mut().expect("it is there until it is heard of");
+        qp.going = false;
+        // What was posted after it broke comes back first.
+        if !qp.nothing_is_out() {
+            return None;
+        }
+        *generation = generation.wrapping_add(1);
+        *slot = None;
+        Some(Event::Gone { qp: id })
+    }
 }
 
 /// A queue pair of an end.
@@ -92,6 +117,8 @@ struct Qp {
     hears: Option<Reply>,
     /// The connection ended at the other side, and this end does not know yet.
     ends: Option<Why>,
+    /// It stands in `going`.
+    going: bool,
 }
 
 #[derive(Debug)]
@@ -177,6 +204,7 @@ impl World {
             dead: false,
             slots: Vec::new(),
             events: VecDeque::new(),
+            going: VecDeque::new(),
         });
         MemoryProvider {
             world: self.clone(),
@@ -225,10 +253,7 @@ impl World {
     /// True if nothing would happen without somebody posting something.
     pub fn is_quiet(&self) -> bool {
         let inner = self.0.borrow();
-        let events = inner
-            .ends
-            .iter()
-            .any(|end| !end.dead && !end.events.is_empty());
+        let events = inner.ends.iter().any(|end| !end.dead && end.has_news());
         !events && inner.requests.is_empty() && inner.moves().is_empty()
     }
 
@@ -284,6 +309,7 @@ impl Inner {
             grants: Vec::new(),
             hears: None,
             ends: None,
+            going: false,
         });
         Some(QpId {
             slot: slot as u32,
@@ -293,6 +319,10 @@ impl Inner {
 }
 
 impl Qp {
+    fn nothing_is_out(&self) -> bool {
+        self.recvs.is_empty() && self.sends.is_empty() && self.grants.is_empty()
+    }
+
     fn post(&mut self, work: Work) {
         let wrs = match &work {
             Work::Answer(answer) => {
@@ -523,7 +553,7 @@ impl Provider for MemoryProvider {
         if inner.ends[self.end].dead {
             return None;
         }
-        inner.ends[self.end].events.pop_front()
+        inner.ends[self.end].next_event()
     }
 
     fn flush(&mut self, _: Tick) {
@@ -536,7 +566,7 @@ impl Provider for MemoryProvider {
 
     fn has_work(&self) -> bool {
         let inner = self.inner();
-        !inner.ends[self.end].events.is_empty() || !inner.moves().is_empty()
+        inner.ends[self.end].has_news() || !inner.moves().is_empty()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

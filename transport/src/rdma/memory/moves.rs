@@ -54,7 +54,7 @@ impl Inner {
             if !qp.recvs.is_empty() {
                 moves.push(Move::Unpost(place));
             }
-            if qp.recvs.is_empty() && qp.sends.is_empty() && qp.grants.is_empty() {
+            if qp.nothing_is_out() && !qp.going {
                 moves.push(Move::Go(place));
             }
             return;
@@ -132,10 +132,8 @@ impl Inner {
                 }
             }
             Move::Go((end, id)) => {
-                let slot = &mut self.ends[end].slots[id.slot as usize];
-                slot.0 = slot.0.wrapping_add(1);
-                slot.1 = None;
-                self.ends[end].events.push_back(Event::Gone { qp: id });
+                self.qp_mut((end, id)).expect("it was just there").going = true;
+                self.ends[end].going.push_back(id);
             }
         }
     }
