@@ -2,7 +2,7 @@
 
 mod node;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use ferroce_wire::Wire;
 use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::feature::DsmRange;
 use ferroce_wire::num::{U32, U64};
-use ferroce_wire::sqe::Sqe;
+use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 fn options(header_digest: bool, data_digest: bool) -> Options {
@@ -321,4 +321,21 @@ fn at_once(count: u16, depth: u16) {
         thread.join().unwrap();
     }
     assert!(controller.error().is_none());
+}
+
+/// More is asked for than may wait to be sent: what comes later does not overtake what waits.
+#[test]
+fn reads_that_wait_to_be_sent_are_not_overtaken() {
+    const LEN: u32 = 128 * 1024;
+    let node = node::Node::start(&[4096]);
+    let (_admin, cntlid) = node::raw::Raw::admin(node.address);
+    let mut queue = node::raw::Raw::io(node.address, cntlid, 1);
+    let read = nvme::read(1, 0, LEN / 4096).with_sgl(Sgl::transport(LEN));
+    let mut asked: VecDeque<u16> = (0..24).map(|_| queue.send(read, &[])).collect();
+    for _ in 0..500 {
+        let answer = queue.answer();
+        assert!(answer.cqe.status().is_success());
+        assert_eq!(Some(answer.cqe.cid.get()), asked.pop_front());
+        asked.push_back(queue.send(read, &[]));
+    }
 }

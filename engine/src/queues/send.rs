@@ -34,7 +34,7 @@ impl Queues {
     }
 
     /// Answers a command that went well, of which nothing is anywhere but these Bufs, all of its data for the
-    /// host; they come back if its connection has no room now.
+    /// host; they come back if its connection has no room now, or others wait.
     #[inline(always)]
     pub(crate) fn reply_at_once<F: Fabric>(
         &mut self,
@@ -45,7 +45,8 @@ impl Queues {
         let command = &mut self.slab[slot];
         let queue = &self.queues[command.queue as usize];
         let fabric = &mut fabrics[queue.fabric];
-        if !fabric.wants_more(queue.conn) {
+        // Those that wait were here before, and were there no end of newer ones, they would wait for ever.
+        if !self.outboxes[queue.fabric].is_empty() || !fabric.wants_more(queue.conn) {
             return Err(bufs);
         }
         let last = !bufs.is_empty();
