@@ -38,13 +38,10 @@ const PLACED_MIN: usize = 8192;
 const PLACES: usize = 64;
 /// Bytes read from, and sent to, all connections in a turn, each of which has an equal share.
 const BYTES_PER_TURN: usize = 1 << 20;
-/// The least that is one connection's share.
-const SHARE_MIN: usize = 32 * 1024;
-/// The most that one connection may send while no other does. With a quarter of it, large reads by a single connection
-/// brought a third less.
-const SEND_MAX: usize = BYTES_PER_TURN;
-/// The most that is read from one: more does not come at once.
-const READ_MAX: usize = 256 * 1024;
+/// The least and the most that is one connection's share.
+const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
+/// The same of sending, for one that alone is busy. With a quarter of it large reads bring a third less.
+const ALONE_MAX: usize = BYTES_PER_TURN;
 /// Connections that are tried without asking epoll.
 const HOT_MAX: usize = 2;
 /// A connection that had nothing so many times is not hot any more.
@@ -218,7 +215,7 @@ impl TcpFabric {
             cold: 0,
             turn: 0,
             looked: false,
-            share: READ_MAX,
+            share: SHARE.1,
             blocked: 0,
             lingering: 0,
             homes: VecDeque::new(),
@@ -305,7 +302,13 @@ impl TcpFabric {
             self.ask_epoll();
         }
         let count = self.ready.len().max(1);
-        self.share = (BYTES_PER_TURN / count).clamp(SHARE_MIN, READ_MAX);
+        self.share = (BYTES_PER_TURN / count).clamp(SHARE.0, SHARE.1);
+    }
+
+    /// What one connection may send in a turn. If others are busy, that is what they wait for.
+    fn send_max(&self) -> usize {
+        let alone = self.cold == 0 && self.hot.len() < 2;
+        if alone { ALONE_MAX } else { SHARE.1 }
     }
 
     fn ask_epoll(&mut self) {
@@ -671,11 +674,7 @@ impl TcpFabric {
             if now < deadline || conn.more && conn.phase == Phase::Live {
                 sooner(&mut self.next_deadline, deadline);
             } else {
-                log::debug!(
-                    "connection of {} took too long: {:?}",
-                    conn.peer,
-                    conn.phase
-                );
+                log::debug!("{} took too long: {:?}", conn.peer, conn.phase);
                 let id = conn.id;
                 self.end(id);
             }
@@ -832,7 +831,7 @@ impl Fabric for TcpFabric {
         }
         let mut sending = std::mem::take(&mut self.sending);
         std::mem::swap(&mut sending, &mut self.dirty);
-        let share = (BYTES_PER_TURN / sending.len()).clamp(SHARE_MIN, SEND_MAX);
+        let share = (BYTES_PER_TURN / sending.len()).clamp(SHARE.0, self.send_max());
         for id in sending.drain(..) {
             self.send(id, share);
         }
@@ -1381,6 +1380,33 @@ mod tests {
                 assert!(turns < 1_000_000);
             }
         }
+    }
+
+    #[test]
+    fn who_is_alone_may_send_more_and_who_has_company_may_not() {
+        let mut bench = Bench::new();
+        let ask = |bench: &mut Bench, host: &mut TcpStream| {
+            host.write_all(&capsule(1, b"")).unwrap();
+            let seen = bench.until_seen();
+            assert!(matches!(seen, Seen::Capsule(..)));
+        };
+        let (mut first, _) = bench.open(0);
+        for _ in 0..COLD_TURNS {
+            ask(&mut bench, &mut first);
+        }
+        assert_eq!(bench.fabric.send_max(), ALONE_MAX);
+        let (mut second, _) = bench.open(0);
+        for _ in 0..COLD_TURNS {
+            ask(&mut bench, &mut first);
+            assert_eq!(bench.fabric.send_max(), SHARE.1);
+            ask(&mut bench, &mut second);
+            assert_eq!(bench.fabric.send_max(), SHARE.1);
+        }
+        // One that is silent does not count for ever.
+        for _ in 0..=HOT_MISSES {
+            ask(&mut bench, &mut second);
+        }
+        assert_eq!(bench.fabric.send_max(), ALONE_MAX);
     }
 
     #[test]
