@@ -434,6 +434,7 @@ impl OwnQueue {
     }
 
     /// Takes what guests ask for. They have half of the places, so that the core itself always gets on.
+    #[inline(never)]
     fn hear_guests(&mut self) {
         for at in 0..self.guests.len() {
             while self.guests_in_flight < self.table.depth() / 2
@@ -454,8 +455,20 @@ impl OwnQueue {
         }
     }
 
+    /// A request that may be answered without the drive.
+    #[inline(never)]
+    fn submit_rare(&mut self, io: Io) -> Result<(), Io> {
+        let Some(status) = self.known_answer(&io) else {
+            return self.take(io, 0);
+        };
+        if self.ready.len() >= self.table.depth() {
+            return Err(io);
+        }
+        self.answer(io, status);
+        Ok(())
+    }
+
     /// What is answered without the drive.
-    #[inline]
     fn known_answer(&self, io: &Io) -> Option<Status> {
         if self.life.mode() == Mode::Failed {
             return Some(FAILED);
@@ -486,14 +499,19 @@ impl OwnQueue {
     }
 
     /// A command is over: its answer, if it is the core's own.
-    #[inline]
+    #[inline(always)]
     fn over(&mut self, from: u16, done: Done) -> Option<Done> {
         if from == 0 {
             return Some(done);
         }
-        self.guests_in_flight -= 1;
-        self.guests[usize::from(from) - 1].answer(done);
+        self.answer_guest(usize::from(from) - 1, done);
         None
+    }
+
+    #[inline(never)]
+    fn answer_guest(&mut self, guest: usize, done: Done) {
+        self.guests_in_flight -= 1;
+        self.guests[guest].answer(done);
     }
 
     /// What becomes readable when there may be something to poll; None if nothing interrupts.
@@ -872,12 +890,9 @@ impl<'a> Prps<'a> {
 impl Backend for OwnQueue {
     #[inline]
     fn submit(&mut self, io: Io) -> Result<(), Io> {
-        if let Some(status) = self.known_answer(&io) {
-            if self.ready.len() >= self.table.depth() {
-                return Err(io);
-            }
-            self.answer(io, status);
-            return Ok(());
+        // Of a drive that is up, everything else goes to the drive.
+        if !self.up || matches!(io.op, Op::Deallocate { .. }) {
+            return self.submit_rare(io);
         }
         self.take(io, 0)
     }
