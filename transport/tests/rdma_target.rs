@@ -347,6 +347,21 @@ struct Bench {
 
 const HOST_RECVS: u32 = 64;
 
+/// How a host asks for a connection.
+fn dial(private: &[u8], recvs: u32) -> Dial<'_> {
+    Dial {
+        local: None,
+        peer: SERVER.parse().unwrap(),
+        private,
+        demand: Demand {
+            recvs,
+            recv_data: 0,
+            sends: 64,
+            reads: 0,
+        },
+    }
+}
+
 impl Bench {
     fn new(recvs: usize, host: Limits) -> Bench {
         let world = World::prompt();
@@ -369,18 +384,7 @@ impl Bench {
     }
 
     fn ask(&mut self, private: &[u8]) -> QpId {
-        let dial = Dial {
-            local: None,
-            peer: SERVER.parse().unwrap(),
-            private,
-            demand: Demand {
-                recvs: HOST_RECVS,
-                recv_data: 0,
-                sends: 64,
-                reads: 0,
-            },
-        };
-        let qp = self.host.connect(&dial, NOW).unwrap();
+        let qp = self.host.connect(&dial(private, HOST_RECVS), NOW).unwrap();
         for _ in 0..HOST_RECVS {
             self.host.post_recv(qp, None);
         }
@@ -694,18 +698,7 @@ fn who_does_not_go_on_cannot_take_what_others_need() {
     // Another host's are its own.
     let mut other = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
     let private = RdmaCmRequest::new(1, 128);
-    let dial = Dial {
-        local: None,
-        peer: SERVER.parse().unwrap(),
-        private: private.as_bytes(),
-        demand: Demand {
-            recvs: 1,
-            recv_data: 0,
-            sends: 64,
-            reads: 0,
-        },
-    };
-    let theirs = other.connect(&dial, NOW).unwrap();
+    let theirs = other.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
     bench.fabric.adopt(bench.world.incoming().unwrap(), NOW);
     assert_eq!(bench.fabric.refused(), 2);
     // Once they stand they count no more.
@@ -739,18 +732,7 @@ fn the_reject_carries_its_status() {
     let mut host = world.end("10.0.0.2".parse().unwrap(), LIMITS);
     let mut fabric = RdmaFabric::new(server, Vec::new());
     let private = RdmaCmRequest::new(1, 32);
-    let dial = Dial {
-        local: None,
-        peer: SERVER.parse().unwrap(),
-        private: private.as_bytes(),
-        demand: Demand {
-            recvs: 1,
-            recv_data: 0,
-            sends: 64,
-            reads: 0,
-        },
-    };
-    let qp = host.connect(&dial, NOW).unwrap();
+    let qp = host.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
     // A RECV out keeps the queue pair, and with it the private data.
     host.post_recv(qp, None);
     let held = BufList::new();
