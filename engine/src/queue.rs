@@ -75,6 +75,8 @@ pub struct Queue {
     pub commands: u32,
     /// How many commands it has.
     pub in_flight: u32,
+    /// Those of them that have something to send, and wait for it.
+    pub to_send: u32,
     /// Index of its host on this core; 0 until Connect is admitted.
     pub host: u32,
     /// It must be connected by then.
@@ -107,6 +109,7 @@ impl Queue {
             subsystem: None,
             commands: NONE,
             in_flight: 0,
+            to_send: 0,
             host: 0,
             deadline: Tick(u64::MAX),
             admitted: false,

@@ -23,8 +23,10 @@ impl Queues {
         }
         command.to_send = true;
         let generation = command.generation;
-        let fabric = self.queue(slot).fabric;
-        self.outboxes[fabric].push_back(Outgoing::Send { slot, generation });
+        let at = command.queue as usize;
+        let queue = &mut self.queues[at];
+        queue.to_send += 1;
+        self.outboxes[queue.fabric].push_back(Outgoing::Send { slot, generation });
     }
 
     pub(crate) fn fetch_later(&mut self, slot: u32, fetch: Fetch) {
@@ -34,7 +36,7 @@ impl Queues {
     }
 
     /// Answers a command that went well, of which nothing is anywhere but these Bufs, all of its data for the
-    /// host; they come back if its connection has no room now, or others wait.
+    /// host; they come back if its connection has no room now, or others of its queue wait.
     #[inline(always)]
     pub(crate) fn reply_at_once<F: Fabric>(
         &mut self,
@@ -46,7 +48,7 @@ impl Queues {
         let queue = &self.queues[command.queue as usize];
         let fabric = &mut fabrics[queue.fabric];
         // Those that wait were here before, and were there no end of newer ones, they would wait for ever.
-        if !self.outboxes[queue.fabric].is_empty() || !fabric.wants_more(queue.conn) {
+        if queue.to_send > 0 || !fabric.wants_more(queue.conn) {
             return Err(bufs);
         }
         let last = !bufs.is_empty();
@@ -159,6 +161,8 @@ impl Queues {
             fabric.reply(conn, reply);
         }
         command.to_send = false;
+        let at = command.queue as usize;
+        self.queues[at].to_send -= 1;
         self.go_on(slot, drives);
         busy
     }
@@ -171,8 +175,10 @@ impl Queues {
             command.leave_table(&mut self.in_flight);
         }
         let at = std::mem::replace(&mut command.queue, NONE);
+        let waited = u32::from(command.to_send);
         self.clerk.end(&self.config.counters.phases, command.series);
         let queue = &mut self.queues[at as usize];
+        queue.to_send -= waited;
         queue.unlink(&mut self.slab, slot);
         self.slab.free(slot);
         if queue.state != State::Live {

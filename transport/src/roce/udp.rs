@@ -136,14 +136,10 @@ pub fn port_of(ip: IpAddr) -> Result<Port, OpenError> {
 
 /// True if what leaves by this address may be cut by the system (UDP_SEGMENT), with ICRCs that still hold. Over IPv6 they
 /// cover nothing that cutting changes. Over IPv4 they cover the identification, which the kernel counts from 0 when it cuts;
-/// a NIC that does so itself may not, and what it does cannot be seen from here. So there it is for loopback and virtual
-/// cables alone, where the kernel cuts, or nobody does.
+/// a NIC that does so itself may not, and what it does cannot be seen from here: not even from a virtual cable (veth),
+/// which hands on what is not cut yet to whatever is behind it. So there it is for loopback alone.
 fn may_segment(ip: IpAddr) -> bool {
-    let virtual_cable = || {
-        let name = udp::interface_of(ip).ok();
-        name.and_then(|name| udp::driver_of(&name)).as_deref() == Some("veth")
-    };
-    ip.is_ipv6() || ip.is_loopback() || virtual_cable()
+    ip.is_ipv6() || ip.is_loopback()
 }
 
 /// Opens the sockets of addresses for so many cores, and one more for each if somebody listens there

@@ -509,12 +509,11 @@ pub fn interface_of(ip: IpAddr) -> io::Result<String> {
     found.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
-/// Asks the system about an interface: by a request of SIOC* that takes its name and `with`.
-fn ask_interface(
-    name: &str,
-    request: libc::c_ulong,
-    with: libc::__c_anonymous_ifr_ifru,
-) -> io::Result<libc::__c_anonymous_ifr_ifru> {
+/// What an interface carries, in bytes of IP packets.
+///
+/// # Errors
+/// Of ioctl, if no interface has this name.
+pub fn mtu_of(name: &str) -> io::Result<u32> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM.cloexec(), None)?;
     // SAFETY: all zeroes is a valid ifreq.
     let mut ask: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -524,47 +523,14 @@ fn ask_interface(
     for (to, from) in ask.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    ask.ifr_ifru = with;
-    // SAFETY: the structure, and what `with` may point to, live through the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw mut ask) };
+    // SAFETY: the structure lives through the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut ask) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(ask.ifr_ifru)
-}
-
-/// What an interface carries, in bytes of IP packets.
-///
-/// # Errors
-/// Of ioctl, if no interface has this name.
-pub fn mtu_of(name: &str) -> io::Result<u32> {
-    let with = libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 };
-    let answer = ask_interface(name, libc::SIOCGIFMTU, with)?;
     // SAFETY: this is what SIOCGIFMTU writes.
-    let mtu = unsafe { answer.ifru_mtu };
+    let mtu = unsafe { ask.ifr_ifru.ifru_mtu };
     u32::try_from(mtu).map_err(io::Error::other)
-}
-
-/// The driver of an interface, such as `veth`; `None` if it does not say.
-pub fn driver_of(name: &str) -> Option<String> {
-    /// ETHTOOL_GDRVINFO and its answer (linux/ethtool.h).
-    #[repr(C)]
-    struct DriverInfo {
-        command: u32,
-        driver: [u8; 32],
-        rest: [u8; 160],
-    }
-    let mut info = DriverInfo {
-        command: 3,
-        driver: [0; 32],
-        rest: [0; 160],
-    };
-    let with = libc::__c_anonymous_ifr_ifru {
-        ifru_data: (&raw mut info).cast(),
-    };
-    ask_interface(name, libc::SIOCETHTOOL, with).ok()?;
-    let text = String::from_utf8_lossy(&info.driver);
-    Some(text.split('\0').next().unwrap_or_default().to_owned())
 }
 
 /// Numbers nobody can guess.
@@ -611,10 +577,7 @@ mod tests {
     fn interfaces_say_what_they_carry() {
         let name = interface_of(Ipv4Addr::LOCALHOST.into()).unwrap();
         assert!(mtu_of(&name).unwrap() >= 1500);
-        // The loopback interface has no driver.
-        assert!(driver_of(&name).is_none_or(|driver| driver != "veth"));
         assert!(mtu_of("no-such").is_err() && mtu_of("a-name-that-is-too-long").is_err());
-        assert_eq!(driver_of("no-such"), None);
     }
 
     #[test]
