@@ -18,9 +18,9 @@ use std::io::{self, IoSliceMut, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use crate::sys::{self, Epoll, Events, IoList};
+use crate::tcp::listen;
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
@@ -63,8 +63,6 @@ const ENDING_MS: u64 = 5_000;
 const LINGER_MS: u64 = 2_000;
 /// Connections that linger at a time; those beyond are closed at once.
 const LINGERING_MAX: usize = 256;
-/// A peer that acknowledges nothing for so long is dead.
-const DEAD_MS: u64 = 30_000;
 
 const _: () = assert!(STAGING_LEN >= 2 * WHOLE_MAX);
 
@@ -707,7 +705,8 @@ impl Fabric for TcpFabric {
             slot,
             generation: self.slots[slot as usize].generation,
         };
-        let ready = prepare(&socket).and_then(|()| self.epoll.add(socket.as_fd(), token_of(id)));
+        let ready =
+            listen::prepare(&socket).and_then(|()| self.epoll.add(socket.as_fd(), token_of(id)));
         if let Err(cause) = ready {
             log::debug!("connection of {peer} failed: {cause}");
             self.free.push(slot);
@@ -899,19 +898,6 @@ fn read_into_place(
     (asked, placed, result)
 }
 
-/// What every socket is set to. Dead peers show themselves even if a host asked for no KATO.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nonblocking(true)?;
-    socket.set_nodelay(true)?;
-    let options = socket2::SockRef::from(socket);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(4);
-    options.set_tcp_keepalive(&keepalive)?;
-    options.set_tcp_user_timeout(Some(Duration::from_millis(DEAD_MS)))
-}
-
 fn sooner(deadline: &mut Option<Tick>, other: Tick) {
     *deadline = Some(deadline.map_or(other, |deadline| deadline.min(other)));
 }
@@ -959,6 +945,7 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use ferroce_buf::{Class, Home, Pool, Region, Want};
     use ferroce_engine::port::Tag;

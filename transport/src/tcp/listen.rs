@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -10,6 +11,9 @@ use crate::tcp::fabric::Incoming;
 
 /// Connections that wait to be accepted: a thousand queues may come back at once.
 const BACKLOG: i32 = 4096;
+
+/// A peer that acknowledges nothing for so long is dead.
+const DEAD_MS: u64 = 30_000;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -111,6 +115,19 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What every socket is set to. Dead peers show themselves even if a host asked for no KATO.
+pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_nodelay(true)?;
+    let options = socket2::SockRef::from(socket);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(4);
+    options.set_tcp_keepalive(&keepalive)?;
+    options.set_tcp_user_timeout(Some(Duration::from_millis(DEAD_MS)))
 }
 
 #[cfg(test)]
