@@ -329,8 +329,8 @@ impl Handle {
         let open = table.subsystems.values().filter(|all| all.allow.is_none());
         let line = |subsystem: &table::Subsystem| {
             format!(
-                "every host that reaches {} may connect to {}; name those that may with `ferroce ctl allow NQN`, or \
-                 with --allow NQN at the start",
+                "every host that reaches {} may connect to {}; name those that may with `ferroce ctl allow NQN`, \
+                 --allow NQN at the start, or `allow` of the configuration",
                 beyond.join(", "),
                 subsystem.nqn
             )
@@ -664,11 +664,6 @@ impl Handle {
                 .map(|subsystem| subsystem_view(subsystem))
                 .collect(),
         })
-    }
-
-    /// The CPUs that cores have for themselves.
-    pub fn cpus(&self) -> impl Iterator<Item = usize> {
-        self.cores.iter().filter_map(|core| core.cpu)
     }
 
     /// The slowest I/Os of all cores, slowest first.
