@@ -13,7 +13,7 @@ use crate::config::{CntlidRange, Cores, Device, Spin};
 use crate::probe::drive::Place;
 use crate::probe::schedule::Rates;
 use crate::probe::slo::Slo;
-use crate::units::{Size, parse_time};
+use crate::units::{Size, parse_time, size_with_unit};
 use crate::url::Url;
 
 /// Ferroce: an NVMe over Fabrics storage node.
@@ -165,7 +165,8 @@ pub enum CtlCommand {
     Resize {
         /// Its number
         nsid: u32,
-        /// The new size
+        /// The new size, such as 128MiB
+        #[arg(value_parser = size_with_unit)]
         size: Size,
     },
     /// Let a host connect
@@ -561,6 +562,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1 --neighbour 0x16x1MiB",
             "ferroce probe tcp://127.0.0.1 --workload embedding --depth 3",
             "ferroce ctl resize 3 big",
+            "ferroce ctl resize 3 5000",
             "ferroce devices bind 3b",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

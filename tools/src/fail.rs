@@ -1,7 +1,7 @@
 //! What a person is told when something cannot be done: one line that says what was tried, why it
 //! failed and what to do.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// A reason not to go on, for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,20 @@ pub trait Context<T> {
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|cause| Fail(format!("{}: {cause}", what())))
+    }
+}
+
+/// What to do when an address cannot be listened at, by TCP.
+pub fn cannot_listen(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "another program (or node) listens there; stop it or choose another port"
+        }
+        Some(libc::EADDRNOTAVAIL) => {
+            "this machine has no such address; `ip address` lists those it has"
+        }
+        Some(libc::EACCES) => "ports below 1024 need root",
+        _ => "choose another address",
     }
 }
 

@@ -20,7 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::ctl::protocol::HealthView;
-use crate::fail::{Context, Fail, Result};
+use crate::fail::{Context, Fail, Result, cannot_listen};
 use crate::journal;
 use crate::node::Handle;
 use series::{Name, Operations, SECONDS};
@@ -37,7 +37,8 @@ impl Place {
     /// Takes the address.
     pub fn open(address: SocketAddr) -> Result<Place> {
         let what = || format!("cannot serve metrics at {address}");
-        let listener = TcpListener::bind(address).context(what)?;
+        let listener = TcpListener::bind(address)
+            .map_err(|cause| Fail(format!("{}: {cause}; {}", what(), cannot_listen(&cause))))?;
         listener.set_nonblocking(true).context(what)?;
         let address = listener.local_addr().context(what)?;
         Ok(Place { listener, address })

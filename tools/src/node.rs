@@ -32,7 +32,7 @@ use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::target::Offer;
 
 use crate::boot;
-use crate::config::{Config, Cores};
+use crate::config::Config;
 use crate::ctl::protocol::Order;
 use crate::ctl::socket::Socket;
 use crate::fail::{Context, Result, fail};
@@ -48,7 +48,7 @@ use wanted::{Wanted, What};
 /// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
 const MAILBOX: usize = 4096;
 /// Descriptors that are not connections: standard streams, rings, drives, listeners, control.
-const FILES_BESIDE: u64 = 128 + door::RESERVE as u64;
+const FILES_BESIDE: u64 = 128;
 
 /// A node that runs.
 #[derive(Debug)]
@@ -111,8 +111,8 @@ impl Node {
 
     fn start_with(config: &Config, file: Option<PathBuf>, wanted: Option<Wanted>) -> Result<Node> {
         let patient = wanted.is_some();
-        warn_of_few_files(config);
-        let cpus = cpus_of(&config.cores)?;
+        let cpus = cpus::of(&config.cores)?;
+        warn_of_few_files(config.limits.queues, cpus.len());
         let plan = Plan::of(config, cpus.len(), config.has_rdma());
         let memory::Dealt { mut pools, regions } = plan.map()?;
         let memory = format!("{plan} in {}", memory::pages(&regions));
@@ -201,10 +201,7 @@ impl Node {
         let wakeful = latency::Wakeful::new(config.cpu_dma_latency);
         let wake_up = wakeful.said();
         let control = control::Thread::new(posts, (mail, asked), bed, clock, door, wakeful);
-        let control = spawn("control".into(), move || {
-            cpus::keep_off(cpus.into_iter().flatten());
-            control.run()
-        })?;
+        let control = spawn("control".into(), move || control.run())?;
         let node = Node {
             handle: Arc::new(Handle::new(
                 asks,
@@ -292,11 +289,6 @@ impl Node {
         &self.memory
     }
 
-    /// The calling thread, and those it starts, leave the cores' CPUs to the cores.
-    pub fn keep_off_cores(&self) {
-        cpus::keep_off(self.handle.cpus());
-    }
-
     /// Answers at a control socket, from threads of its own.
     pub fn answer_at(&self, socket: &Socket) -> Result<()> {
         clients::answer(socket, self.handle.clone())
@@ -341,9 +333,16 @@ fn spawn<T: Send + 'static>(
         .context(|| "cannot start a thread")
 }
 
+/// The calling thread, and those it starts from now on, leave the CPUs to the cores that this configuration gives them to.
+/// (The cores take theirs.)
+pub fn keep_off_cores(config: &Config) -> Result<()> {
+    cpus::keep_off(cpus::of(&config.cores)?.into_iter().flatten());
+    Ok(())
+}
+
 /// Bytes of memory that a node of this configuration takes for data: what is worth being huge pages.
 pub fn memory_wanted(config: &Config) -> u64 {
-    let cores = cpus_of(&config.cores).map_or(1, |cpus| cpus.len());
+    let cores = cpus::of(&config.cores).map_or(1, |cpus| cpus.len());
     let page = 2 << 20;
     let drives = config.subsystem.iter().flat_map(|s| &s.namespace);
     let ram: u64 = drives
@@ -358,43 +357,46 @@ pub fn memory_wanted(config: &Config) -> u64 {
 /// Bytes of buffers that a node of this configuration has, and lets each RDMA device reach, if it serves hosts by RDMA.
 #[cfg(feature = "verbs")]
 pub fn buffer_bytes(config: &Config) -> Result<u64> {
-    Ok(Plan::of(config, cpus_of(&config.cores)?.len(), true).bytes() as u64)
-}
-
-/// The CPU of each core; a core that is not pinned has none.
-fn cpus_of(cores: &Cores) -> Result<Vec<Option<usize>>> {
-    if cores.0.is_empty() {
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        return Ok(vec![None; (cpus / 2).clamp(1, 4)]);
-    }
-    let allowed: Vec<usize> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .iter()
-        .map(|id| id.id)
-        .collect();
-    for cpu in &cores.0 {
-        if !allowed.contains(cpu) {
-            fail!("cores: this process may not run on CPU {cpu}; it may on {allowed:?}");
-        }
-    }
-    Ok(cores.0.iter().copied().map(Some).collect())
+    Ok(Plan::of(config, cpus::of(&config.cores)?.len(), true).bytes() as u64)
 }
 
 /// Each connection is a descriptor: the limit is raised as far as the system lets us.
-fn warn_of_few_files(config: &Config) {
-    let wanted = u64::from(config.limits.queues) + FILES_BESIDE;
-    match boot::raise_open_files() {
-        limit if limit >= wanted => (),
-        limit => {
-            let room = match limit.saturating_sub(FILES_BESIDE) {
-                0 => "for few connections".to_owned(),
-                room => format!("for about {room} connections"),
-            };
-            log::warn!(
-                "only {limit} files may be open, so there is room {room}, not {}; raise it with \
-                 `ulimit -n {wanted}` or LimitNOFILE= of the service",
-                config.limits.queues
-            );
-        }
+fn warn_of_few_files(queues: u32, cores: usize) {
+    if let Some(why) = too_few_files(boot::raise_open_files(), queues, cores) {
+        log::warn!("{why}");
+    }
+}
+
+/// What is to be told if so many files are too few for so many queues of each core, and those that are turned away.
+fn too_few_files(limit: u64, queues: u32, cores: usize) -> Option<String> {
+    let cores = cores as u64;
+    let queues = u64::from(queues) * cores;
+    let beside = FILES_BESIDE + door::RESERVE as u64 * cores;
+    let wanted = queues + beside;
+    if limit >= wanted {
+        return None;
+    }
+    let room = match limit.saturating_sub(beside) {
+        0 => "for few connections".to_owned(),
+        room => format!("for about {room} connections"),
+    };
+    Some(format!(
+        "only {limit} files may be open, so there is room {room}, not {queues}; raise it with `ulimit -n {wanted}` or \
+         LimitNOFILE= of the service"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_core_needs_files_for_its_queues() {
+        assert_eq!(too_few_files(4 * (1024 + 16) + 128, 1024, 4), None);
+        let said = too_few_files(2048, 1024, 4).expect("too few");
+        assert!(said.contains("about 1856 connections, not 4096"), "{said}");
+        assert!(said.contains("ulimit -n 4288"), "{said}");
+        let said = too_few_files(100, 1024, 1).expect("too few");
+        assert!(said.contains("few connections"), "{said}");
     }
 }

@@ -17,7 +17,7 @@ use crate::ctl::protocol::{Node as View, Order, Request, Response};
 use crate::ctl::socket::Socket;
 use crate::fail::{Fail, Result};
 use crate::metrics::Place;
-use crate::node::{News, Node};
+use crate::node::{self, News, Node};
 use crate::signals::{Signals, Told};
 use crate::units::about;
 use crate::url::Url;
@@ -32,6 +32,8 @@ pub fn run(args: ServeArgs) -> Result<()> {
     if args.check {
         return print("the configuration can be used\n");
     }
+    // Before there is another thread, since each begins where its parent may run.
+    node::keep_off_cores(&config)?;
     // From here on a signal ends the node in good order, however far it has come.
     let signals = match &file {
         Some(_) => Signals::take_with_reload()?,
@@ -47,7 +49,6 @@ pub fn run(args: ServeArgs) -> Result<()> {
     for door in node.handle().open_doors()? {
         log::warn!("{door}");
     }
-    node.keep_off_cores();
     if let Some(socket) = &socket {
         node.answer_at(socket)?;
     }

@@ -57,6 +57,17 @@ impl fmt::Display for Size {
     }
 }
 
+/// A size that is written with its unit: a bare number is taken for bytes elsewhere, and here more likely is none.
+pub fn size_with_unit(text: &str) -> Result<Size, String> {
+    let size = text.parse()?;
+    match text.ends_with('B') {
+        true => Ok(size),
+        false => Err(format!(
+            "`{text}` has no unit: write KiB, MiB, GiB, TiB or KB, MB, GB, TB behind it, or {text}B for bytes"
+        )),
+    }
+}
+
 /// About so many bytes, for people: three digits and a binary unit.
 pub fn about(bytes: u64) -> String {
     for (name, factor) in &UNITS[..4] {

@@ -208,8 +208,14 @@ fn ctl_shows_and_changes() {
     assert!(node.told(&["add", "ram:1MiB"]).contains("namespace 2"));
     assert!(node.told(&["resize", "2", "4MiB"]).contains("4 MiB"));
     assert!(node.told(&["resize", "2", "2MiB"]).contains("2 MiB"));
-    node.not_told(&["resize", "2", "1000"], "multiple of the block");
-    node.not_told(&["resize", "2", "0"], "multiple of the block");
+    let shown = node.told(&["show"]);
+    assert!(
+        shown.contains("ram:2MiB") && !shown.contains("ram:1MiB"),
+        "{shown}"
+    );
+    node.not_told(&["resize", "2", "1000B"], "multiple of the block");
+    node.not_told(&["resize", "2", "0B"], "multiple of the block");
+    node.not_told(&["resize", "2", "5000"], "5000B");
     node.not_told(&["add", "ram:1MiB", "--nsid", "7"], "namespace 7 already");
     node.not_told(&["add", "ram:1MiB", "--nsid", "0"], "NSID 0");
     node.not_told(&["add", "tape:1"], "tape:1");

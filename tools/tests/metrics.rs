@@ -537,6 +537,8 @@ fn an_address_that_is_taken_is_named() {
         .expect("the binary runs");
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let why = format!("cannot serve metrics at {address}: Address already in use");
+    let why = format!(
+        "cannot serve metrics at {address}: Address already in use (os error 98); another program"
+    );
     assert!(said.contains(&why), "{said}");
 }

@@ -175,9 +175,14 @@ fn what_cannot_be_is_said() {
         "another address of this machine",
     );
     refused(probe(&["tcp://127.0.0.1:1", "--bind", at]), "for RDMA only");
-    let elsewhere = format!("roce://{at}:4421");
-    refused(
-        probe(&[&elsewhere, "--bind", &address()]),
-        "nothing listens there",
-    );
+    for scheme in ["roce", "rdma"] {
+        let elsewhere = format!("{scheme}://{at}:4421");
+        let from = address();
+        let output = probe(&[&elsewhere, "--bind", &from]);
+        let over = format!("over RoCEv2 in software, from {from}");
+        let text = said(&output);
+        assert!(!output.status.success(), "{text}");
+        assert!(text.contains("nothing listens there"), "{text}");
+        assert!(text.contains(&over), "{text}");
+    }
 }

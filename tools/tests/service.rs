@@ -271,6 +271,54 @@ fn a_configuration_can_be_checked() {
     assert!(String::from_utf8_lossy(&bad.stderr).contains("f.toml:2"));
 }
 
+/// The CPUs of a status file of /proc on which the thread may run.
+fn allowed(status: &str) -> Vec<usize> {
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = list.expect("it is there").trim().split(',');
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        number(first)..=number(last)
+    };
+    ranges.flat_map(range).collect()
+}
+
+#[test]
+fn nothing_but_its_core_runs_on_the_cpu_of_a_core() {
+    let ours = allowed(&fs::read_to_string("/proc/thread-self/status").expect("Linux"));
+    let [.., _, cpu] = ours[..] else {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: there is but one CPU here");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = file(dir.path(), "drive", 1 << 20);
+    let text = format!(
+        "cores = [{cpu}]\nmetrics = \"127.0.0.1:0\"\n{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}, \
+         {{device = \"file:{}\"}}, {{device = \"file:/no/such/file\"}}]\n",
+        file.display()
+    );
+    let node = Node::start(&["--patient"], &text);
+    assert!(node.said().contains("READY=1"));
+    let mut cores = 0;
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.child.id())).expect("it runs");
+    for task in tasks.flatten() {
+        // One that has just ended has no status.
+        let Ok(status) = fs::read_to_string(task.path().join("status")) else {
+            continue;
+        };
+        let name = status.lines().next().unwrap_or_default();
+        if name.contains("core 0") {
+            assert_eq!(allowed(&status), [cpu], "{name}");
+            cores += 1;
+        } else {
+            assert!(!allowed(&status).contains(&cpu), "{name}");
+        }
+    }
+    assert_eq!(cores, 1);
+}
+
 /// What systemd finds wrong with a unit; None where there is no systemd-analyze.
 fn wrong_with(unit: &str) -> Option<String> {
     let dir = tempfile::tempdir().expect("a directory");
@@ -292,7 +340,11 @@ fn systemd_understands_the_unit() {
     let unit = include_str!("../package/ferroce.service");
     let unit = unit.replace("/usr/bin/ferroce", env!("CARGO_BIN_EXE_ferroce"));
     let Some(wrong) = wrong_with(&unit) else {
-        eprintln!("skipped: there is no systemd-analyze here");
+        // Past the harness, which keeps what a test prints.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: there is no systemd-analyze here"
+        );
         return;
     };
     assert_eq!(wrong, "");

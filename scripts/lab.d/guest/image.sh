@@ -46,6 +46,4 @@ serve_through() {
     sleep 3
     stop_load
     disconnect
-    on_node monitor system_powerdown
-    sleep 5
 }

@@ -8,5 +8,3 @@ shows log 'the configuration is ferroce.toml of the file system FERROCE on /dev/
 connect
 verify "$(disk 1)" 4 io_uring '4k' '8'
 disconnect
-on_node monitor system_powerdown
-sleep 5

@@ -16,7 +16,7 @@ use ferroce_engine::health::Health;
 use ferroce_engine::limits;
 use ferroce_engine::mail::Post;
 use ferroce_engine::phases::Slow;
-use ferroce_engine::port::DriveId;
+use ferroce_engine::port::{DriveId, DriveInfo};
 use ferroce_engine::table::{self, Listener, Table, Transport};
 #[cfg(feature = "verbs")]
 use ferroce_transport::rdma::verbs::{self, Verbs};
@@ -39,7 +39,7 @@ use crate::ctl::protocol::{
     CoreView, HealthView, Host, NamespaceView, Node, Order, Request, Response, SlowIo,
     SubsystemView,
 };
-use crate::fail::{Context, Fail, Result, fail};
+use crate::fail::{Context, Fail, Result, cannot_listen, fail};
 use crate::persist::{self, persist};
 use crate::sets::AnyDrive;
 use crate::units::{Size, about};
@@ -329,8 +329,8 @@ impl Handle {
         let open = table.subsystems.values().filter(|all| all.allow.is_none());
         let line = |subsystem: &table::Subsystem| {
             format!(
-                "every host that reaches {} may connect to {}; name those that may with `ferroce ctl allow NQN`, or \
-                 with --allow NQN at the start",
+                "every host that reaches {} may connect to {}; name those that may with `ferroce ctl allow NQN`, \
+                 --allow NQN at the start, or `allow` of the configuration",
                 beyond.join(", "),
                 subsystem.nqn
             )
@@ -422,16 +422,7 @@ impl Handle {
             );
         }
         let listener = listen::Listener::bind(address).map_err(|cause| {
-            let hint = match cause.raw_os_error() {
-                Some(libc::EADDRINUSE) => {
-                    "another program (or node) listens there; stop it or choose another port"
-                }
-                Some(libc::EADDRNOTAVAIL) => {
-                    "this machine has no such address; `ip address` lists those it has"
-                }
-                Some(libc::EACCES) => "ports below 1024 need root",
-                _ => "choose another address",
-            };
+            let hint = cannot_listen(&cause);
             Fail(format!("cannot listen at {url}: {cause}; {hint}"))
         })?;
         let address = listener.local();
@@ -666,11 +657,6 @@ impl Handle {
         })
     }
 
-    /// The CPUs that cores have for themselves.
-    pub fn cpus(&self) -> impl Iterator<Item = usize> {
-        self.cores.iter().filter_map(|core| core.cpu)
-    }
-
     /// The slowest I/Os of all cores, slowest first.
     fn slow(&self, reset: bool) -> Result<Vec<SlowIo>> {
         if !self.cores.iter().all(|core| core.counters.phases.is_on()) {
@@ -840,10 +826,18 @@ fn health_view(health: &Health) -> Option<HealthView> {
     })
 }
 
+/// What the drive is called: one of memory by its size, which may be another one by now.
+fn device_view(info: &DriveInfo) -> String {
+    match info.label.starts_with("ram:") {
+        true => format!("ram:{}", Size(info.blocks * u64::from(info.block_len))),
+        false => info.label.clone(),
+    }
+}
+
 fn subsystem_view(subsystem: &table::Subsystem) -> SubsystemView {
     let namespace = |(nsid, namespace): (&u32, &table::Namespace)| NamespaceView {
         nsid: *nsid,
-        device: namespace.info.label.clone(),
+        device: device_view(&namespace.info),
         bytes: namespace.info.blocks * u64::from(namespace.info.block_len),
         block: namespace.info.block_len,
         read_only: namespace.read_only,

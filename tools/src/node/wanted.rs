@@ -161,21 +161,55 @@ fn found(handle: &Handle, what: &What) -> Result<Option<News>> {
 
 /// True if the address is one of this machine's.
 pub fn is_here(url: &Url) -> bool {
-    let bind = |address: std::net::SocketAddr| UdpSocket::bind((address.ip(), 0)).is_ok();
-    url.resolve_listener().is_ok_and(bind)
+    look_here(url).is_ok()
+}
+
+fn look_here(url: &Url) -> Result<()> {
+    let address = url.resolve_listener()?;
+    // Any socket does: whether the address is there does not depend on the port.
+    UdpSocket::bind((address.ip(), 0))
+        .map(drop)
+        .map_err(|_| Fail("no interface of this machine has this address".into()))
 }
 
 /// Those of the addresses that this node can have now; the others are remembered if they are for RDMA. (TCP can be
 /// listened at later.)
 pub fn usable(urls: &[Url], wanted: &Wanted) -> Vec<Url> {
     let usable = |url: &&Url| {
-        if url.scheme.transport() == Transport::Tcp || is_here(url) {
+        if url.scheme.transport() == Transport::Tcp {
             return true;
         }
-        let why = Fail("no interface of this machine has this address".into());
-        let url = (*url).clone();
-        wanted.miss(What::Rdma { url, here: false }, why);
-        false
+        look_here(url)
+            .map_err(|why| {
+                let url = (*url).clone();
+                wanted.miss(What::Rdma { url, here: false }, why);
+            })
+            .is_ok()
     };
     urls.iter().filter(usable).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_missed_for_the_reason_that_it_has() {
+        let urls = [
+            "tcp://192.0.2.1:4420",
+            "roce://127.0.0.1:4420",
+            "roce://192.0.2.1:4420",
+            // Why it stands for no address is said, not that no interface has it.
+            "verbs://127.0.0.1:4420/nqn.2024-01.org.example:a",
+        ];
+        let urls = urls.map(|url| url.parse::<Url>().expect("a URL"));
+        let wanted = Wanted::default();
+        assert_eq!(usable(&urls, &wanted), urls[..2]);
+        let lines = wanted.lines();
+        assert!(
+            lines[0].contains("no interface of this machine"),
+            "{lines:?}"
+        );
+        assert!(lines[1].contains("leave the NQN out"), "{lines:?}");
+    }
 }

@@ -66,7 +66,8 @@ impl Target {
             Some(nqn) => (Nqn::new(nqn).context(|| nqn.clone())?, address),
             None => only_subsystem(address, url.scheme, options)?,
         };
-        let controller = Controller::connect(address, &nqn, options).map_err(plain)?;
+        let controller =
+            Controller::connect(address, &nqn, options).map_err(|why| over(&options.via, why))?;
         let namespace = choose(&controller, args.nsid)?;
         Ok(Target {
             nqn,
@@ -313,7 +314,7 @@ fn only_subsystem(
     scheme: Scheme,
     options: &Options,
 ) -> Result<(Nqn, SocketAddr)> {
-    let log = discover(address, options).map_err(plain)?;
+    let log = discover(address, options).map_err(|why| over(&options.via, why))?;
     let mut places: BTreeMap<Nqn, Vec<SocketAddr>> = BTreeMap::new();
     for found in log.subsystems() {
         places.entry(found.nqn).or_default().push(found.address);
@@ -369,6 +370,14 @@ fn choose(controller: &Controller, nsid: Option<u32>) -> Result<Namespace> {
     match controller.namespace(nsid).map_err(plain)? {
         Some(namespace) => Ok(namespace),
         None => fail!("namespace {nsid} went away"),
+    }
+}
+
+/// With what was tried, where that does not go without saying.
+fn over(via: &Via, why: HostError) -> Fail {
+    match rdma::described(via) {
+        Some(over) => Fail(format!("{why} (tried over {over})")),
+        None => plain(why),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{DATA_MAX, REQUEST, Request, What, reply};
 use crate::cli::RawServerArgs;
 use crate::config::Spin;
 use crate::ctl::print;
-use crate::fail::{Context, Result, fail};
+use crate::fail::{Context, Fail, Result, cannot_listen, fail};
 use crate::units::Size;
 use crate::usage;
 use crate::wait::Bed;
@@ -33,7 +33,10 @@ const SEND_RETRY: Duration = Duration::from_millis(1);
 /// Runs the command: serves until it is killed.
 pub fn run(args: RawServerArgs) -> Result<()> {
     let address = args.listen.resolve_tcp()?[0];
-    let listener = TcpListener::bind(address).context(|| format!("cannot listen at {address}"))?;
+    let listener = TcpListener::bind(address).map_err(|cause| {
+        let hint = cannot_listen(&cause);
+        Fail(format!("cannot listen at {address}: {cause}; {hint}"))
+    })?;
     if let Some(id) = args.core
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
