@@ -253,7 +253,7 @@ impl Path {
 
     fn dial_admin(&mut self, ground: &mut Ground) {
         let link = self.dial(ground, 0, ADMIN_DEPTH);
-        self.admin = Some(Queue::new(link, 0, ADMIN_DEPTH, self.plan.flow_control));
+        self.admin = Some(Queue::new(link, 0, ADMIN_DEPTH, &self.plan));
         self.enter(ground, Phase::Connecting);
     }
 
@@ -310,7 +310,7 @@ impl Path {
         self.enter(ground, Phase::ConnectingIo);
         for qid in 1..=self.granted.min(self.plan.io_queues) {
             let link = self.dial(ground, qid, self.plan.depth);
-            let queue = Queue::new(link, qid, self.plan.depth, self.plan.flow_control);
+            let queue = Queue::new(link, qid, self.plan.depth, &self.plan);
             self.io.push(queue);
         }
     }
@@ -462,7 +462,7 @@ impl Path {
             self.lost.retain(|(lost, _)| *lost != qid);
         }
         let link = self.dial(ground, qid, self.plan.depth);
-        let queue = Queue::new(link, qid, self.plan.depth, self.plan.flow_control);
+        let queue = Queue::new(link, qid, self.plan.depth, &self.plan);
         self.io.push(queue);
     }
 

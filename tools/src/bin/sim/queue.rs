@@ -8,6 +8,7 @@ use ferroce_wire::status::Status;
 use crate::ground::Ground;
 use crate::io::Io;
 use crate::net::{LinkId, ToTarget};
+use crate::plan::PathPlan;
 use crate::shared::Chance;
 use crate::wrong;
 
@@ -74,6 +75,9 @@ pub struct Queue {
     pub qid: u16,
     pub depth: u16,
     flow_control: bool,
+    /// The host keeps an answer until the message that took the command's data is acknowledged, so that an answer which
+    /// came later may be seen first.
+    may_be_held: bool,
     /// The transport is up.
     pub up: bool,
     /// Connect succeeded.
@@ -87,12 +91,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(link: LinkId, qid: u16, depth: u16, flow_control: bool) -> Queue {
+    pub fn new(link: LinkId, qid: u16, depth: u16, plan: &PathPlan) -> Queue {
         Queue {
             link,
             qid,
             depth,
-            flow_control,
+            flow_control: plan.flow_control,
+            may_be_held: plan.rdma,
             up: false,
             connected: false,
             closed: false,
@@ -240,6 +245,10 @@ impl Queue {
         }
         let moved = (sqhd + depth - self.head % depth) % depth;
         if moved > self.tail - self.head {
+            // It may be from before the last one, but not from before this command was taken.
+            if self.may_be_held && cmd.entry + (depth - moved) < self.head {
+                return;
+            }
             wrong!(
                 "SQHD {sqhd} moved by {moved}, of {} submitted",
                 self.tail - self.head
