@@ -173,9 +173,13 @@ impl Backend for Guest {
 
 /// A core's way to a namespace of a drive.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "who has it keeps it in one place, and a guest is no reason for another pointer in every request"
+)]
 pub enum NvmeQueue {
     /// A queue of its own.
-    Own(Box<OwnQueue>),
+    Own(OwnQueue),
     /// That of another core.
     Guest(Guest),
 }
