@@ -444,6 +444,7 @@ impl OwnQueue {
             self.guests
                 .clone_from(&known.unwrap_or_else(PoisonError::into_inner));
         }
+        self.guests_served = false;
         self.guests_wait = self.is_asked();
         if self.guests_wait {
             self.hear_guests();
@@ -536,21 +537,27 @@ impl OwnQueue {
         }
     }
 
-    /// A command is over: its answer, if it is the core's own.
-    #[inline(always)]
-    fn over(&mut self, from: u16, done: Done) -> Option<Done> {
-        if from == 0 {
-            return Some(done);
+    /// As [`OwnQueue::complete`], if there are guests: theirs is answered here. Apart from it, since where an answer may go
+    /// either way it is moved more often.
+    #[inline(never)]
+    fn complete_beside_guests(&mut self, cid: u16, status: Status) -> Option<Done> {
+        let from = self.table.get(cid).map_or(0, |command| command.from);
+        let done = self.complete(cid, status)?;
+        if from > 0 {
+            self.answer_guest(from, done);
+            return None;
         }
-        self.answer_guest(usize::from(from) - 1, done);
-        None
+        // Else the core, which has its answer first, would take every place that comes free.
+        if self.guests_wait {
+            self.hear_guests();
+        }
+        Some(done)
     }
 
-    #[inline(never)]
-    fn answer_guest(&mut self, guest: usize, done: Done) {
+    fn answer_guest(&mut self, from: u16, done: Done) {
         self.guests_in_flight -= 1;
         self.guests_served = true;
-        self.guests[guest].answer(done);
+        self.guests[usize::from(from) - 1].answer(done);
     }
 
     /// What becomes readable when there may be something to poll; None if nothing interrupts.
@@ -583,8 +590,11 @@ impl OwnQueue {
                     };
                     let command = self.table.remove(cid).expect("it is in that slot");
                     let (tag, bufs, status) = (command.io.tag, command.io.bufs, FAILED);
-                    let done = self.over(command.from, Done { tag, status, bufs });
-                    self.ready.extend(done);
+                    let done = Done { tag, status, bufs };
+                    match command.from {
+                        0 => self.ready.push_back(done),
+                        from => self.answer_guest(from, done),
+                    }
                 }
             }
         }
@@ -658,13 +668,12 @@ impl OwnQueue {
             }
         }
         let status = told(status, command.suspected);
-        let Command { io, from, .. } = self.table.remove(cid).expect("it was there");
-        let done = Done {
+        let Command { io, .. } = self.table.remove(cid).expect("it was there");
+        Some(Done {
             tag: io.tag,
             status,
             bufs: io.bufs,
-        };
-        self.over(from, done)
+        })
     }
 
     /// Gives the drive the next part of a command of which a part is done, under another CID.
@@ -798,7 +807,6 @@ impl Backend for OwnQueue {
 
     #[inline]
     fn ring_doorbell(&mut self) {
-        self.guests_served = false;
         if self.end.guests() > 0 {
             self.look_at_guests();
         }
@@ -811,9 +819,7 @@ impl Backend for OwnQueue {
 
     #[inline]
     fn poll(&mut self) -> Option<Done> {
-        if let Some(done) = self.ready.pop_front() {
-            return Some(done);
-        }
+        // What is ready comes last: before it there are at most as many completions as commands, which a turn takes.
         let life = self.word.life();
         if life != self.life {
             self.on_life(life);
@@ -822,12 +828,12 @@ impl Backend for OwnQueue {
             while self.up
                 && let Some(cqe) = self.completions.poll()
             {
-                let done = self.complete(cqe.cid.get(), cqe.status());
+                let (cid, status) = (cqe.cid.get(), cqe.status());
+                let done = match self.guests.is_empty() {
+                    true => self.complete(cid, status),
+                    false => self.complete_beside_guests(cid, status),
+                };
                 if done.is_some() {
-                    // Else the core, which has its answer first, would take every place that comes free.
-                    if self.guests_wait {
-                        self.hear_guests();
-                    }
                     return done;
                 }
             }
