@@ -100,8 +100,8 @@ impl House {
 
     /// A turn of the core that has the queue.
     fn turn(&mut self) {
-        assert!(self.host.poll().is_none(), "it asked for nothing itself");
         self.host.ring_doorbell();
+        assert!(self.host.poll().is_none(), "it asked for nothing itself");
     }
 
     fn wait(&mut self, guest: usize) -> Done {
@@ -191,6 +191,106 @@ fn a_guest_has_so_many_places_and_leaves_half_to_the_core() {
     house.player.release_backwards();
     house.collect(0, PLACES, Status::SUCCESS);
     house.collect(1, PLACES, Status::SUCCESS);
+    house.end();
+}
+
+/// In a queue with two places for guests, and in one with a single place, nobody waits for the other's last request.
+#[test]
+fn guests_that_ask_for_more_than_there_are_places_take_turns() {
+    for entries in [5, 3] {
+        let mut house = House::new(patient(), |mischief| mischief.entries = Some(entries));
+        for guest in 0..2 {
+            for number in 0..PLACES as u32 {
+                house.ask(guest, number, true).unwrap();
+            }
+        }
+        let mut answered = [0usize; 2];
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while answered != [PLACES; 2] {
+            assert!(Instant::now() < deadline, "every request is answered");
+            house.turn();
+            for (guest, answered) in answered.iter_mut().enumerate() {
+                while let Some(done) = house.guests[guest].poll() {
+                    assert_eq!(done.status, Status::SUCCESS);
+                    house.home(done.bufs);
+                    *answered += 1;
+                }
+            }
+            assert!(answered[0].abs_diff(answered[1]) <= 1, "{answered:?}");
+        }
+        house.end();
+    }
+}
+
+/// The core whose queue it is takes each place that it sees free, and guests get their turns of a single one nevertheless.
+#[test]
+fn a_queue_for_one_command_serves_its_core_and_guests() {
+    let mut house = House::new(patient(), |mischief| mischief.entries = Some(2));
+    for guest in 0..2 {
+        for number in 0..20 {
+            house.ask(guest, number, true).unwrap();
+        }
+    }
+    let own = || Io {
+        tag: Tag {
+            slot: 0,
+            generation: 4,
+        },
+        op: Op::Flush,
+        bufs: BufList::new(),
+    };
+    let (mut done, mut answered) = (0, [0usize; 2]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while answered != [20; 2] {
+        assert!(Instant::now() < deadline, "every request is answered");
+        let _ = house.host.submit(own());
+        house.host.ring_doorbell();
+        while house.host.poll().is_some() {
+            done += 1;
+            let _ = house.host.submit(own());
+        }
+        for (guest, answered) in answered.iter_mut().enumerate() {
+            while let Some(done) = house.guests[guest].poll() {
+                house.home(done.bufs);
+                *answered += 1;
+            }
+        }
+        assert!(answered[0].abs_diff(answered[1]) <= 1, "{answered:?}");
+    }
+    assert!(done >= 20, "the core's own: {done}");
+    while house.host.in_flight() > 0 {
+        house.host.ring_doorbell();
+        let _ = house.host.poll();
+    }
+    house.end();
+}
+
+/// A core in the middle of a guest's stream is awake between its requests, as in the middle of its own; and with nothing
+/// that it could do it sleeps.
+#[test]
+fn what_is_done_for_guests_is_work_and_what_must_wait_is_none() {
+    let mut house = House::new(patient(), |mischief| {
+        mischief.entries = Some(3);
+        mischief.hold = true;
+    });
+    house.turn();
+    assert!(!house.host.has_work(), "nobody asks");
+    house.ask(0, 0, true).unwrap();
+    assert!(house.host.has_work(), "it is asked");
+    house.turn();
+    assert!(house.host.has_work(), "it took a request");
+    house.ask(1, 1, true).unwrap();
+    house.turn();
+    assert_eq!(house.host.in_flight(), 1, "there is one place for guests");
+    assert!(!house.host.has_work(), "there is no place");
+    house.player.release_backwards();
+    house.host.ring_doorbell();
+    assert!(house.host.poll().is_none());
+    assert!(house.host.has_work(), "it gave an answer");
+    house.collect(0, 1, Status::SUCCESS);
+    house.collect(1, 1, Status::SUCCESS);
+    house.turn();
+    assert!(!house.host.has_work(), "all is done");
     house.end();
 }
 

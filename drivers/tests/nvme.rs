@@ -862,6 +862,9 @@ fn a_warning_of_a_drive_is_heard_at_once_and_without_being_asked_for() {
         bench.player.feels(&smart(warning, 360));
         wait_until("the warning is heard", || health.warnings() == warning);
     }
+    // The reading that lets it tell of the next tells what it warned of, too.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(bench.player.seen().smart_reads, 3);
     assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
     assert_eq!(bench.read(0, 4096, 4096), pattern(4096, 7));
     bench.end();

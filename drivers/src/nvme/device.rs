@@ -44,6 +44,8 @@ const RESETS_MAX: usize = 3;
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
 /// How long a drive's shutdown is waited for, whatever it says.
 const SHUTDOWN_MAX_MS: u32 = 30_000;
+/// Retain Asynchronous Event: events are left to be told, since the host of this command did not hear of any.
+const RETAIN: u32 = Sqe::CDW10_RAE;
 /// How long cores have to notice what the keeper says, and to close their queues.
 const HEAR: Duration = Duration::from_secs(5);
 
@@ -247,11 +249,6 @@ impl Controller {
         self.keeper().word.life().mode() == Mode::Failed
     }
 
-    /// What it last said in its SMART / Health log.
-    pub fn health(&self) -> Arc<Health> {
-        self.keeper().health.clone()
-    }
-
     /// Its SMART / Health log, read now.
     ///
     /// # Errors
@@ -259,7 +256,7 @@ impl Controller {
     pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
         let mut keeper = self.keeper();
         keeper
-            .read_smart()
+            .read_smart(RETAIN)
             .map_err(|why| self.refused("SMART log", &why))
     }
 
@@ -567,12 +564,12 @@ impl Keeper {
         }
     }
 
-    /// Reads the SMART log, if it is time to. Events are left to be told: the host of this command did not hear of any.
+    /// Reads the SMART log, if it is time to.
     fn look_at_health(&mut self) {
         if self.smart_at.is_none_or(|at| Instant::now() < at) {
             return;
         }
-        match self.read_smart() {
+        match self.read_smart(RETAIN) {
             Ok(_) => {}
             Err(AdminError::Status(status)) => {
                 log::info!("{}: it gives no SMART log: {status}", self.label);
@@ -583,11 +580,12 @@ impl Keeper {
         }
     }
 
-    /// The SMART log, which hosts are told, too.
-    fn read_smart(&mut self) -> Result<Box<SmartLog>, AdminError> {
+    /// The SMART log, which hosts are told, too. Its next reading is due an interval later. `cdw10` is what the command says
+    /// beside: [`RETAIN`], or 0 if the drive may tell of the next event afterwards.
+    fn read_smart(&mut self, cdw10: u32) -> Result<Box<SmartLog>, AdminError> {
         let interval = Duration::from_millis(self.patience.smart_ms.into());
         let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
-        sqe.cdw10 = (sqe.cdw10.get() | Sqe::CDW10_RAE).into();
+        sqe.cdw10 = (sqe.cdw10.get() | cdw10).into();
         let smart: Box<SmartLog> = self.call(|admin| admin.fetch(sqe))?;
         self.smart_at = Some(Instant::now() + interval);
         let new = smart.critical_warning & !self.health.warnings();
@@ -636,27 +634,29 @@ impl Keeper {
         for event in events {
             log::warn!("{}: {}", self.label, said(&event));
             // Reading the page is what lets the drive tell of the next such event.
-            let len = match event.lid {
-                LogId::ERROR_INFORMATION => 64,
-                LogId::SMART => size_of::<SmartLog>() as u32,
-                _ => 4096,
-            };
-            let sqe = Sqe::get_log_page(event.lid, NSID_ALL, 0, len);
-            match self.call(|admin| admin.fetch::<NamespaceList>(sqe)) {
-                Ok(page) if event.lid == LogId::ERROR_INFORMATION => {
+            let read = match event.lid {
+                LogId::SMART => self.read_smart(0).map(|_| ()),
+                LogId::ERROR_INFORMATION => self.read_page(event.lid, 64).map(|page| {
                     let newest = ErrorInfoEntry::read(page.as_bytes()).expect("it is shorter");
                     log::warn!("{}: {}", self.label, told(&newest));
-                }
-                Ok(_) | Err(AdminError::Status(_)) => {}
+                }),
+                lid => self.read_page(lid, 4096).map(|_| ()),
+            };
+            match read {
+                Ok(()) | Err(AdminError::Status(_)) => {}
                 Err(AdminError::Gone) => return self.fail("it is gone"),
                 Err(why) => return self.reset(&format!("Get Log Page: {why}")),
             }
-            // What it warns of is read at once.
-            self.smart_at = self.smart_at.map(|_| Instant::now());
             if let Some(admin) = &mut self.admin {
                 admin.listen(1);
             }
         }
+    }
+
+    /// The first `len` bytes of a log page.
+    fn read_page(&mut self, lid: LogId, len: u32) -> Result<Box<NamespaceList>, AdminError> {
+        let sqe = Sqe::get_log_page(lid, NSID_ALL, 0, len);
+        self.call(|admin| admin.fetch(sqe))
     }
 
     /// Ends the drive's part of queues whose cores are done with them.

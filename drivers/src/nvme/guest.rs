@@ -36,9 +36,9 @@ struct Sleeper {
 }
 
 impl Sleeper {
-    fn new(bell: Option<EventFd>) -> Sleeper {
+    fn new(asleep: bool, bell: Option<EventFd>) -> Sleeper {
         Sleeper {
-            asleep: AtomicBool::new(false),
+            asleep: AtomicBool::new(asleep),
             bell,
         }
     }
@@ -71,8 +71,9 @@ impl Hatch {
         Ok(Hatch {
             asked: ArrayQueue::new(PLACES),
             done: ArrayQueue::new(PLACES),
-            guest: Sleeper::new(Some(EventFd::new()?)),
-            host: Sleeper::new(host),
+            guest: Sleeper::new(false, Some(EventFd::new()?)),
+            // It may have gone to sleep before it could know of this guest.
+            host: Sleeper::new(true, host),
             left: AtomicBool::new(false),
         })
     }
@@ -172,9 +173,13 @@ impl Backend for Guest {
 
 /// A core's way to a namespace of a drive.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "who has it keeps it in one place, and a guest is no reason for another pointer in every request"
+)]
 pub enum NvmeQueue {
     /// A queue of its own.
-    Own(Box<OwnQueue>),
+    Own(OwnQueue),
     /// That of another core.
     Guest(Guest),
 }
@@ -250,10 +255,23 @@ impl Backend for NvmeQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use ferroce_buf::BufList;
     use ferroce_engine::port::{Op, Tag};
+    use ferroce_wire::status::Status;
 
     use super::*;
+    use crate::vfio::wait;
+
+    fn flush() -> Io {
+        let tag = Tag {
+            slot: 0,
+            generation: 0,
+        };
+        let (op, bufs) = (Op::Flush, BufList::new());
+        Io { tag, op, bufs }
+    }
 
     #[test]
     fn a_note_is_good_for_one_ring() {
@@ -261,22 +279,73 @@ mod tests {
         let hatch = Arc::new(Hatch::new(Some(bell.clone())).expect("a descriptor"));
         let mut guest = Guest::new(hatch.clone());
         let mut ask = || {
-            let tag = Tag {
-                slot: 0,
-                generation: 0,
-            };
-            let (op, bufs) = (Op::Flush, BufList::new());
-            assert!(guest.submit(Io { tag, op, bufs }).is_ok());
+            assert!(guest.submit(flush()).is_ok());
             guest.ring_doorbell();
             bell.drain()
         };
+        assert!(ask(), "it slept before it knew of the guest");
         assert!(!ask(), "nobody sleeps");
         hatch.before_host_sleeps();
         assert!(ask());
         assert!(!ask(), "it was woken already");
-        assert_eq!(std::iter::from_fn(|| hatch.take()).count(), 3);
+        assert_eq!(std::iter::from_fn(|| hatch.take()).count(), 4);
         assert!(!hatch.is_left());
         drop(guest);
         assert!(hatch.is_left());
+    }
+
+    /// Both sleep as cores do: their bell is emptied, they leave the note, and look once more. One that is not woken for
+    /// what the other put in sleeps until the limit is over.
+    #[test]
+    fn nobody_sleeps_through_what_the_other_put_in() {
+        const REQUESTS: usize = 200_000;
+        const LIMIT: Duration = Duration::from_secs(10);
+        let block = |bell: &EventFd, who: &str| {
+            let start = Instant::now();
+            wait(std::slice::from_ref(bell), LIMIT);
+            assert!(start.elapsed() < LIMIT, "nobody woke the {who}");
+        };
+        let host_bell = EventFd::new().expect("a descriptor");
+        let hatch = Arc::new(Hatch::new(Some(host_bell.clone())).expect("a descriptor"));
+        let mut guest = NvmeQueue::Guest(Guest::new(hatch.clone()));
+        let guest_bell = hatch.guest.bell.clone().expect("a guest has one");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut asked, mut answered) = (0, 0);
+                let start = Instant::now();
+                while answered < REQUESTS {
+                    assert!(start.elapsed() < 6 * LIMIT, "every request is answered");
+                    // One, and sometimes a few: the other may be falling asleep, or be at work.
+                    while asked < REQUESTS && guest.in_flight() <= asked % 4 {
+                        assert!(guest.submit(flush()).is_ok());
+                        asked += 1;
+                    }
+                    guest.ring_doorbell();
+                    match guest.poll() {
+                        Some(_) => answered += 1,
+                        None => {
+                            guest.before_sleep();
+                            if !guest.has_work() {
+                                block(&guest_bell, "guest");
+                            }
+                        }
+                    }
+                }
+            });
+            let mut taken = 0;
+            while taken < REQUESTS {
+                if let Some(Io { tag, bufs, .. }) = hatch.take() {
+                    taken += 1;
+                    let status = Status::SUCCESS;
+                    hatch.answer(Done { tag, status, bufs });
+                    continue;
+                }
+                host_bell.drain();
+                hatch.before_host_sleeps();
+                if !hatch.is_asked() {
+                    block(&host_bell, "host");
+                }
+            }
+        });
     }
 }

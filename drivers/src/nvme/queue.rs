@@ -10,6 +10,8 @@
 //! doing one twice changes nothing. Their Bufs are the device's until the keeper has seen to it that the device
 //! does not reach memory any more.
 
+mod prp;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,17 +21,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_queue::ArrayQueue;
 use ferroce_engine::host::{self, CidTable};
 use ferroce_engine::port::{Backend, Done, Io, Op};
-use ferroce_wire::feature::DsmRange;
 use ferroce_wire::prop::Cap;
-use ferroce_wire::sqe::{Prp, Sqe};
+use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use super::device::Patience;
-use super::guest::Hatch;
+use super::guest::{Hatch, PLACES};
 use super::ring::{CompletionRing, SubmissionRing, doorbells};
 use crate::dma::{BufMap, DmaMemory};
 use crate::mmio::Bar;
 use crate::vfio::EventFd;
+use prp::{Slot, one_page};
 
 /// The most entries of a queue. One fewer is the number of requests it takes.
 pub const ENTRIES_MAX: u32 = 256;
@@ -371,6 +373,12 @@ pub struct OwnQueue {
     guests: Vec<Arc<Hatch>>,
     /// Commands of guests in the table.
     guests_in_flight: usize,
+    /// The guest that is heard next.
+    guest_next: usize,
+    /// A guest asks, and there was no place.
+    guests_wait: bool,
+    /// A request of a guest was taken or answered in this turn.
+    guests_served: bool,
 }
 
 impl OwnQueue {
@@ -403,6 +411,9 @@ impl OwnQueue {
             seen_ms: word.ms(),
             guests: Vec::new(),
             guests_in_flight: 0,
+            guest_next: 0,
+            guests_wait: false,
+            guests_served: false,
             word,
             end,
         }
@@ -425,34 +436,62 @@ impl OwnQueue {
         self.end.guests() > self.guests.len() || self.guests.iter().any(|guest| !guest.is_left())
     }
 
-    /// Looks who there is to be served.
-    #[cold]
-    fn meet_guests(&mut self) {
-        let known = self.end.guests.lock();
-        self.guests
-            .clone_from(&known.unwrap_or_else(PoisonError::into_inner));
+    /// Once a turn: who is there to be served, and what do they ask for?
+    #[inline(never)]
+    fn look_at_guests(&mut self) {
+        if self.end.guests() != self.guests.len() {
+            let known = self.end.guests.lock();
+            self.guests
+                .clone_from(&known.unwrap_or_else(PoisonError::into_inner));
+        }
+        self.guests_served = false;
+        self.guests_wait = self.is_asked();
+        if self.guests_wait {
+            self.hear_guests();
+        }
     }
 
-    /// Takes what guests ask for. They have half of the places, so that the core itself always gets on.
+    fn is_asked(&self) -> bool {
+        self.guests.iter().any(|guest| guest.is_asked())
+    }
+
+    /// True if a guest's request would be taken. They have half of the places, so that the core itself always gets on;
+    /// of a single one they have their turns.
+    fn has_place_for_guests(&self) -> bool {
+        let depth = self.table.depth();
+        self.guests_in_flight < (depth / 2).max(1) && self.table.len() < depth
+    }
+
+    /// Takes what guests ask for: one request of each, and again, beginning with the guest whose turn it is since the
+    /// last time. So none is kept waiting by another that asks for more than there are places.
     #[inline(never)]
     fn hear_guests(&mut self) {
-        for at in 0..self.guests.len() {
-            while self.guests_in_flight < self.table.depth() / 2
-                && self.table.len() < self.table.depth()
-                && let Some(io) = self.guests[at].take()
-            {
-                if let Some(status) = self.known_answer(&io) {
-                    let (tag, bufs) = (io.tag, io.bufs);
-                    self.guests[at].answer(Done { tag, status, bufs });
-                    continue;
-                }
-                self.guests_in_flight += 1;
-                // The core may be about to sleep, and believe that it has nothing at the drive.
-                self.end.resting.store(true, Ordering::Relaxed);
-                let taken = self.take(io, at as u16 + 1);
-                assert!(taken.is_ok(), "there is room in the table");
+        let mut silent = 0;
+        // They ask on while they are heard; what is more than this is for the next turn.
+        for _ in 0..self.guests.len() * PLACES {
+            if silent == self.guests.len() || !self.has_place_for_guests() {
+                break;
             }
+            let at = self.guest_next;
+            self.guest_next = (at + 1) % self.guests.len();
+            let Some(io) = self.guests[at].take() else {
+                silent += 1;
+                continue;
+            };
+            silent = 0;
+            self.guests_served = true;
+            if let Some(status) = self.known_answer(&io) {
+                let (tag, bufs) = (io.tag, io.bufs);
+                self.guests[at].answer(Done { tag, status, bufs });
+                continue;
+            }
+            self.guests_in_flight += 1;
+            // The core may be about to sleep, and believe that it has nothing at the drive.
+            self.end.resting.store(true, Ordering::Relaxed);
+            let taken = self.take(io, at as u16 + 1);
+            assert!(taken.is_ok(), "there is room in the table");
         }
+        self.guests_wait = self.is_asked();
     }
 
     /// A request that may be answered without the drive.
@@ -498,20 +537,27 @@ impl OwnQueue {
         }
     }
 
-    /// A command is over: its answer, if it is the core's own.
-    #[inline(always)]
-    fn over(&mut self, from: u16, done: Done) -> Option<Done> {
-        if from == 0 {
-            return Some(done);
+    /// As [`OwnQueue::complete`], if there are guests: theirs is answered here. Apart from it, since where an answer may go
+    /// either way it is moved more often.
+    #[inline(never)]
+    fn complete_beside_guests(&mut self, cid: u16, status: Status) -> Option<Done> {
+        let from = self.table.get(cid).map_or(0, |command| command.from);
+        let done = self.complete(cid, status)?;
+        if from > 0 {
+            self.answer_guest(from, done);
+            return None;
         }
-        self.answer_guest(usize::from(from) - 1, done);
-        None
+        // Else the core, which has its answer first, would take every place that comes free.
+        if self.guests_wait {
+            self.hear_guests();
+        }
+        Some(done)
     }
 
-    #[inline(never)]
-    fn answer_guest(&mut self, guest: usize, done: Done) {
+    fn answer_guest(&mut self, from: u16, done: Done) {
         self.guests_in_flight -= 1;
-        self.guests[guest].answer(done);
+        self.guests_served = true;
+        self.guests[usize::from(from) - 1].answer(done);
     }
 
     /// What becomes readable when there may be something to poll; None if nothing interrupts.
@@ -544,8 +590,11 @@ impl OwnQueue {
                     };
                     let command = self.table.remove(cid).expect("it is in that slot");
                     let (tag, bufs, status) = (command.io.tag, command.io.bufs, FAILED);
-                    let done = self.over(command.from, Done { tag, status, bufs });
-                    self.ready.extend(done);
+                    let done = Done { tag, status, bufs };
+                    match command.from {
+                        0 => self.ready.push_back(done),
+                        from => self.answer_guest(from, done),
+                    }
                 }
             }
         }
@@ -619,13 +668,12 @@ impl OwnQueue {
             }
         }
         let status = told(status, command.suspected);
-        let Command { io, from, .. } = self.table.remove(cid).expect("it was there");
-        let done = Done {
+        let Command { io, .. } = self.table.remove(cid).expect("it was there");
+        Some(Done {
             tag: io.tag,
             status,
             bufs: io.bufs,
-        };
-        self.over(from, done)
+        })
     }
 
     /// Gives the drive the next part of a command of which a part is done, under another CID.
@@ -747,146 +795,6 @@ fn told(status: Status, suspected: bool) -> Status {
     status
 }
 
-/// The bytes of a command, if they lie in one page, as those of most do.
-#[inline(always)]
-fn one_page(command: &Command, bufs: &BufMap, shift: u8) -> Option<Prp> {
-    let len = u64::from(command.part) << shift;
-    let buf = command.io.bufs.first()?;
-    if command.done > 0 || len > buf.len() as u64 {
-        return None;
-    }
-    let iova = bufs.iova(buf);
-    (iova % PAGE as u64 + len <= PAGE as u64).then(|| Prp {
-        prp1: iova.into(),
-        prp2: 0.into(),
-    })
-}
-
-/// Where a command's list and the two pages are.
-struct Slot<'a> {
-    memory: &'a DmaMemory,
-    list: usize,
-    zeros: usize,
-    scratch: usize,
-}
-
-impl Slot<'_> {
-    /// The bytes of a command's part.
-    #[inline(never)]
-    fn bufs(&self, command: &Command, bufs: &BufMap, shift: u8) -> Prp {
-        let mut prps = Prps::new(self);
-        let mut skip = u64::from(command.done) << shift;
-        let mut left = u64::from(command.part) << shift;
-        for buf in command.io.bufs.iter() {
-            let len = buf.len() as u64;
-            if skip >= len {
-                skip -= len;
-                continue;
-            }
-            let run = left.min(len - skip);
-            prps.run(bufs.iova(buf) + skip, run);
-            skip = 0;
-            left -= run;
-            if left == 0 {
-                break;
-            }
-        }
-        assert!(left == 0, "a request has Bufs for its blocks");
-        prps.pointer()
-    }
-
-    /// The same page again and again.
-    fn point_at_page(&self, sqe: &mut Sqe, page: usize, len: u32) {
-        let mut prps = Prps::new(self);
-        let mut left = u64::from(len);
-        while left > 0 {
-            let run = left.min(PAGE as u64);
-            prps.run(self.memory.iova(page), run);
-            left -= run;
-        }
-        sqe.set_prp(prps.pointer());
-    }
-
-    /// One range of a Dataset Management, where the list would be.
-    fn point_at_range(&self, sqe: &mut Sqe, lba: u64, blocks: u32) {
-        let range = DsmRange {
-            cattr: 0.into(),
-            nlb: blocks.into(),
-            slba: lba.into(),
-        };
-        let words: [u64; 2] = bytemuck::cast(range);
-        for (place, word) in self.memory.words()[self.list / 8..].iter().zip(words) {
-            place.store(word, Ordering::Relaxed);
-        }
-        sqe.set_prp(Prp {
-            prp1: self.memory.iova(self.list).into(),
-            prp2: 0.into(),
-        });
-    }
-}
-
-/// PRP entries of one command (Base 4.3.1): the first in the command, the second too if it is the last, else
-/// all but the first in the slot's list.
-struct Prps<'a> {
-    slot: &'a Slot<'a>,
-    first: u64,
-    second: u64,
-    count: usize,
-    end: u64,
-}
-
-impl<'a> Prps<'a> {
-    #[inline]
-    fn new(slot: &'a Slot<'a>) -> Prps<'a> {
-        Prps {
-            slot,
-            first: 0,
-            second: 0,
-            count: 0,
-            end: 0,
-        }
-    }
-
-    /// A run of bytes. Only the first may begin, and only the last may end, inside a page.
-    #[inline]
-    fn run(&mut self, iova: u64, len: u64) {
-        let page = PAGE as u64;
-        assert!(
-            self.count == 0 || (iova.is_multiple_of(page) && self.end.is_multiple_of(page)),
-            "Bufs of one transfer join at page boundaries"
-        );
-        self.end = iova + len;
-        let mut at = iova;
-        while at < self.end {
-            match self.count {
-                0 => self.first = at,
-                1 => self.second = at,
-                _ => {}
-            }
-            if self.count > 0 {
-                assert!(self.count <= LIST_LEN / 8, "a transfer fits its list");
-                let word = self.slot.list / 8 + self.count - 1;
-                self.slot.memory.words()[word].store(at.to_le(), Ordering::Relaxed);
-            }
-            self.count += 1;
-            at = (at & !(page - 1)) + page;
-        }
-    }
-
-    #[inline]
-    fn pointer(self) -> Prp {
-        let second = match self.count {
-            0 | 1 => 0,
-            2 => self.second,
-            _ => self.slot.memory.iova(self.slot.list),
-        };
-        Prp {
-            prp1: self.first.into(),
-            prp2: second.into(),
-        }
-    }
-}
-
 impl Backend for OwnQueue {
     #[inline]
     fn submit(&mut self, io: Io) -> Result<(), Io> {
@@ -899,6 +807,9 @@ impl Backend for OwnQueue {
 
     #[inline]
     fn ring_doorbell(&mut self) {
+        if self.end.guests() > 0 {
+            self.look_at_guests();
+        }
         if let Some(bar) = self.bar.as_ref().filter(|_| self.up) {
             // In this order: room for completions is told before commands that will need it.
             self.completions.ring(bar);
@@ -908,24 +819,20 @@ impl Backend for OwnQueue {
 
     #[inline]
     fn poll(&mut self) -> Option<Done> {
-        if let Some(done) = self.ready.pop_front() {
-            return Some(done);
-        }
+        // What is ready comes last: before it there are at most as many completions as commands, which a turn takes.
         let life = self.word.life();
         if life != self.life {
             self.on_life(life);
-        }
-        if self.end.guests() != self.guests.len() {
-            self.meet_guests();
-        }
-        if !self.guests.is_empty() {
-            self.hear_guests();
         }
         if self.up {
             while self.up
                 && let Some(cqe) = self.completions.poll()
             {
-                let done = self.complete(cqe.cid.get(), cqe.status());
+                let (cid, status) = (cqe.cid.get(), cqe.status());
+                let done = match self.guests.is_empty() {
+                    true => self.complete(cid, status),
+                    false => self.complete_beside_guests(cid, status),
+                };
                 if done.is_some() {
                     return done;
                 }
@@ -948,7 +855,8 @@ impl Backend for OwnQueue {
 
     fn has_work(&self) -> bool {
         !self.ready.is_empty()
-            || self.guests.iter().any(|guest| guest.is_asked())
+            || self.guests_served
+            || (self.has_place_for_guests() && self.is_asked())
             || self.word.life() != self.life
             || (self.up && self.completions.is_ready())
     }

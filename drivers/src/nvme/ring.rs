@@ -120,14 +120,12 @@ impl CompletionRing {
     #[inline]
     pub fn poll(&mut self) -> Option<Cqe> {
         let at = self.start + self.head as usize * CQE_WORDS;
-        let [first, last] = &self.memory.words()[at..at + CQE_WORDS] else {
-            unreachable!("a completion is two words");
-        };
-        let last = last.load(Ordering::Acquire);
+        let words = self.memory.words();
+        let last = words[at + 1].load(Ordering::Acquire);
         if u64::from_le(last) & PHASE != self.phase {
             return None;
         }
-        let words = [first.load(Ordering::Relaxed), last];
+        let words = [words[at].load(Ordering::Relaxed), last];
         self.head += 1;
         if self.head == self.entries {
             self.head = 0;

@@ -76,6 +76,8 @@ pub struct Mischief {
     pub namespace: Option<fn(&mut IdentifyNamespace)>,
     /// I/O queues there are, if fewer than the engine's.
     pub queues: Option<u16>,
+    /// Entries an I/O queue may have, CAP.MQES, if not as many as the engine's.
+    pub entries: Option<u16>,
     /// Create I/O Submission Queue fails so.
     pub no_queue: Option<Status>,
     /// The command set of its namespaces, if it is not NVM.
@@ -332,6 +334,10 @@ impl State {
                 let cap = cap
                     .with_dstrd(self.mischief.dstrd)
                     .with_to(self.mischief.to);
+                let cap = match self.mischief.entries {
+                    Some(entries) => cap.with_mqes_z(entries - 1),
+                    None => cap,
+                };
                 half(cap.0, PropertyOffset::CAP)
             }
             0x1C => {

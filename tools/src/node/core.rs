@@ -138,9 +138,9 @@ impl Thread {
         while needed {
             needed = false;
             for drive in self.core.drives.iter_mut() {
+                drive.ring_doorbell();
                 // Of its own there is nothing any more.
                 let _ = drive.poll();
-                drive.ring_doorbell();
                 needed |= drive.is_needed();
             }
             std::thread::yield_now();

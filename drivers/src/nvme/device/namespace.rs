@@ -143,7 +143,7 @@ impl NvmeDrive {
             Err(why) => return Err(DriveError::refused(label, why.to_string())),
         };
         ends.push(end.clone());
-        Ok(NvmeQueue::Own(Box::new(OwnQueue::new(
+        Ok(NvmeQueue::Own(OwnQueue::new(
             keeper.word.clone(),
             end,
             bar,
@@ -151,7 +151,7 @@ impl NvmeDrive {
             bufs,
             self.abilities,
             keeper.patience,
-        ))))
+        )))
     }
 }
 
