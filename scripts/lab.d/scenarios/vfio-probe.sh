@@ -22,4 +22,4 @@ as_user() { (ulimit -l "$1" && shift && exec su -c "$*" user); }
 refused "/dev/vfio/$group.*chown" as_user unlimited ferroce probe "nvme:${DRIVES[0]}" --time 100ms
 chown 1000 "/dev/vfio/$group"
 refused 'ulimit -l' as_user 64 ferroce probe "nvme:${DRIVES[0]}" --time 100ms
-as_user unlimited ferroce probe "nvme:${DRIVES[0]}" --time 500ms
+as_user unlimited ferroce probe "nvme:${DRIVES[0]}" --time 500ms --size 32MiB
