@@ -69,7 +69,9 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         self.queues.on_time(now, wall_ms, &mut self.drives);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             let mut room = 0;
-            for _ in 0..limits::INBOUND_PER_TURN {
+            let mut left = limits::INBOUND_PER_TURN;
+            while left > 0 {
+                left -= 1;
                 if room == 0 {
                     room = self.queues.room();
                 }
@@ -102,9 +104,11 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                         transport,
                     }) => {
                         self.queues.on_opened(index, conn, local, peer, transport);
+                        left = left.saturating_sub(limits::CONNECTION_COUNTS_AS);
                     }
                     Some(Inbound::Closed { conn }) => {
                         self.queues.on_closed(index, conn, &mut self.drives);
+                        left = left.saturating_sub(limits::CONNECTION_COUNTS_AS);
                     }
                 }
                 room = room.saturating_sub(1);

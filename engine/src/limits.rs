@@ -1,9 +1,12 @@
 //! Every bound of the engine, in one place, and how they relate.
 
-/// Mail read per turn.
-pub const MAIL_PER_TURN: usize = 64;
+/// Mail read per turn. Much of it is connections to begin, which cost a core some 10 us each: a storm of them shall not
+/// keep other hosts waiting.
+pub const MAIL_PER_TURN: usize = 16;
 /// Things taken from one fabric per turn.
 pub const INBOUND_PER_TURN: usize = 256;
+/// As how many of these a connection counts that opens or ends, for the same reason.
+pub const CONNECTION_COUNTS_AS: usize = 16;
 /// Completions taken from one drive per turn.
 pub const DONE_PER_TURN: usize = 256;
 /// Commands per I/O queue, the largest SQSIZE + 1 (CAP.MQES + 1).

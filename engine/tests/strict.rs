@@ -780,3 +780,26 @@ fn queues_beyond_those_a_core_may_have_are_refused_for_now() {
     let cqe = node.connect_on(third, 3, cntlid, 8, 0);
     assert!(cqe.status().is_success(), "{}", cqe.status());
 }
+
+#[test]
+fn a_turn_begins_and_ends_few_connections() {
+    let mut node = Node::new();
+    let (admin, _) = node.admin(0);
+    for slot in 100..200 {
+        node.control.adopt(0, 0, slot);
+    }
+    node.turn();
+    assert!(node.core.has_mail(), "not all of them in one turn");
+    node.settle();
+    assert!(!node.core.has_mail());
+    for slot in 100..200 {
+        node.wires().came.push_back(Came::Closed(slot));
+    }
+    let is_busy = node.turn();
+    let left = node.wires().came.len();
+    let few = limits::INBOUND_PER_TURN / limits::CONNECTION_COUNTS_AS;
+    assert!(left >= 100 - few && is_busy, "{left} are left");
+    node.settle();
+    assert_eq!(node.wires().came.len(), 0);
+    node.newest_error(admin);
+}
