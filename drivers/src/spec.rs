@@ -251,8 +251,8 @@ fn parse_nvme(text: &str) -> Result<Kind, SpecError> {
     Ok(Kind::Nvme { address, namespace })
 }
 
-/// Names of 1024 and its powers, then of 1000 and its.
-const UNITS: [(&str, u64); 9] = [
+/// Units of bytes and how many they are: 1024 and its powers, then 1000 and its.
+pub const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),

@@ -4,24 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ferroce_drivers::spec::UNITS;
 use serde::Deserialize;
 
 /// A number of bytes, written with its unit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(try_from = "Text")]
 pub struct Size(pub u64);
-
-const UNITS: [(&str, u64); 9] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("TB", 1_000_000_000_000),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("KB", 1_000),
-    ("B", 1),
-];
 
 impl FromStr for Size {
     type Err = String;

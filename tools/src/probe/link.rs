@@ -43,8 +43,8 @@ impl Link {
     pub fn depth(&self) -> usize {
         match self {
             Link::Nvme(queue) => queue.depth(),
-            Link::Raw(queue) => queue.depth(),
-            Link::Datagrams(queue) => queue.depth(),
+            Link::Raw(queue) => queue.book.depth(),
+            Link::Datagrams(queue) => queue.book.depth(),
             Link::Memory(queue) => queue.depth(),
             Link::Drive(queue) => queue.depth(),
             Link::Gone(_) => 0,
@@ -97,8 +97,8 @@ impl Link {
     pub fn next_done(&mut self) -> Option<Completion> {
         match self {
             Link::Nvme(queue) => queue.next_done(),
-            Link::Raw(queue) => queue.next_done(),
-            Link::Datagrams(queue) => queue.next_done(),
+            Link::Raw(queue) => queue.book.next_done(),
+            Link::Datagrams(queue) => queue.book.next_done(),
             Link::Memory(queue) => queue.next_done(),
             Link::Drive(queue) => queue.next_done(),
             Link::Gone(_) => None,
@@ -110,8 +110,8 @@ impl Link {
     pub fn outstanding(&self) -> usize {
         match self {
             Link::Nvme(queue) => queue.outstanding(),
-            Link::Raw(queue) => queue.outstanding(),
-            Link::Datagrams(queue) => queue.outstanding(),
+            Link::Raw(queue) => queue.book.outstanding(),
+            Link::Datagrams(queue) => queue.book.outstanding(),
             Link::Memory(queue) => queue.outstanding(),
             Link::Drive(queue) => queue.outstanding(),
             Link::Gone(_) => 0,
@@ -122,8 +122,8 @@ impl Link {
     pub fn error(&self) -> Option<String> {
         match self {
             Link::Nvme(queue) => queue.error().map(ToString::to_string),
-            Link::Raw(queue) => queue.error().map(str::to_owned),
-            Link::Datagrams(queue) => queue.error().map(str::to_owned),
+            Link::Raw(queue) => queue.book.error().map(str::to_owned),
+            Link::Datagrams(queue) => queue.book.error().map(str::to_owned),
             Link::Memory(queue) => queue.error().map(str::to_owned),
             // One that fails answers every command with that.
             Link::Drive(_) => None,
@@ -136,8 +136,8 @@ impl Link {
     pub fn is_dead(&self) -> bool {
         match self {
             Link::Nvme(queue) => queue.error().is_some(),
-            Link::Raw(queue) => queue.error().is_some(),
-            Link::Datagrams(queue) => queue.error().is_some(),
+            Link::Raw(queue) => queue.book.error().is_some(),
+            Link::Datagrams(queue) => queue.book.error().is_some(),
             Link::Memory(queue) => queue.error().is_some(),
             Link::Drive(_) => false,
             Link::Gone(_) => true,

@@ -7,6 +7,7 @@
 //! asleep while the other is measured. It also answers for the floor under RoCE ([`datagrams`]), at the UDP port of its TCP
 //! port's number.
 
+mod book;
 pub mod datagrams;
 mod queue;
 pub mod server;

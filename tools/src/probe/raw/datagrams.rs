@@ -12,12 +12,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ferroce_transport::host::{Completion, Data};
+use ferroce_transport::host::Data;
 use ferroce_transport::sys::PIECES_MAX;
 use ferroce_transport::sys::udp::{self, Datagrams, Inbox};
-use ferroce_wire::cqe::Cqe;
-use ferroce_wire::status::Status;
 
+use super::book::Book;
 use super::{MAGIC, REQUEST, Request, What};
 use crate::probe::link::Io;
 
@@ -285,19 +284,16 @@ pub struct Queue {
     socket: UdpSocket,
     inbox: Inbox,
     outbox: Outbox,
-    depth: usize,
-    /// Bytes of the server's memory, and of the data in a datagram.
-    size: u64,
+    /// Each request is known by its number.
+    pub book: Book<u32>,
+    /// Bytes of data in a datagram.
     segment: u16,
-    waiting: VecDeque<Waiting>,
     /// Of the next request.
     number: u32,
     /// Bytes of the oldest one's data that came.
     came: usize,
     /// Turns in which nothing came, and since when.
     silent: (u32, Option<Instant>),
-    done: VecDeque<Completion>,
-    error: Option<String>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -306,17 +302,9 @@ impl std::fmt::Debug for Queue {
             f,
             "Queue({:?}, {} waiting)",
             self.socket,
-            self.waiting.len()
+            self.book.waiting.len()
         )
     }
-}
-
-/// A request without its whole reply.
-#[derive(Debug)]
-struct Waiting {
-    number: u32,
-    data: Data,
-    user_data: u64,
 }
 
 impl Queue {
@@ -335,60 +323,30 @@ impl Queue {
             socket: socket(SocketAddr::new(from, 0))?,
             inbox: Inbox::default(),
             outbox: Outbox::new(to),
-            depth: usize::from(depth),
-            size,
+            book: Book::new(size, depth),
             segment: u16::try_from(segment).map_or(SEGMENT_MAX, |len| len.min(SEGMENT_MAX)),
-            waiting: VecDeque::with_capacity(usize::from(depth)),
             number: 0,
             came: 0,
             silent: (0, None),
-            done: VecDeque::with_capacity(usize::from(depth)),
-            error: None,
         })
     }
 
-    /// Requests at a time.
-    pub fn depth(&self) -> usize {
-        self.depth
-    }
-
-    /// Requests without a reply.
-    pub fn outstanding(&self) -> usize {
-        self.waiting.len() + self.done.len()
-    }
-
-    /// Why it is dead.
-    pub fn error(&self) -> Option<&str> {
-        self.error.as_deref()
-    }
-
-    /// Takes a read, if there is room. Addresses beyond the server's memory wrap around.
+    /// Takes a read, if there is room.
     #[inline]
     pub fn submit(&mut self, io: &Io, data: Data, user_data: u64) -> Result<(), Data> {
-        if self.error.is_some() || io.write || self.outstanding() == self.depth {
+        if io.write || !self.book.has_room() {
             return Err(data);
         }
-        let len = data.len() as u64;
-        let places = (self.size / len).max(1);
-        let place = io.lba / u64::from(io.blocks) % places;
-        let request = Request {
-            what: What::Read,
-            len: len as u32,
-            at: place * len,
-        };
+        let request = self.book.request(io, data.len());
         let mut out = Out::new(0, COMMAND);
         out.head[..REQUEST].copy_from_slice(&request.to_bytes());
         out.head[72..74].copy_from_slice(&self.segment.to_le_bytes());
         out.head[76..].copy_from_slice(&self.number.to_le_bytes());
         self.outbox.waiting.push_back(out);
-        if self.waiting.is_empty() {
+        if self.book.waiting.is_empty() {
             self.silent = (0, None);
         }
-        self.waiting.push_back(Waiting {
-            number: self.number,
-            data,
-            user_data,
-        });
+        self.book.add(self.number, data, user_data);
         self.number = self.number.wrapping_add(1);
         Ok(())
     }
@@ -396,10 +354,10 @@ impl Queue {
     /// Sends what waits and the socket takes.
     #[inline]
     pub fn flush(&mut self) {
-        if self.error.is_none()
+        if self.book.error().is_none()
             && let Err(cause) = self.outbox.send(&self.socket, &[])
         {
-            self.fail(cause.to_string());
+            self.book.fail(cause.to_string());
         }
     }
 
@@ -407,7 +365,7 @@ impl Queue {
     #[inline]
     pub fn exchange(&mut self) {
         self.flush();
-        if self.error.is_some() {
+        if self.book.error().is_some() {
             return;
         }
         match self.inbox.receive(self.socket.as_fd()) {
@@ -417,7 +375,7 @@ impl Queue {
                     self.received(i);
                 }
             }
-            Err(_) if !self.waiting.is_empty() => self.wait_no_longer(),
+            Err(_) if !self.book.waiting.is_empty() => self.wait_no_longer(),
             Err(_) => {}
         }
     }
@@ -435,7 +393,7 @@ impl Queue {
     }
 
     fn lost(&mut self) {
-        self.fail(
+        self.book.fail(
             "a datagram of the raw train was lost or overtaken: raise net.core.rmem_max, or measure \
              with less --depth"
                 .into(),
@@ -454,7 +412,12 @@ impl Queue {
             if datagram.len() == ACK {
                 continue;
             }
-            let Some(first) = self.waiting.front().filter(|first| first.number == number) else {
+            let Some(first) = self
+                .book
+                .waiting
+                .front()
+                .filter(|first| first.head == number)
+            else {
                 sound = false;
                 break;
             };
@@ -466,13 +429,8 @@ impl Queue {
             } else {
                 sound = datagram.len() == DONE;
                 self.came = 0;
-                let first = self.waiting.pop_front().expect("it was looked at");
                 self.outbox.waiting.push_back(Out::new(number, ACK));
-                self.done.push_back(Completion {
-                    user_data: first.user_data,
-                    cqe: Cqe::new(0, Status::SUCCESS),
-                    data: first.data,
-                });
+                self.book.answered();
             }
             if !sound {
                 break;
@@ -481,21 +439,5 @@ impl Queue {
         if !sound {
             self.lost();
         }
-    }
-
-    /// The next reply that came.
-    #[inline]
-    pub fn next_done(&mut self) -> Option<Completion> {
-        self.done.pop_front()
-    }
-
-    fn fail(&mut self, why: String) {
-        self.error = Some(why);
-        let lost = self.waiting.drain(..).map(|waiting| Completion {
-            user_data: waiting.user_data,
-            cqe: Cqe::new(0, Status::HOST_PATHING_ERROR),
-            data: waiting.data,
-        });
-        self.done.extend(lost);
     }
 }

@@ -32,8 +32,8 @@ fn finish(queue: &mut Queue, count: usize) -> Vec<u64> {
     let mut done = Vec::new();
     while done.len() < count {
         queue.exchange();
-        assert_eq!(queue.error(), None);
-        done.extend(std::iter::from_fn(|| queue.next_done()).map(|done| done.user_data));
+        assert_eq!(queue.book.error(), None);
+        done.extend(std::iter::from_fn(|| queue.book.next_done()).map(|done| done.user_data));
         std::thread::yield_now();
     }
     done
@@ -85,7 +85,7 @@ fn reads_and_writes_of_every_size_are_answered_in_order() {
                 assert_eq!(finish(&mut queue, 32), (0..32).collect::<Vec<_>>());
             }
         }
-        assert_eq!(queue.outstanding(), 0);
+        assert_eq!(queue.book.outstanding(), 0);
     }
 }
 
@@ -110,8 +110,10 @@ fn a_train_of_datagrams_is_answered_in_order() {
             let mut done = Vec::new();
             while done.len() < usize::from(depth) {
                 queue.exchange();
-                assert_eq!(queue.error(), None);
-                done.extend(std::iter::from_fn(|| queue.next_done()).map(|done| done.user_data));
+                assert_eq!(queue.book.error(), None);
+                done.extend(
+                    std::iter::from_fn(|| queue.book.next_done()).map(|done| done.user_data),
+                );
                 std::thread::yield_now();
             }
             assert_eq!(done, (0..u64::from(depth)).collect::<Vec<_>>());
@@ -131,11 +133,17 @@ fn a_train_without_an_answer_ends_the_measurement() {
             .submit(&io(0, 4096, false), Data::Discard(4096), 7)
             .is_ok()
     );
-    while queue.error().is_none() {
+    while queue.book.error().is_none() {
         queue.exchange();
     }
-    assert!(!queue.next_done().expect("it is given back").is_success());
-    assert_eq!(queue.outstanding(), 0);
+    assert!(
+        !queue
+            .book
+            .next_done()
+            .expect("it is given back")
+            .is_success()
+    );
+    assert_eq!(queue.book.outstanding(), 0);
 }
 
 #[test]
@@ -186,11 +194,11 @@ fn a_server_that_goes_leaves_no_request_without_an_answer() {
     }
     queue.flush();
     drop(other);
-    while queue.error().is_none() {
+    while queue.book.error().is_none() {
         queue.exchange();
         std::thread::yield_now();
     }
-    let lost: Vec<bool> = std::iter::from_fn(|| queue.next_done())
+    let lost: Vec<bool> = std::iter::from_fn(|| queue.book.next_done())
         .map(|done| done.is_success())
         .collect();
     assert_eq!(lost, [false; 4]);
