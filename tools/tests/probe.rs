@@ -84,6 +84,32 @@ impl Node {
             .expect("the binary runs")
     }
 
+    /// A probe that has begun: some hundred of its commands are answered.
+    fn under_load(&self, arguments: &[&str]) -> Child {
+        let hosts = || -> Vec<serde_json::Value> {
+            let output = self.ctl(&["hosts", "--json"]);
+            serde_json::from_slice(&output.stdout).expect("JSON")
+        };
+        let before: Vec<_> = hosts().iter().map(|host| host["cntlid"].clone()).collect();
+        let mut probe = ferroce()
+            .args(["probe", &self.url()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let count = |host: &serde_json::Value| host["reads"].as_u64().zip(host["writes"].as_u64());
+        let has_begun = |host: &serde_json::Value| {
+            !before.contains(&host["cntlid"]) && count(host).is_some_and(|(r, w)| r + w >= 200)
+        };
+        while !hosts().iter().any(has_begun) {
+            let ended = probe.try_wait().expect("it is asked");
+            assert!(ended.is_none(), "{arguments:?}: the probe has ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        probe
+    }
+
     /// It goes well; what it measured.
     fn measured(&self, arguments: &[&str]) -> serde_json::Value {
         let output = self.probe(&[&["--json", "--time", "200ms"], arguments].concat());
@@ -458,22 +484,9 @@ fn a_run_goes_on_after_the_connections_were_lost() {
         &["--rate", "1k", "--queues", "2"],
         &["--verify", "--destroy-data"],
     ] {
-        let probe = ferroce()
-            .args([
-                "probe",
-                &node.url(),
-                "--time",
-                "2s",
-                "--reconnect",
-                "--json",
-            ])
-            .args(["--hostnqn", "nqn.2024-01.org.example:h"])
-            .args(shape)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        std::thread::sleep(Duration::from_millis(700));
+        let host = ["--hostnqn", "nqn.2024-01.org.example:h"];
+        let probe = [&["--time", "3s", "--reconnect", "--json"], &host[..], shape].concat();
+        let probe = node.under_load(&probe);
         let cut = node.ctl(&["disconnect", "nqn.2024-01.org.example:h"]);
         assert!(cut.status.success());
         let output = probe.wait_with_output().expect("ends");
@@ -583,13 +596,7 @@ fn it_says_what_to_choose() {
 #[test]
 fn a_node_that_goes_away_leaves_what_was_measured() {
     let mut node = Node::one();
-    let probe = ferroce()
-        .args(["probe", &node.url(), "--time", "30s"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    std::thread::sleep(Duration::from_millis(500));
+    let probe = node.under_load(&["--time", "30s"]);
     node.child.kill().expect("kills");
     let output = probe.wait_with_output().expect("ends");
     let (out, said) = (
@@ -604,13 +611,7 @@ fn a_node_that_goes_away_leaves_what_was_measured() {
 #[test]
 fn an_interrupt_shows_what_was_measured() {
     let node = Node::one();
-    let probe = ferroce()
-        .args(["probe", &node.url(), "--time", "30s"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    std::thread::sleep(Duration::from_millis(500));
+    let probe = node.under_load(&["--time", "30s"]);
     let sent = Command::new("sh")
         .args(["-c", &format!("kill -s INT {}", probe.id())])
         .status()
@@ -624,15 +625,8 @@ fn an_interrupt_shows_what_was_measured() {
 #[test]
 fn changes_under_load_are_seen_and_hurt_nobody() {
     let node = Node::one();
-    let socket = node.dir.path().join("ctl.sock");
     let ctl = |arguments: &[&str]| {
-        let output = ferroce()
-            .arg("ctl")
-            .arg("--ctl")
-            .arg(&socket)
-            .args(arguments)
-            .output()
-            .expect("runs");
+        let output = node.ctl(arguments);
         assert!(
             output.status.success(),
             "{arguments:?}: {}",
@@ -640,22 +634,7 @@ fn changes_under_load_are_seen_and_hurt_nobody() {
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let probe = ferroce()
-        .args([
-            "probe",
-            &node.url(),
-            "--time",
-            "2s",
-            "--verify",
-            "--destroy-data",
-            "--nsid",
-            "1",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    std::thread::sleep(Duration::from_millis(300));
+    let probe = node.under_load(&["--time", "2s", "--verify", "--destroy-data", "--nsid", "1"]);
     assert!(ctl(&["hosts"]).contains(NQN));
     for _ in 0..10 {
         ctl(&["add", "ram:1MiB", "--nsid", "5"]);
@@ -677,15 +656,8 @@ fn changes_under_load_are_seen_and_hurt_nobody() {
 #[test]
 fn a_host_can_be_disconnected_and_forbidden() {
     let node = Node::one();
-    let socket = node.dir.path().join("ctl.sock");
     let ctl = |arguments: &[&str]| {
-        let output = ferroce()
-            .arg("ctl")
-            .arg("--ctl")
-            .arg(&socket)
-            .args(arguments)
-            .output()
-            .expect("runs");
+        let output = node.ctl(arguments);
         assert!(
             output.status.success(),
             "{arguments:?}: {}",
@@ -695,13 +667,7 @@ fn a_host_can_be_disconnected_and_forbidden() {
     let host = "nqn.2024-01.org.example:h";
     for order in ["disconnect", "forbid"] {
         ctl(&["allow", host]);
-        let probe = ferroce()
-            .args(["probe", &node.url(), "--time", "30s", "--hostnqn", host])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        std::thread::sleep(Duration::from_millis(500));
+        let probe = node.under_load(&["--time", "30s", "--hostnqn", host]);
         ctl(&[order, host]);
         let output = probe.wait_with_output().expect("ends");
         assert!(
@@ -763,13 +729,7 @@ fn a_drive_comes_and_goes_under_load() {
     ] {
         for _ in 0..3 {
             assert!(node.ctl(&["add", &device, "--nsid", "2"]).status.success());
-            let probe = ferroce()
-                .args(["probe", &node.url(), "--nsid", "2", "--time", "20s"])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("the binary runs");
-            std::thread::sleep(Duration::from_millis(300));
+            let probe = node.under_load(&["--nsid", "2", "--time", "20s"]);
             let removed = node.ctl(&["remove", "2"]);
             assert!(
                 removed.status.success(),
