@@ -316,23 +316,24 @@ fn a_host_for_whom_there_is_no_queue_is_told_so() {
         probe.stdout(Stdio::piped()).stderr(Stdio::piped());
         probe.spawn().expect("runs")
     };
-    // An admin queue and an I/O queue are all there is.
-    let mut first = probe("3s");
-    let second = loop {
-        let second = probe("100ms").wait_with_output().expect("ends");
-        if !second.status.success() {
-            break second;
-        }
-        // It came before the first one did, which may have been refused in its stead.
-        if let Some(status) = first.try_wait().expect("it is asked") {
-            assert!(!status.success(), "there was place for both");
-            first = probe("3s");
+    let socket = dir.path().join("ctl.sock");
+    let socket = socket.to_str().expect("a path");
+    let until_hosts = |what: &str| {
+        let mut ctl = Confined::default().command(&["ctl", "--ctl", socket, "hosts", "--json"]);
+        while !succeeded(&ctl.output().expect("runs")).contains(what) {
+            std::thread::sleep(Duration::from_millis(10));
         }
     };
+    // An admin queue and an I/O queue are all there is.
+    let first = probe("3s");
+    until_hosts("\"queues\": 2");
+    let second = probe("100ms").wait_with_output().expect("ends");
+    assert!(!second.status.success(), "there is no place for it");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains("limits.queues"), "{said}");
     succeeded(&first.wait_with_output().expect("ends"));
     // There is room again.
+    until_hosts("[]");
     succeeded(&probe("100ms").wait_with_output().expect("ends"));
     let said = node.stop();
     assert!(said.contains("raise `limits.queues`"), "{said}");
