@@ -673,7 +673,8 @@ impl Device {
             let id = qp.id;
             if qp.requester.next_timeout().is_some_and(|due| due <= now) {
                 match qp.requester.on_time(now, &mut self.counters) {
-                    Ok(()) => self.list(slot),
+                    Ok(()) if qp.requester.has_work() => self.list(slot),
+                    Ok(()) => {}
                     Err(status) => self.down(id, status, Some(Why::Error(status)), now),
                 }
             }
