@@ -9,6 +9,7 @@ mod board;
 mod button;
 mod command_line;
 mod dhcp;
+mod fat;
 mod links;
 mod modules;
 mod net;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::fat;
 use super::modules::Modules;
 use crate::fail::{Context, Result};
 
@@ -22,8 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// What such disks need that no hardware asks for by its name.
 const MODULES: [&str; 4] = ["sd_mod", "vfat", "nls_cp437", "nls_ascii"];
-/// Bytes of a disk in which the superblocks lie.
-const HEAD: usize = 2048;
 
 /// What a superblock says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,35 +90,29 @@ fn find(known: &Path, devices: &Path) -> Option<(PathBuf, FileSystem)> {
     names.sort();
     names.into_iter().find_map(|name| {
         let device = devices.join(name);
-        let mut head = [0; HEAD];
         // A drive without a medium cannot be opened, and is none.
-        File::open(&device).ok()?.read_exact_at(&mut head, 0).ok()?;
-        Some((device, labelled(&head)?))
+        let found = labelled(&File::open(&device).ok()?)?;
+        Some((device, found))
     })
 }
 
-/// Whether this is the beginning of a file system with our label.
+/// Whether this is a file system with our label.
 ///
-/// FAT: Microsoft's "FAT32 File System Specification" 1.03, boot sector: BS_VolLab at 43, BS_FilSysType at 54; with FAT32 at
-/// 71 and 82. ext4: the kernel's Documentation/filesystems/ext4, super block at 1024: s_magic at 56, s_volume_name at 120.
-fn labelled(head: &[u8; HEAD]) -> Option<FileSystem> {
+/// ext4: the kernel's Documentation/filesystems/ext4, super block at 1024: s_magic at 56, s_volume_name at 120.
+fn labelled(device: &File) -> Option<FileSystem> {
     let is_label = |bytes: &[u8]| {
         let end = bytes.iter().position(|byte| *byte == 0);
         bytes[..end.unwrap_or(bytes.len())].trim_ascii_end() == LABEL.as_bytes()
     };
-    let fat = |label: usize, kind: usize| {
-        head[510..512] == [0x55, 0xAA]
-            && head[kind..].starts_with(b"FAT")
-            && is_label(&head[label..label + 11])
-    };
-    if fat(71, 82) || fat(43, 54) {
+    if fat::label(device).is_some_and(|label| is_label(&label)) {
         return Some(FileSystem {
             kind: "vfat",
             options: "",
         });
     }
-    let ext4 = &head[1024..];
-    (ext4[56..58] == [0x53, 0xEF] && is_label(&ext4[120..136])).then_some(FileSystem {
+    let mut ext4 = [0; 136];
+    device.read_exact_at(&mut ext4, 1024).ok()?;
+    (ext4[56..58] == [0x53, 0xEF] && is_label(&ext4[120..])).then_some(FileSystem {
         kind: "ext4",
         options: "noload",
     })
@@ -128,6 +121,7 @@ fn labelled(head: &[u8; HEAD]) -> Option<FileSystem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     const VFAT: FileSystem = FileSystem {
         kind: "vfat",
@@ -138,8 +132,8 @@ mod tests {
         options: "noload",
     };
 
-    fn head(parts: &[(usize, &[u8])]) -> [u8; HEAD] {
-        let mut head = [0; HEAD];
+    fn head(parts: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut head = vec![0; 2048];
         for (at, bytes) in parts {
             head[*at..at + bytes.len()].copy_from_slice(bytes);
         }
@@ -149,22 +143,29 @@ mod tests {
     #[test]
     fn labels_are_read_from_superblocks() {
         const SIGNED: (usize, &[u8]) = (510, &[0x55, 0xAA]);
-        let fat32 = head(&[SIGNED, (71, b"FERROCE    "), (82, b"FAT32   ")]);
-        let fat16 = head(&[SIGNED, (43, b"FERROCE    "), (54, b"FAT16   ")]);
-        let ext4 = head(&[(1024 + 56, &[0x53, 0xEF]), (1024 + 120, b"FERROCE")]);
-        assert_eq!(labelled(&fat32), Some(VFAT));
-        assert_eq!(labelled(&fat16), Some(VFAT));
-        assert_eq!(labelled(&ext4), Some(EXT4));
+        // A table of one sector, for FAT16.
+        const TABLE: (usize, &[u8]) = (22, &[1, 0]);
+        let of = |parts: &[(usize, &[u8])]| {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(&head(parts)).expect("written");
+            labelled(&file)
+        };
+        let fat32 = [SIGNED, (71, b"FERROCE    "), (82, b"FAT32   ")];
+        let fat16 = [SIGNED, TABLE, (43, b"FERROCE    "), (54, b"FAT16   ")];
+        let ext4: [(usize, &[u8]); 2] = [(1024 + 56, &[0x53, 0xEF]), (1024 + 120, b"FERROCE")];
+        assert_eq!(of(&fat32), Some(VFAT));
+        assert_eq!(of(&fat16), Some(VFAT));
+        assert_eq!(of(&ext4), Some(EXT4));
+        // Not signed; other labels; a label that only begins as ours.
         for other in [
-            head(&[]),
-            // Not signed; other labels; a label that only begins as ours.
-            head(&[(71, b"FERROCE    "), (82, b"FAT32   ")]),
-            head(&[SIGNED, (71, b"NO NAME    "), (82, b"FAT32   ")]),
-            head(&[SIGNED, (43, b"FERROCE2   "), (54, b"FAT16   ")]),
-            head(&[(1024 + 56, &[0x53, 0xEF]), (1024 + 120, b"FERROCE-OLD")]),
-            head(&[(1024 + 120, b"FERROCE")]),
+            &[] as &[(usize, &[u8])],
+            &fat32[1..],
+            &[SIGNED, (71, b"NO NAME    "), (82, b"FAT32   ")],
+            &[SIGNED, TABLE, (43, b"FERROCE2   "), (54, b"FAT16   ")],
+            &[(1024 + 56, &[0x53, 0xEF]), (1024 + 120, b"FERROCE-OLD")],
+            &ext4[1..],
         ] {
-            assert_eq!(labelled(&other), None);
+            assert_eq!(of(other), None);
         }
     }
 
@@ -174,7 +175,7 @@ mod tests {
         let (known, devices) = (place.join("class"), place.join("dev"));
         fs::create_dir_all(&devices).expect("a folder");
         let ext4 = head(&[(1024 + 56, &[0x53, 0xEF]), (1024 + 120, b"FERROCE")]);
-        for (name, bytes) in [("sda", &[][..]), ("sdb", &[0; HEAD]), ("sdb1", &ext4)] {
+        for (name, bytes) in [("sda", &[][..]), ("sdb", &[0; 2048]), ("sdb1", &ext4)] {
             fs::create_dir_all(known.join(name)).expect("a folder");
             fs::write(devices.join(name), bytes).expect("a file");
         }
