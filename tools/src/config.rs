@@ -160,15 +160,16 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// Reads and checks a file.
-    pub fn read(path: &Path) -> Result<Config> {
+    /// Reads and checks a file. With its text, which `ctl --persist` changes.
+    pub fn read(path: &Path) -> Result<(Config, String)> {
         let text = fs::read_to_string(path).context(|| {
             format!(
                 "cannot read {} (`ferroce serve --print-config` prints one to start from)",
                 path.display()
             )
         })?;
-        Config::parse(&text, &path.display().to_string())
+        let config = Config::parse(&text, &path.display().to_string())?;
+        Ok((config, text))
     }
 
     /// Checks the text of a file called `name`.

@@ -71,19 +71,19 @@ pub fn persist(path: &Path, change: &Change<'_>) -> Result<()> {
 }
 
 /// The text with the change made; it is valid if the text was.
-fn edit(text: &str, change: &Change<'_>, name: &str) -> Result<String> {
+pub fn edit(text: &str, change: &Change<'_>, name: &str) -> Result<String> {
     let config = Config::parse(text, name)?;
     let mut doc: DocumentMut = text.parse().context(|| name.to_owned())?;
     match change {
         Change::Listen(url) => {
             let list = listeners(&mut doc)?;
-            if config.listen.iter().all(|known| known != *url) {
+            if !config.listen.iter().any(|known| known.is_at(url)) {
                 list.push(url.to_string());
             }
         }
         Change::Unlisten(url) => {
             let parse = |item: &Value| item.as_str().and_then(|text| text.parse::<Url>().ok());
-            listeners(&mut doc)?.retain(|item| parse(item).as_ref() != Some(*url));
+            listeners(&mut doc)?.retain(|item| !parse(item).is_some_and(|known| known.is_at(url)));
         }
         Change::Add {
             nqn,

@@ -29,6 +29,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         return print(crate::config::EXAMPLE);
     }
     let setup::Plan { config, file } = setup::plan(&args)?;
+    let (file, text) = file.unzip();
     if args.check {
         return print("the configuration can be used\n");
     }
@@ -46,6 +47,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         true => Node::start_patient(&config, file.clone())?,
         false => Node::start(&config, file.clone())?,
     };
+    node.handle().set_in_force(text.unwrap_or_default());
     for door in node.handle().open_doors()? {
         log::warn!("{door}");
     }
@@ -78,7 +80,6 @@ pub fn run(args: ServeArgs) -> Result<()> {
         News::Found(_) => looker.tell_status(),
         News::Restart(why) => _ = teller.send(Told::Restart(why)),
     })?;
-    let mut config = config;
     let why = loop {
         match signals.wait()? {
             Told::End(name) => break Ok(name),
@@ -86,11 +87,8 @@ pub fn run(args: ServeArgs) -> Result<()> {
             Told::Reload => {
                 let Some(file) = &file else { continue };
                 manager.reloading();
-                match reload::reload(&node, &config, file) {
-                    Ok(read) => config = read,
-                    Err(Fail(why)) => {
-                        log::error!("nothing of the configuration was changed: {why}")
-                    }
+                if let Err(Fail(why)) = reload::reload(&node, file) {
+                    log::error!("nothing of the configuration was changed: {why}");
                 }
                 manager.ready();
             }

@@ -178,6 +178,16 @@ impl Url {
     }
 }
 
+impl Url {
+    /// The same place to listen, however it is written: a device's name and its address are one.
+    pub fn is_at(&self, other: &Url) -> bool {
+        let place = |url: &Url| url.resolve_listener().ok();
+        self == other
+            || self.scheme.transport() == other.scheme.transport()
+                && place(self).is_some_and(|here| place(other) == Some(here))
+    }
+}
+
 /// By TCP.
 impl From<SocketAddr> for Url {
     fn from(address: SocketAddr) -> Url {

@@ -52,7 +52,9 @@ impl Node {
 
     fn ctl(&self, order: &str) -> String {
         let socket = self.dir.path().join("ctl.sock");
-        let output = ferroce().args(["ctl", order, "--ctl"]).arg(socket).output();
+        let mut command = ferroce();
+        command.arg("ctl").args(order.split(' '));
+        let output = command.arg("--ctl").arg(socket).output();
         stdout(&output.expect("the binary runs"))
     }
 
@@ -168,6 +170,45 @@ fn a_hangup_has_the_file_read_again() {
         log.contains("nothing of the configuration was changed"),
         "{log}"
     );
+}
+
+/// What `ctl --persist` wrote is in force already, and an edit of the file that nobody had read yet is still made.
+#[test]
+fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {
+    let namespaces = "namespace = [{device = \"ram:1MiB\"}]\n";
+    let node = Node::start(&[], &format!("{SUBSYSTEM}{namespaces}"));
+    assert!(node.said().contains("READY=1"));
+    write(
+        node.dir.path(),
+        &format!("{SUBSYSTEM}allow = [\"nqn.2024-01.org.example:host\"]\n{namespaces}"),
+    );
+    node.ctl("add ram:2MiB --persist");
+    let said = node.ctl("listen tcp://127.0.0.2:0 --persist");
+    let url = said
+        .split_whitespace()
+        .find_map(|word| word.trim_end_matches(';').strip_prefix("tcp://127.0.0.2:"));
+    let url = format!("tcp://127.0.0.2:{}", url.expect("it says where"));
+    node.signal("HUP");
+    assert!(node.said().contains("RELOADING=1"));
+    assert!(node.said().contains("serves 2 namespaces"));
+    let shown = node.ctl("show");
+    for part in ["2 MiB", &url, "allows  nqn.2024-01.org.example:host"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    // Nor is it one when it is taken back by the file.
+    write(node.dir.path(), &format!("{SUBSYSTEM}{namespaces}"));
+    node.signal("HUP");
+    assert!(node.said().contains("RELOADING=1"));
+    assert!(node.said().contains("serves 1 namespace"));
+    let shown = node.ctl("show");
+    for part in ["2 MiB", &url, "allows  nqn.2024-01.org.example:host"] {
+        assert!(!shown.contains(part), "{shown}");
+    }
+    node.signal("TERM");
+    let (status, log) = node.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+    assert!(!log.contains("next start"), "{log}");
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Handle {
     /// Orders that change something go one after the other.
     changing: Mutex<()>,
     file: Option<PathBuf>,
+    /// The file's text as the node goes by it: what was read last, and what was written to it since.
+    in_force: Mutex<String>,
     memory: Memory,
     /// What the cores' Bufs lie in.
     regions: Vec<Arc<Region>>,
@@ -109,6 +111,7 @@ impl Handle {
             drives: Mutex::default(),
             changing: Mutex::default(),
             file,
+            in_force: Mutex::default(),
             memory,
             regions,
             clock,
@@ -125,6 +128,16 @@ impl Handle {
     /// What it was to have and has not.
     pub(super) fn wanted(&self) -> &Wanted {
         &self.wanted
+    }
+
+    /// The text of the configuration file, as this node goes by it.
+    pub fn in_force(&self) -> String {
+        lock(&self.in_force).clone()
+    }
+
+    /// See [`Handle::in_force`].
+    pub fn set_in_force(&self, text: String) {
+        *lock(&self.in_force) = text;
     }
 
     /// Held by whoever changes something.
@@ -160,6 +173,12 @@ impl Handle {
         if let (Some(file), Some(change)) = (file, done.to_persist()) {
             persist(file, &change)
                 .context(|| format!("{}, but it is not in the file", done.line))?;
+            // When the file is read again this is no change.
+            let name = file.display().to_string();
+            match persist::edit(&self.in_force(), &change, &name) {
+                Ok(text) => self.set_in_force(text),
+                Err(Fail(why)) => log::debug!("{name} as it was: {why}"),
+            }
             let (line, warnings) = match done.line.find('\n') {
                 Some(end) => done.line.split_at(end),
                 None => (done.line.as_str(), ""),
@@ -401,6 +420,35 @@ impl Handle {
             drive.resize(blocks)?;
         }
         Ok(())
+    }
+
+    /// The place this means, with the scheme of what listens there if it says no more than `rdma://`.
+    pub fn place(&self, live: &[Url], url: &Url) -> Url {
+        let Ok(address) = url.resolve_listener() else {
+            return url.clone();
+        };
+        let place: Url = (url.scheme, address).into();
+        let is_it =
+            |known: &&Url| known.scheme.transport() == Transport::Rdma && known.is_at(&place);
+        match live.iter().find(is_it) {
+            Some(known) if url.scheme == Scheme::Rdma => known.clone(),
+            _ => place,
+        }
+    }
+
+    /// True if the node can begin to listen there while it runs: each core has sockets or queue pairs of its own for RDMA,
+    /// and gets them at the start.
+    pub fn can_listen(&self, url: &Url) -> bool {
+        #[cfg(feature = "verbs")]
+        if let Some((_, verbs)) = &self.verbs {
+            let has = |address: SocketAddr| verbs.has(address.ip());
+            return match url.scheme {
+                Scheme::Tcp | Scheme::Verbs => true,
+                Scheme::Roce => false,
+                Scheme::Rdma => url.resolve_listener().is_ok_and(has),
+            };
+        }
+        url.scheme == Scheme::Tcp
     }
 
     fn listen(&self, table: &Table, url: &Url) -> Result<Url> {

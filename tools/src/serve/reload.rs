@@ -11,6 +11,7 @@ use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::protocol::Order;
 use crate::fail::{Fail, Result};
 use crate::node::Node;
+use crate::url::Url;
 
 /// A change, as it is tried.
 #[derive(Clone, PartialEq, Debug)]
@@ -22,11 +23,18 @@ enum Step {
 }
 
 /// Reads the file, and makes of the node what it says now. What fails is told and left out.
-pub fn reload(node: &Node, before: &Config, file: &Path) -> Result<Config> {
-    let now = Config::read(file)?;
-    let (steps, later) = steps(before, &now);
+pub fn reload(node: &Node, file: &Path) -> Result<()> {
+    let (now, text) = Config::read(file)?;
     let handle = node.handle();
     let _one_at_a_time = handle.changing();
+    let before = Config::parse(&handle.in_force(), "the configuration in force")?;
+    let live = node.listeners()?;
+    let places = Places {
+        live: &live,
+        of: &|url| handle.place(&live, url),
+        can_listen: &|url| handle.can_listen(url),
+    };
+    let (steps, later) = steps(&before, &now, &places);
     let (count, mut made) = (steps.len(), 0);
     let opened = steps.iter().any(|step| matches!(step, Step::Allow(..)));
     for step in steps {
@@ -60,7 +68,18 @@ pub fn reload(node: &Node, before: &Config, file: &Path) -> Result<Config> {
             later.join(", ")
         );
     }
-    Ok(now)
+    handle.set_in_force(text);
+    Ok(())
+}
+
+/// What a node can say of addresses.
+struct Places<'a> {
+    /// Where it listens.
+    live: &'a [Url],
+    /// What an address means, so that two ways to write it are one.
+    of: &'a dyn Fn(&Url) -> Url,
+    /// It can begin to listen there now.
+    can_listen: &'a dyn Fn(&Url) -> bool,
 }
 
 impl Step {
@@ -77,7 +96,7 @@ impl Step {
 }
 
 /// What changes at once, in order: what goes makes room for what comes. And the names of what does not.
-fn steps(before: &Config, now: &Config) -> (Vec<Step>, Vec<&'static str>) {
+fn steps(before: &Config, now: &Config, places: &Places<'_>) -> (Vec<Step>, Vec<&'static str>) {
     let mut steps = Vec::new();
     let mut later = Vec::new();
     let mut unless = |same: bool, name| {
@@ -110,18 +129,23 @@ fn steps(before: &Config, now: &Config) -> (Vec<Step>, Vec<&'static str>) {
         }
         namespaces(old, new, &mut steps);
     }
-    for (from, to, gone) in [(before, now, true), (now, before, false)] {
-        for url in from.listen.iter().filter(|url| !to.listen.contains(url)) {
-            let text = url.to_string();
-            let order = match gone {
-                true => Order::Unlisten { url: text },
-                false => Order::Listen { url: text },
-            };
-            match url.scheme.transport() {
-                Transport::Tcp => steps.push(Step::Order(String::new(), order)),
-                Transport::Rdma => unless(false, "RDMA addresses"),
-            }
-        }
+    let of = |config: &Config| -> Vec<Url> { config.listen.iter().map(places.of).collect() };
+    let (old, new) = (of(before), of(now));
+    let gone = old.iter().filter(|url| !new.contains(url));
+    let gone: Vec<&Url> = gone.filter(|url| places.live.contains(url)).collect();
+    let come = new.iter().filter(|url| !old.contains(url));
+    let come: Vec<&Url> = come.filter(|url| !places.live.contains(url)).collect();
+    // What cannot come yet does not drive away what is there.
+    let now = come.iter().all(|url| (places.can_listen)(url));
+    unless(now, "RDMA addresses");
+    let at_once = |url: &&&Url| now || url.scheme.transport() == Transport::Tcp;
+    for url in gone.iter().filter(at_once) {
+        let url = url.to_string();
+        steps.push(Step::Order(String::new(), Order::Unlisten { url }));
+    }
+    for url in come.iter().filter(at_once) {
+        let url = url.to_string();
+        steps.push(Step::Order(String::new(), Order::Listen { url }));
     }
     (steps, later)
 }
@@ -181,6 +205,7 @@ fn difference(old: &Namespace, new: &Namespace) -> Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::Scheme;
 
     fn config(listen: &str, rest: &str, namespaces: &str) -> Config {
         let text = format!(
@@ -189,10 +214,83 @@ mod tests {
         Config::parse(&text, "f.toml").unwrap_or_else(|why| panic!("{why}\n{text}"))
     }
 
+    /// A node that listens where `before` says, with an RDMA device of the address 10.9.0.1.
+    fn changes(before: &Config, now: &Config) -> (Vec<Step>, Vec<&'static str>) {
+        let of = |url: &Url| -> Url {
+            let text = url.to_string().replace("rxe0:", "10.9.0.1:");
+            let text = text.replace("rdma://10.9", "verbs://10.9");
+            text.parse().expect("an address")
+        };
+        let live: Vec<Url> = before.listen.iter().map(of).collect();
+        let places = Places {
+            live: &live,
+            of: &of,
+            can_listen: &|url| matches!(url.scheme, Scheme::Tcp | Scheme::Verbs),
+        };
+        steps(before, now, &places)
+    }
+
+    fn listeners(before: &str, now: &str) -> (Vec<String>, Vec<&'static str>) {
+        let (steps, later) = changes(&config(before, "", ""), &config(now, "", ""));
+        let said = steps.iter().map(|step| match step {
+            Step::Order(_, Order::Unlisten { url }) => format!("-{url}"),
+            Step::Order(_, Order::Listen { url }) => format!("+{url}"),
+            step => panic!("{step:?}"),
+        });
+        (said.collect(), later)
+    }
+
     #[test]
     fn what_is_the_same_stays() {
         let same = config("\"tcp://127.0.0.1:1\"", "", "{device=\"ram:1MiB\"}");
-        assert_eq!(steps(&same, &same), (Vec::new(), Vec::new()));
+        assert_eq!(changes(&same, &same), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        let device = "\"verbs://rxe0:4420\"";
+        for text in ["verbs://rxe0", "verbs://10.9.0.1:4420", "rdma://10.9.0.1"] {
+            let now = format!("\"{text}\"");
+            assert_eq!(listeners(device, &now), (Vec::new(), Vec::new()), "{text}");
+            assert_eq!(listeners(&now, device), (Vec::new(), Vec::new()), "{text}");
+        }
+        // What devices do can begin and end at once, and leaves the others alone.
+        let more = "\"verbs://rxe0\", \"verbs://10.9.0.2:4420\"";
+        assert_eq!(
+            listeners(device, more),
+            (vec!["+verbs://10.9.0.2:4420".into()], vec![])
+        );
+        assert_eq!(
+            listeners(more, device),
+            (vec!["-verbs://10.9.0.2:4420".into()], vec![])
+        );
+    }
+
+    #[test]
+    fn what_is_to_come_later_drives_nobody_away_now() {
+        assert_eq!(
+            listeners(
+                "\"roce://127.0.0.1\", \"tcp://127.0.0.1:1\"",
+                "\"roce://127.0.0.2\", \"tcp://127.0.0.1:2\""
+            ),
+            (
+                vec!["-tcp://127.0.0.1:1".into(), "+tcp://127.0.0.1:2".into()],
+                vec!["RDMA addresses"]
+            )
+        );
+    }
+
+    #[test]
+    fn where_it_listens_already_or_no_more_nothing_is_to_be_done() {
+        let before = config("\"tcp://127.0.0.1:1\"", "", "");
+        let now = config("\"tcp://127.0.0.1:2\"", "", "");
+        let live = ["tcp://127.0.0.1:2".parse().expect("an address")];
+        let places = Places {
+            live: &live,
+            of: &Url::clone,
+            can_listen: &|_| true,
+        };
+        assert_eq!(steps(&before, &now, &places), (Vec::new(), Vec::new()));
     }
 
     #[test]
@@ -207,7 +305,7 @@ mod tests {
             "",
             "{device=\"ram:2MiB\"},{device=\"ram:1MiB\",read-only=true},{device=\"file:/a,size=2MiB\"},{device=\"file:/d\"},{device=\"ram:5MiB\",nsid=9}",
         );
-        let (steps, later) = steps(&before, &now);
+        let (steps, later) = changes(&before, &now);
         let said: Vec<String> = steps
             .iter()
             .map(|step| match step {
@@ -245,7 +343,7 @@ mod tests {
             "",
         );
         assert_eq!(
-            steps(&before, &now),
+            changes(&before, &now),
             (Vec::new(), vec!["cores", "spin", "RDMA addresses"])
         );
     }

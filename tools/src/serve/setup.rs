@@ -12,8 +12,8 @@ use crate::fail::{Result, fail};
 pub struct Plan {
     /// Checked.
     pub config: Config,
-    /// Where `ctl --persist` writes.
-    pub file: Option<PathBuf>,
+    /// Where `ctl --persist` writes, and what it said.
+    pub file: Option<(PathBuf, String)>,
 }
 
 /// Decides between flags and file.
@@ -45,9 +45,10 @@ pub fn plan(args: &ServeArgs) -> Result<Plan> {
 }
 
 fn from_file(path: &Path) -> Result<Plan> {
+    let (config, text) = Config::read(path)?;
     Ok(Plan {
-        config: Config::read(path)?,
-        file: Some(path.to_owned()),
+        config,
+        file: Some((path.to_owned(), text)),
     })
 }
 

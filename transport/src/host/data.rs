@@ -130,4 +130,6 @@ pub enum RefusedWhy {
     Full,
     /// The queue is dead.
     Dead,
+    /// The RDMA device does not know the memory that the Buf is of: [`crate::host::Queue::register`] tells it.
+    NotRegistered,
 }

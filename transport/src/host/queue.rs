@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferroce_buf::Region;
 use ferroce_wire::sqe::Sqe;
 
 use super::rdma::RdmaWire;
@@ -143,11 +145,25 @@ impl Queue {
         self.error.as_ref()
     }
 
+    /// Lets the queue's commands have data in Bufs of this region, for as long as it lives. Over TCP and software RoCEv2 they
+    /// may without. Other queues on the same RDMA device need not ask again. Takes its time, and locks the memory.
+    ///
+    /// # Errors
+    /// If it cannot be locked, with the limit and how to raise it.
+    pub fn register(&mut self, region: &Arc<Region>) -> Result<(), HostError> {
+        match &mut self.wire {
+            Wire::Tcp(_) => Ok(()),
+            Wire::Roce(wire) => wire.register(region),
+            #[cfg(feature = "verbs")]
+            Wire::Verbs(wire) => wire.register(region),
+        }
+    }
+
     /// Queues a command; it leaves with the next [`Queue::flush`] or [`Queue::poll`]. `user_data`
     /// comes back with the completion. CID, PSDT and data pointer are filled in. Returns the CID.
     ///
     /// # Errors
-    /// Gives the data back if the queue is full or dead.
+    /// Gives the data back if the queue is full or dead, or its device may not reach the Buf: see [`Queue::register`].
     ///
     /// # Panics
     /// If the opcode takes no such data: data for a Flush, [`Data::Discard`] for a write.
@@ -261,7 +277,7 @@ impl Queue {
     ///
     /// # Errors
     /// The queue is dead, or no completion came in time, which is its death too: an answer that comes
-    /// later would find its memory gone.
+    /// later would find its memory gone. Or the data is in a Buf that was not registered.
     ///
     /// # Panics
     /// If the queue is full.
@@ -281,6 +297,18 @@ impl Queue {
                 why: RefusedWhy::Dead,
                 ..
             }) => return Err(self.error.clone().expect("a dead queue knows why")),
+            Err(Refused {
+                why: RefusedWhy::NotRegistered,
+                ..
+            }) => {
+                return Err(HostError::NoMemory {
+                    address: self.address,
+                    why: format!(
+                        "the data of {what} lies in a region that is not registered with the RDMA device; \
+                         Queue::register does that"
+                    ),
+                });
+            }
         };
         let deadline = Instant::now() + self.timeout;
         loop {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ferroce_buf::Region;
 use ferroce_engine::port::Tick;
 use ferroce_wire::Wire;
 use ferroce_wire::sqe::Sqe;
@@ -195,6 +196,17 @@ impl<P: Provider> RdmaWire<P> {
             provider: Some(provider),
             conn,
         })
+    }
+
+    /// Lets commands have their data there.
+    pub fn register(&mut self, region: &Arc<Region>) -> Result<(), HostError> {
+        let provider = self.provider.as_mut().expect(HELD);
+        provider
+            .register(region)
+            .map_err(|cause| HostError::NoMemory {
+                address: self.address,
+                why: cause.to_string(),
+            })
     }
 
     /// Queues a command.

@@ -206,7 +206,8 @@ impl Conn {
     /// is what the opcode says (Base 3.1.3.1). Returns the CID.
     ///
     /// # Errors
-    /// Gives the data back if the queue is full, or out of keys, or dead; or out of memory, see [`Conn::no_memory`].
+    /// Gives the data back if the queue is full, or out of keys, or dead, or does not reach it; or out of memory, see
+    /// [`Conn::no_memory`].
     ///
     /// # Panics
     /// If the connection is not open yet, or the opcode takes no such data.
@@ -235,10 +236,7 @@ impl Conn {
             DataDirection::ToHost => {}
             DataDirection::Both => panic!("opcode {:02X}h moves data both ways", sqe.opc),
         }
-        let (data, place, sgl) = match self.place(provider, direction, data) {
-            Ok(placed) => placed,
-            Err(data) => return refuse(RefusedWhy::Full, data),
-        };
+        let (data, place, sgl) = self.place(provider, direction, data)?;
         let mut sqe = sqe.with_sgl(sgl);
         sqe.cid = U16::new(cid);
         let command = Command {
@@ -262,7 +260,8 @@ impl Conn {
         provider: &mut P,
         direction: DataDirection,
         data: Data,
-    ) -> Result<(Data, Place, Sgl), Data> {
+    ) -> Result<(Data, Place, Sgl), Refused> {
+        let refuse = |why, data| Err(Refused { why, data });
         let len = u32::try_from(data.len()).expect("data of one command is below 4 GiB");
         if len == 0 {
             // As Linux does: a keyed descriptor of nothing.
@@ -271,13 +270,16 @@ impl Conn {
         }
         let to_target = direction == DataDirection::ToTarget;
         let (data, bufs) = match data {
+            Data::Buf(buf) if !provider.reaches(self.qp, &buf) => {
+                return refuse(RefusedWhy::NotRegistered, Data::Buf(buf));
+            }
             Data::Buf(buf) => (Data::None, only(buf)),
             other => {
                 let mut buf = match self.bounce.take(provider, len as usize) {
                     Ok(buf) => buf,
                     Err(cause) => {
                         self.no_memory = Some(cause);
-                        return Err(other);
+                        return refuse(RefusedWhy::Full, other);
                     }
                 };
                 if to_target {
@@ -299,7 +301,7 @@ impl Conn {
                 let sgl = KeyedSgl::new(at.addr, len, at.key, invalidate);
                 Ok((data, Place::Granted(at.key), sgl.into()))
             }
-            Err(bufs) => Err(self.bounce.give_back(data, bufs, false)),
+            Err(bufs) => refuse(RefusedWhy::Full, self.bounce.give_back(data, bufs, false)),
         }
     }
 

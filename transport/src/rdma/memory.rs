@@ -12,11 +12,13 @@ mod moves;
 
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use ferroce_buf::{Buf, BufList};
+use ferroce_buf::{Buf, BufList, Region, RegionId};
 use ferroce_engine::port::Tick;
 
 use crate::rdma::provider::{
@@ -172,6 +174,8 @@ impl Incoming for MemoryIncoming {
 pub struct MemoryProvider {
     world: World,
     end: usize,
+    /// The regions that were registered, if it asks for that.
+    registered: Option<Vec<RegionId>>,
 }
 
 impl World {
@@ -209,6 +213,7 @@ impl World {
         MemoryProvider {
             world: self.clone(),
             end: inner.ends.len() - 1,
+            registered: None,
         }
     }
 
@@ -369,6 +374,19 @@ impl Qp {
 }
 
 impl MemoryProvider {
+    /// Only memory that was registered may be granted and sent, as with devices.
+    pub fn strict(mut self) -> MemoryProvider {
+        self.registered.get_or_insert_default();
+        self
+    }
+
+    fn check(&self, bufs: &BufList) {
+        if let Some(registered) = &self.registered {
+            let known = |buf: &Buf| registered.contains(&buf.region());
+            assert!(bufs.iter().all(known), "a region is registered first");
+        }
+    }
+
     fn inner(&self) -> RefMut<'_, Inner> {
         self.world.0.borrow_mut()
     }
@@ -501,6 +519,7 @@ impl Provider for MemoryProvider {
     }
 
     fn send(&mut self, qp: QpId, message: Message) {
+        self.check(&message.bufs);
         self.with_qp(qp, |qp| qp.post(Work::Message(message)));
     }
 
@@ -508,7 +527,20 @@ impl Provider for MemoryProvider {
         self.with_qp(qp, |qp| qp.post(Work::Read(read)));
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
+        if let Some(registered) = &mut self.registered {
+            registered.push(region.id());
+        }
+        Ok(())
+    }
+
+    fn reaches(&mut self, _: QpId, buf: &Buf) -> bool {
+        let registered = self.registered.as_ref();
+        registered.is_none_or(|registered| registered.contains(&buf.region()))
+    }
+
     fn grant(&mut self, qp: QpId, bufs: BufList, access: Access) -> Result<Remote, BufList> {
+        self.check(&bufs);
         let mut inner = self.inner();
         // Keys are never used twice, so that a late use of one is seen.
         let key = inner.next_key;

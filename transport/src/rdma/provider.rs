@@ -362,6 +362,11 @@ pub trait Provider {
         Ok(())
     }
 
+    /// True if this Buf may be posted and granted on this queue pair. To do so with another is a mistake that panics.
+    fn reaches(&mut self, _qp: QpId, _buf: &Buf) -> bool {
+        true
+    }
+
     /// Lets the peer reach some memory until [`Provider::revoke`], or until it is told to invalidate
     /// the key. While that lasts the provider has the Bufs.
     ///

@@ -26,12 +26,17 @@ impl Keys {
     /// The key of a Buf's region with this device.
     #[inline]
     pub(super) fn of(&mut self, device: &Arc<Device>, buf: &Buf) -> Key {
+        self.find(device, buf).expect(REGISTERED)
+    }
+
+    /// The same, if the region is registered there.
+    #[inline]
+    pub(super) fn find(&mut self, device: &Arc<Device>, buf: &Buf) -> Option<Key> {
         let region = usize::from(buf.region().0);
         let changes = device.changes();
         for known in &self.0 {
             if Arc::ptr_eq(&known.device, device) && known.changes == changes {
-                let key = known.keys.get(region).copied().flatten();
-                return key.expect(REGISTERED);
+                return known.keys.get(region).copied().flatten();
             }
         }
         self.look_up(device, changes, region)
@@ -39,7 +44,7 @@ impl Keys {
 
     /// Something was registered since it was looked at last.
     #[cold]
-    fn look_up(&mut self, device: &Arc<Device>, changes: u64, region: usize) -> Key {
+    fn look_up(&mut self, device: &Arc<Device>, changes: u64, region: usize) -> Option<Key> {
         self.0.retain(|known| !Arc::ptr_eq(&known.device, device));
         let keys = device.keys();
         let key = keys.get(region).copied().flatten();
@@ -48,7 +53,7 @@ impl Keys {
             changes,
             keys,
         });
-        key.expect(REGISTERED)
+        key
     }
 
     #[inline]

@@ -200,6 +200,11 @@ impl Provider for VerbsProvider {
         self.shared.register(region)
     }
 
+    fn reaches(&mut self, qp: QpId, buf: &Buf) -> bool {
+        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
+        self.keys.find(&found.conn.device, buf).is_some()
+    }
+
     /// By a memory window of type 2, bound to the queue pair: a work request of its own, which goes before the command
     /// that names the key. One piece of memory, since a window shows one.
     fn grant(&mut self, qp: QpId, bufs: BufList, access: Access) -> Result<Remote, BufList> {
