@@ -732,6 +732,17 @@ fn a_region_with_the_number_of_an_old_one_is_not_taken_for_it() {
     bench.gone([host, target]);
 }
 
+/// As of a node that looks whether a device has its address, and finds none.
+#[test]
+fn who_ends_as_soon_as_it_started_does_not_wait_for_ever() {
+    let Some(_bench) = bench(18523) else {
+        return;
+    };
+    for _ in 0..100 {
+        drop(Verbs::start(Options::default()).expect("RDMA is there"));
+    }
+}
+
 #[test]
 fn an_armed_end_wakes_up() {
     let Some(mut bench) = bench(18519) else {

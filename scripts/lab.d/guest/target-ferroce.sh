@@ -13,7 +13,20 @@ restart() {
     [ "${SERVE[0]}" != --config ] || nqn=()
     $WITHIN ferroce serve "${nqn[@]}" "${SERVE[@]}" >/tmp/node.out 2>>/tmp/node.log &
     NODE=$!
-    until_true 20 listening
+    local end=$((SECONDS + 20))
+    until listening; do
+        [ $SECONDS -le $end ] || { where_it_stands; fail 'the node does not listen'; }
+        sleep 0.1
+    done
+}
+
+# where_it_stands: what each of the node's threads waits for, in the kernel.
+where_it_stands() {
+    local thread
+    for thread in /proc/$NODE/task/*; do
+        say "$(<"$thread/comm"): $(sed -n 's/^State:[[:space:]]*//p' "$thread/status")," \
+            "system call $(<"$thread/syscall"), at $(tr '\n' ' ' <"$thread/stack")"
+    done
 }
 
 # A connection identifier of the node in state LISTEN, TCP port 4420 in that state, or UDP port 4791 bound; 1144 and 12B7

@@ -437,8 +437,12 @@ impl Shared {
 
     fn control(self: &Arc<Shared>) {
         let mut fds = Vec::new();
-        while !self.stop.load(Ordering::Acquire) {
+        loop {
             while self.wake.pop().is_some() {}
+            // Only now: what was just taken may have been what says that this is the end, and nothing wakes us again.
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
             let devices = lock(&self.devices).clone();
             fds.clear();
             // SAFETY: channel and contexts are open.
