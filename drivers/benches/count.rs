@@ -81,7 +81,7 @@ fn main() {
     let drive = NvmeDrive::open(Arc::new(controller), config).expect("it has a namespace");
     let mut pool = played::pool(Home::CORE, &[(4096, 128)]);
     let regions = [pool.region().clone()];
-    let mut queue = drive.queue(&regions).expect("it has queues");
+    let mut queue = drive.queue(0, &regions).expect("it has queues");
     let mut bufs = Vec::with_capacity(128);
     let halves: [(Submit, Poll); 2] = [(submit, poll), (counted_turn_submit, counted_turn_poll)];
     for (submit, poll) in halves {

@@ -2,8 +2,8 @@
 //!
 //! [`ring`] is the two rings of a queue, [`queue`] one core's queue and its commands, [`admin`] the
 //! admin queue, [`device`] the controller: brought up, watched, reset, shut down. A drive of the node is one
-//! namespace, [`NvmeDrive`]; those of one controller share it. A core for which the drive has no queue left is the [`guest`]
-//! of one that has.
+//! namespace, [`NvmeDrive`]; those of one controller share it, and a core's queue at it. Who has no queue is the [`guest`]
+//! of one that is there.
 //!
 //! Who may touch what: a core's queue stores to its rings and two doorbells, and nothing else. Everything
 //! slow (admin commands, aborts, resets) is done by the controller's keeper, a thread of its own, and the

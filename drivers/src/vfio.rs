@@ -49,6 +49,9 @@ const IOVA_ALIGN: u64 = 2 << 20;
 const COMMAND: u64 = 4;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_MASTER: u16 = 1 << 2;
+/// There too: the first of its capabilities, each with an identifier, where the next is, and what it says (PCIe 7.5.1).
+const CAPABILITIES: u64 = 0x34;
+const CAPABILITY_MSIX: u8 = 0x11;
 
 /// # Safety
 /// `argument` must be what `request` asks for: a number, or the address of its structure.
@@ -487,6 +490,31 @@ impl Device {
     /// MSI-X vectors it has.
     pub fn vectors(&self) -> u32 {
         self.vectors
+    }
+
+    /// Where in BAR 0 the table of these vectors is, if it is there. Before Linux 4.16 a BAR that has it cannot be mapped.
+    pub fn vector_table(&self) -> Option<u32> {
+        let byte = |at: u64| {
+            let mut byte = [0];
+            let read = self.file.read_exact_at(&mut byte, self.config + at);
+            read.ok().map(|()| byte[0])
+        };
+        let mut at = byte(CAPABILITIES)?;
+        // A list that goes in a circle would have no end.
+        for _ in 0..48 {
+            let place = u64::from(at & !3);
+            match (place, byte(place)?) {
+                (0, _) => return None,
+                (_, CAPABILITY_MSIX) => {
+                    let mut word = [0; 4];
+                    let read = self.file.read_exact_at(&mut word, self.config + place + 4);
+                    let word = read.ok().map(|()| u32::from_le_bytes(word))?;
+                    return (word & 7 == 0).then_some(word & !7);
+                }
+                _ => at = byte(place + 1)?,
+            }
+        }
+        None
     }
 
     /// Maps BAR 0.

@@ -161,7 +161,7 @@ fn the_nvme_driver_does_not_allocate() {
     };
     let drive = NvmeDrive::open(Arc::new(controller), config).unwrap();
     let mut pool = played::pool(Home::CORE, &[(128 * 1024, 4)]);
-    let mut queue = drive.queue(std::slice::from_ref(pool.region())).unwrap();
+    let mut queue = drive.queue(0, std::slice::from_ref(pool.region())).unwrap();
     let mut rng = fastrand::Rng::with_seed(1);
     let mut counted = 0;
     for _ in 0..500 {

@@ -59,9 +59,12 @@ impl House {
         });
         let drive = NvmeDrive::open(open(&player, &bus, patience), config(1)).unwrap();
         let pool = played::pool(Home::CORE, &[(4096, 300)]);
-        let queue = || drive.queue(std::slice::from_ref(pool.region())).unwrap();
-        let host = queue();
-        let guests: Vec<NvmeQueue> = (0..2).map(|_| queue()).collect();
+        let queue = |core| {
+            let regions = std::slice::from_ref(pool.region());
+            drive.queue(core, regions).unwrap()
+        };
+        let host = queue(0);
+        let guests: Vec<NvmeQueue> = (1..3).map(queue).collect();
         assert!(!host.is_guest() && guests.iter().all(NvmeQueue::is_guest));
         House {
             player,
@@ -406,21 +409,147 @@ fn in_threads_of_their_own_nothing_is_lost() {
     house.end();
 }
 
+/// Two namespaces of one drive, of different block sizes, and what they ask for.
+struct Pair {
+    player: Arc<Player>,
+    drives: [NvmeDrive; 2],
+    pool: Pool,
+}
+
+impl Pair {
+    fn new(queues: u16) -> Pair {
+        let bus = Arc::new(Bus::default());
+        let player = Player::new(bus.clone(), &[512, 4096]);
+        player.misbehave(|mischief| mischief.queues = Some(queues));
+        let controller = open(&player, &bus, patient());
+        let drive = |nsid| NvmeDrive::open(controller.clone(), config(nsid)).unwrap();
+        Pair {
+            player,
+            drives: [drive(1), drive(2)],
+            pool: played::pool(Home::CORE, &[(4096, 8)]),
+        }
+    }
+
+    fn queue(&self, drive: usize, core: usize) -> NvmeQueue {
+        let regions = std::slice::from_ref(self.pool.region());
+        self.drives[drive].queue(core, regions).unwrap()
+    }
+
+    /// Writes 4 KiB of this byte to the start of a namespace, and reads them back.
+    fn use_both_ways(&mut self, drive: usize, queues: &mut [&mut NvmeQueue], at: usize, byte: u8) {
+        let blocks = 4096 / self.drives[drive].info().block_len;
+        for write in [true, false] {
+            let mut bufs = BufList::new();
+            bufs.push(self.pool.take(4096).unwrap());
+            bufs.copy_in(0, &[if write { byte } else { 0xA5 }; 4096]);
+            let (lba, fua) = (0, false);
+            let op = match write {
+                true => Op::Write { lba, blocks, fua },
+                false => Op::Read { lba, blocks },
+            };
+            let tag = Tag {
+                slot: 7,
+                generation: byte.into(),
+            };
+            queues[at].submit(Io { tag, op, bufs }).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut done = loop {
+                assert!(Instant::now() < deadline, "it is answered");
+                // A turn of the core, in the order in which it has them.
+                let mut found = None;
+                for (index, queue) in queues.iter_mut().enumerate() {
+                    queue.ring_doorbell();
+                    if let Some(done) = queue.poll() {
+                        assert_eq!(index, at, "an answer comes where it was asked");
+                        found = Some(done);
+                    }
+                }
+                if let Some(done) = found {
+                    break done;
+                }
+            };
+            assert_eq!((done.status, done.tag), (Status::SUCCESS, tag));
+            let buf = done.bufs.pop().unwrap();
+            assert!(buf.bytes().iter().all(|there| *there == byte));
+            self.pool.put(buf);
+        }
+    }
+}
+
 #[test]
-fn a_namespace_whose_cores_have_no_queue_at_all_is_refused() {
-    let bus = Arc::new(Bus::default());
-    let player = Player::new(bus.clone(), &[512, 4096]);
-    player.misbehave(|mischief| mischief.queues = Some(1));
-    let controller = open(&player, &bus, patient());
-    let first = NvmeDrive::open(controller.clone(), config(1)).unwrap();
-    let second = NvmeDrive::open(controller, config(2)).unwrap();
-    let queue = first.queue(&[]).unwrap();
-    let why = second.queue(&[]).expect_err("no queue is left").to_string();
-    assert!(
-        why.contains("1 queue") && why.contains("fewer cores"),
-        "{why}"
+fn namespaces_of_a_drive_share_a_core_s_queue() {
+    // A drive has fewer queues than there are ends, or more; it makes no difference.
+    for queues in [1, 8] {
+        let mut pair = Pair::new(queues);
+        let mut first = pair.queue(0, 0);
+        let mut second = pair.queue(1, 0);
+        assert!(!first.is_guest() && second.is_guest());
+        assert_eq!(pair.player.seen().completion_queues, 1);
+        for byte in 1..4 {
+            pair.use_both_ways(0, &mut [&mut first, &mut second], 0, byte);
+            pair.use_both_ways(1, &mut [&mut first, &mut second], 1, byte + 100);
+            pair.use_both_ways(1, &mut [&mut second, &mut first], 0, byte + 200);
+        }
+        // One core sleeps: nobody rings for the other of the two, and there is something to wait for.
+        first.before_sleep();
+        second.before_sleep();
+        assert!(!first.has_work() && !second.has_work() && second.wake_fd().is_some());
+        // The first namespace is removed and the second is not: its queue stays until nobody needs it.
+        assert!(!first.may_leave() && second.may_leave());
+        pair.use_both_ways(1, &mut [&mut first, &mut second], 1, 99);
+        drop(second);
+        assert!(first.may_leave());
+        // It lets nobody in any more.
+        if queues == 1 {
+            let why = pair.drives[1].queue(0, &[]).expect_err("it is about to go");
+            assert!(why.to_string().contains("try again"), "{why}");
+        } else {
+            assert!(!pair.drives[1].queue(0, &[]).unwrap().is_guest());
+        }
+        drop(first);
+        let mut second = pair.queue(1, 0);
+        assert!(!second.is_guest());
+        pair.use_both_ways(1, &mut [&mut second], 0, 17);
+        assert_eq!(pair.pool.out(), 0);
+        assert_eq!(pair.player.seen().faults, 0);
+    }
+}
+
+#[test]
+fn a_place_of_a_guest_that_left_is_another_s() {
+    let mut pair = Pair::new(8);
+    let mut first = pair.queue(0, 0);
+    for round in 0..100 {
+        let mut second = pair.queue(1, 0);
+        assert!(second.is_guest());
+        pair.use_both_ways(1, &mut [&mut first, &mut second], 1, round);
+        // Its core stops, rather than that it goes.
+        if round % 2 == 0 {
+            assert!(first.is_needed());
+            second.on_stop();
+        }
+        drop(second);
+        assert!(!first.is_needed());
+    }
+    let debug = format!("{first:?}");
+    assert_eq!(
+        debug.matches("asked: ArrayQueue").count(),
+        2,
+        "in the door and in the core"
     );
-    // What was closed is free again.
-    drop(queue);
-    assert!(!second.queue(&[]).unwrap().is_guest());
+}
+
+#[test]
+fn a_core_without_a_queue_may_be_the_guest_of_another_namespace() {
+    let mut pair = Pair::new(1);
+    let mut first = pair.queue(0, 0);
+    let mut second = pair.queue(1, 1);
+    assert!(second.is_guest());
+    pair.use_both_ways(1, &mut [&mut first, &mut second], 1, 3);
+    pair.use_both_ways(0, &mut [&mut first, &mut second], 0, 4);
+    assert!(!first.may_leave());
+    // Who leaves wakes the core that waits for it.
+    first.before_sleep();
+    drop(second);
+    assert!(first.may_leave());
 }

@@ -70,7 +70,7 @@ impl Bench {
         let controller = start(&player, &bus, patience);
         let drive = NvmeDrive::open(controller, config(None)).unwrap();
         let pool = played::pool(Home::CORE, &[(4096, 300), (16384, 32), (128 * 1024, 16)]);
-        let queue = drive.queue(std::slice::from_ref(pool.region())).unwrap();
+        let queue = drive.queue(0, std::slice::from_ref(pool.region())).unwrap();
         Bench {
             player,
             queue,
@@ -561,12 +561,12 @@ fn a_queue_that_is_made_by_half_is_taken_back() {
         .player
         .misbehave(|mischief| mischief.no_queue = Some(Status::INTERNAL_ERROR));
     for _ in 0..3 {
-        let why = bench.drive.queue(&[]).expect_err("refused").to_string();
+        let why = bench.drive.queue(1, &[]).expect_err("refused").to_string();
         assert!(why.contains("making a queue"), "{why}");
         assert_eq!(bench.player.seen().completion_queues, 1);
     }
     bench.player.misbehave(|mischief| mischief.no_queue = None);
-    drop(bench.drive.queue(&[]).unwrap());
+    drop(bench.drive.queue(1, &[]).unwrap());
     assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
     bench.end();
 }
@@ -586,7 +586,7 @@ fn a_drive_that_is_another_after_its_reset_fails() {
             ..patient()
         };
         let mut bench = Bench::new(4096, patience, |_| {});
-        let second = bench.drive.queue(&[]).unwrap();
+        let second = bench.drive.queue(1, &[]).unwrap();
         bench.player.misbehave(|mischief| {
             change(mischief);
             (mischief.swallow, mischief.fatal) = (true, true);
@@ -688,7 +688,7 @@ fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
     assert!(bench.drive.controller().smart().is_err());
     let why = bench
         .drive
-        .queue(&[])
+        .queue(1, &[])
         .expect_err("there is no drive")
         .to_string();
     assert!(why.contains("gone"), "{why}");
@@ -741,8 +741,8 @@ fn namespaces_are_named_and_judged() {
     let mut pool = played::pool(Home::CORE, &[(4096, 4)]);
     let regions = [pool.region().clone()];
     let mut queues = [
-        first.queue(&regions).unwrap(),
-        second.queue(&regions).unwrap(),
+        first.queue(0, &regions).unwrap(),
+        second.queue(1, &regions).unwrap(),
     ];
     for (index, queue) in queues.iter_mut().enumerate() {
         for write in [true, false] {
@@ -794,13 +794,13 @@ fn namespaces_are_named_and_judged() {
 #[test]
 fn a_drive_has_only_so_many_queues() {
     let mut bench = Bench::new(4096, patient(), |mischief| mischief.queues = Some(2));
-    let second = bench.drive.queue(&[]).unwrap();
+    let second = bench.drive.queue(1, &[]).unwrap();
     // There are two; `guests.rs` is about those beyond.
-    let third = bench.drive.queue(&[]).unwrap();
+    let third = bench.drive.queue(2, &[]).unwrap();
     assert!(!second.is_guest() && third.is_guest());
     // What was closed is free again.
     drop((third, second));
-    assert!(!bench.drive.queue(&[]).unwrap().is_guest());
+    assert!(!bench.drive.queue(3, &[]).unwrap().is_guest());
     assert_eq!(bench.write(0, &[1; 4096], 4096), Status::SUCCESS);
     bench.end();
 }

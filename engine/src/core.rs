@@ -203,6 +203,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 ..Work::default()
             };
         }
+        self.drives.drop_removed();
         let timeouts = self.fabrics.iter().filter_map(Fabric::next_timeout);
         Work {
             busy,

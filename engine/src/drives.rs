@@ -12,6 +12,8 @@ use crate::port::{Backend, Done, DriveId, Io};
 #[derive(Debug)]
 pub struct Drives<D> {
     slots: Vec<Option<Slot<D>>>,
+    /// Some were removed and are still needed.
+    needed: bool,
 }
 
 /// A drive, and what is known of its Bufs.
@@ -25,13 +27,16 @@ pub(crate) struct Slot<D> {
     /// Of these, how many are with peers, or promised to some; and how many may be.
     lent: u32,
     lends: u32,
-    /// To be dropped when the last Buf is home.
+    /// To be dropped when the last Buf is home, and nothing else needs it.
     leaving: bool,
 }
 
 impl<D: Backend> Drives<D> {
     pub(crate) fn new() -> Drives<D> {
-        Drives { slots: Vec::new() }
+        Drives {
+            slots: Vec::new(),
+            needed: false,
+        }
     }
 
     /// The numbers that drives have, and some that drives had.
@@ -136,8 +141,31 @@ impl<D: Backend> Drives<D> {
         let place = &mut self.slots[usize::from(id.0)];
         let slot = place.as_mut().expect("a drive is removed once");
         slot.leaving = true;
-        if slot.out == 0 {
-            *place = None;
+        self.needed = true;
+        self.drop_removed();
+    }
+
+    /// Drops what was removed and is not needed any more.
+    #[inline]
+    pub(crate) fn drop_removed(&mut self) {
+        if self.needed {
+            self.drop_unneeded();
+        }
+    }
+
+    #[cold]
+    fn drop_unneeded(&mut self) {
+        self.needed = false;
+        for place in &mut self.slots {
+            // Whoever waits for Bufs goes with the last of them.
+            let Some(slot) = place.as_mut().filter(|slot| slot.leaving && slot.out == 0) else {
+                continue;
+            };
+            if slot.drive.may_leave() {
+                *place = None;
+            } else {
+                self.needed = true;
+            }
         }
     }
 

@@ -351,6 +351,12 @@ pub trait Backend {
 
     /// True if [`Backend::poll`] may yield something without the device doing anything.
     fn has_work(&self) -> bool;
+
+    /// The core was told to remove it, and nothing is asked of it any more. False while something else needs it to be polled:
+    /// then it stays, and is asked again.
+    fn may_leave(&mut self) -> bool {
+        true
+    }
 }
 
 /// What a drive is, as far as hosts are told.

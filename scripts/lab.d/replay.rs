@@ -1,7 +1,10 @@
 //! Replays the write log of a dm-log-writes device, up to a mark, onto a zeroed device: what the medium held when the
 //! mark was made. The format is that of the kernel's documentation of dm-log-writes, all little-endian.
 //!
-//!     replay LOG OUT BYTES MARK
+//! Without a mark it replays all that the log counts: QEMU, which writes such logs too (`blklogwrites`), counts at each
+//! flush, so this is what the medium held at the last one.
+//!
+//!     replay LOG OUT BYTES [MARK]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Error};
@@ -13,8 +16,10 @@ const MARK: u64 = 1 << 3;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [log, out, bytes, mark] = arguments.as_slice() else {
-        return Err(Error::other("usage: replay LOG OUT BYTES MARK"));
+    let (log, out, bytes, mark) = match arguments.as_slice() {
+        [log, out, bytes] => (log, out, bytes, None),
+        [log, out, bytes, mark] => (log, out, bytes, Some(mark)),
+        _ => return Err(Error::other("usage: replay LOG OUT BYTES [MARK]")),
     };
     let log = File::open(log)?;
     let out = OpenOptions::new().write(true).open(out)?;
@@ -34,7 +39,7 @@ fn main() -> io::Result<()> {
         if flags & MARK != 0 {
             let mut name = vec![0; name_len as usize];
             log.read_exact_at(&mut name, at + 32)?;
-            if name == mark.as_bytes() {
+            if let Some(mark) = mark.filter(|mark| name == mark.as_bytes()) {
                 println!("replayed {entry} entries, up to mark {mark}");
                 return out.sync_all();
             }
@@ -49,6 +54,10 @@ fn main() -> io::Result<()> {
             at += count * sector;
         }
     }
+    let Some(mark) = mark else {
+        println!("replayed all {} entries", head[2]);
+        return out.sync_all();
+    };
     Err(Error::other(format!(
         "no mark {mark} in {} entries",
         head[2]

@@ -280,6 +280,13 @@ impl AnyDrive {
 }
 
 impl AnyDrive {
+    /// Its core stopped.
+    pub fn on_stop(&mut self) {
+        if let AnyDrive::Nvme(end) = self {
+            end.queue.on_stop();
+        }
+    }
+
     /// True while another core needs that this one polls it.
     pub fn is_needed(&self) -> bool {
         matches!(self, AnyDrive::Nvme(end) if end.queue.is_needed())
@@ -326,5 +333,9 @@ impl Backend for AnyDrive {
 
     fn has_work(&self) -> bool {
         each_drive!(ref self, drive => drive.has_work())
+    }
+
+    fn may_leave(&mut self) -> bool {
+        each_drive!(self, drive => drive.may_leave())
     }
 }

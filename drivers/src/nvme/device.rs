@@ -27,7 +27,7 @@ use ferroce_wire::sqe::{NSID_ALL, Sqe};
 pub use namespace::{NvmeConfig, NvmeDrive};
 
 use super::admin::{Admin, AdminError};
-use super::queue::{ENTRIES_MAX, End, Life, Mode, Word};
+use super::queue::{ENTRIES_MAX, End, Life, Mode, Vector, Word};
 use crate::DriveError;
 use crate::dma::{Bus, DmaMemory, Iommu};
 use crate::mmio::{Bar, Registers};
@@ -39,6 +39,8 @@ use namespace::Shape;
 const QUEUES_WANTED: u32 = 128;
 /// Interrupt vectors we take: each is a descriptor. Queues beyond them are looked at every now and then.
 const VECTORS_MAX: u32 = 65;
+/// Bytes of an entry of the MSI-X table.
+const VECTOR: u64 = 16;
 /// A drive that had to be reset so often within `RESETS_WITHIN` is given up.
 const RESETS_MAX: usize = 3;
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
@@ -88,6 +90,8 @@ pub struct Seat {
     iommu: Iommu,
     device: Option<Device>,
     vectors: Vec<EventFd>,
+    /// Where the table of these is among the registers, if it can be reached.
+    vector_table: Option<u32>,
     request: Option<EventFd>,
     error: Option<EventFd>,
 }
@@ -123,11 +127,17 @@ impl Seat {
         device
             .set_bus_master(true)
             .map_err(|cause| system("letting it reach memory", cause))?;
+        let bar = Bar::Mapped(Arc::new(bar));
+        let end = |table: &u32| u64::from(*table) + VECTOR * vectors.len() as u64;
+        let vector_table = device
+            .vector_table()
+            .filter(|table| bar.reaches(end(table) - 4));
         Ok(Seat {
-            bar: Bar::Mapped(Arc::new(bar)),
+            bar,
             iommu: Iommu::Vfio(device.container().clone()),
             device: Some(device),
             vectors,
+            vector_table,
             request,
             error,
         })
@@ -135,11 +145,22 @@ impl Seat {
 
     /// Somebody plays the device; nothing interrupts.
     pub fn played(registers: Arc<dyn Registers>, bus: Arc<Bus>) -> Seat {
+        Seat::played_with(registers, bus, Vec::new(), None)
+    }
+
+    /// Somebody plays the device and its interrupts, with the table of these at that place among its registers.
+    pub fn played_with(
+        registers: Arc<dyn Registers>,
+        bus: Arc<Bus>,
+        vectors: Vec<EventFd>,
+        vector_table: Option<u32>,
+    ) -> Seat {
         Seat {
             bar: Bar::Played(registers),
             iommu: Iommu::Bus(bus),
             device: None,
-            vectors: Vec::new(),
+            vectors,
+            vector_table,
             request: None,
             error: None,
         }
@@ -321,8 +342,7 @@ impl std::fmt::Display for Trouble {
             Trouble::Admin(what, why) => write!(f, "{what}: {why}"),
             Trouble::NoQueue(queues) => write!(
                 f,
-                "the drive has {queues} queues and other namespaces of it have taken all: each takes one for each core; \
-                 name fewer cores"
+                "all of the drive's {queues} queues are taken, and those that have them are about to go; try again"
             ),
             Trouble::Other(why) => f.write_str(why),
         }
@@ -474,8 +494,8 @@ impl Keeper {
         }
     }
 
-    /// A new queue.
-    fn open_queue(&mut self) -> Result<(Arc<End>, Bar), Trouble> {
+    /// A new queue, for this core.
+    fn open_queue(&mut self, core: usize) -> Result<(Arc<End>, Bar), Trouble> {
         self.drop_closed();
         let taken = |qid: &u16| self.ends.iter().any(|end| end.qid() == *qid);
         let Some(qid) = (1..=self.queues as u16).find(|qid| !taken(qid)) else {
@@ -491,9 +511,22 @@ impl Keeper {
         }
         let memory = DmaMemory::map(&self.iommu, End::memory_len(entries))
             .map_err(|cause| Trouble::Other(format!("memory for a queue: {cause}")))?;
-        let vector = seat.vectors.get(usize::from(qid));
-        let vector = vector.map(|event| (qid, event.clone()));
-        let end = End::new(qid, entries, Arc::new(memory), vector, self.word.life());
+        let vector = seat.vectors.get(usize::from(qid)).map(|event| Vector {
+            number: qid,
+            event: event.clone(),
+            // Vector Control is the last of an entry's four words.
+            mask: seat
+                .vector_table
+                .map(|table| table + u32::from(qid) * VECTOR as u32 + 12),
+        });
+        let end = End::new(
+            qid,
+            core,
+            entries,
+            Arc::new(memory),
+            vector,
+            self.word.life(),
+        );
         let end = Arc::new(end);
         if let Err(why) = self.make_queue(&end) {
             return Err(Trouble::Admin("making a queue", why));

@@ -1,18 +1,20 @@
-//! Guests: cores without a queue of their own at a drive, since it has fewer queues than there are cores. Such a core hands
-//! its requests to one that has a queue at the same namespace, and gets the answers back; their Bufs stay where they are.
+//! Guests: who has no queue of its own at a drive. That is a core for which the drive has no queue left, and a core's end of
+//! another namespace of a drive at which it has one. A guest hands its requests to the queue of a core that has one, and gets
+//! the answers back; their Bufs stay where they are.
 //!
 //! A [`Hatch`] is what the two share: two bounded queues, and for each side a note that it sleeps and a bell to wake it. Who
 //! goes to sleep leaves the note first and looks once more, and who puts something in looks for the note afterwards, so
-//! that one of them always sees the other. A note is good for one ring.
+//! that one of them always sees the other. A note is good for one ring. Where both are of one core nobody sleeps without the
+//! other, so there are neither notes nor rings.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use ferroce_engine::port::{Backend, Done, Io};
 
-use super::queue::OwnQueue;
+use super::queue::{Abilities, OwnQueue};
 use crate::vfio::EventFd;
 
 /// Requests of a guest that may be under way at once.
@@ -25,7 +27,22 @@ pub struct Hatch {
     done: ArrayQueue<Done>,
     guest: Sleeper,
     host: Sleeper,
+    /// Both are of one core.
+    near: bool,
     left: AtomicBool,
+    /// Requests that the queue took and did not answer yet. It alone writes here.
+    taken: AtomicUsize,
+    /// What commands of the guest's namespace may be.
+    pub(super) abilities: Abilities,
+}
+
+/// Who asks to be let in.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The core.
+    pub core: usize,
+    /// What commands of its namespace may be.
+    pub abilities: Abilities,
 }
 
 /// One side, and how it is woken. Without a bell it never sleeps for long.
@@ -63,25 +80,31 @@ impl Sleeper {
 }
 
 impl Hatch {
-    /// With nothing in it. `host` wakes the core of the queue, if something can.
+    /// With nothing in it. `host` wakes the core of the queue, if something can; `near` says that it is the guest's, too.
     ///
     /// # Errors
     /// If no more descriptors may be open.
-    pub fn new(host: Option<EventFd>) -> std::io::Result<Hatch> {
+    pub fn new(host: Option<EventFd>, near: bool, abilities: Abilities) -> std::io::Result<Hatch> {
         Ok(Hatch {
             asked: ArrayQueue::new(PLACES),
             done: ArrayQueue::new(PLACES),
             guest: Sleeper::new(false, Some(EventFd::new()?)),
             // It may have gone to sleep before it could know of this guest.
             host: Sleeper::new(true, host),
+            near,
             left: AtomicBool::new(false),
+            taken: AtomicUsize::new(0),
+            abilities,
         })
     }
 
     /// The next request.
     #[inline]
     pub fn take(&self) -> Option<Io> {
-        self.asked.pop()
+        let io = self.asked.pop()?;
+        let taken = self.taken.load(Ordering::Relaxed);
+        self.taken.store(taken + 1, Ordering::Relaxed);
+        Some(io)
     }
 
     /// True if a request waits.
@@ -95,21 +118,32 @@ impl Hatch {
     pub fn answer(&self, done: Done) {
         let placed = self.done.push(done);
         assert!(placed.is_ok(), "there is a place for each request");
-        self.guest.wake();
+        let taken = self.taken.load(Ordering::Relaxed);
+        self.taken.store(taken - 1, Ordering::Release);
+        if !self.near {
+            self.guest.wake();
+        }
     }
 
     /// The queue's core is about to sleep. Look for requests once more after this.
     pub fn before_host_sleeps(&self) {
-        self.host.before_sleep();
+        if !self.near {
+            self.host.before_sleep();
+        }
     }
 
     /// The guest will ask for nothing any more.
     pub fn is_left(&self) -> bool {
         self.left.load(Ordering::Acquire)
     }
+
+    /// True if the guest left and nothing of it is in the queue: its place there may be another's.
+    pub fn is_free(&self) -> bool {
+        self.is_left() && !self.is_asked() && self.taken.load(Ordering::Acquire) == 0
+    }
 }
 
-/// A core that is served by the queue of another.
+/// Who is served by a queue that is another's.
 #[derive(Debug)]
 pub struct Guest {
     hatch: Arc<Hatch>,
@@ -131,11 +165,18 @@ impl Guest {
     fn bell(&self) -> &EventFd {
         self.hatch.guest.bell.as_ref().expect("a guest has one")
     }
+
+    /// It will ask for nothing any more. The queue may be waiting for that.
+    fn leave(&self) {
+        if !self.hatch.left.swap(true, Ordering::AcqRel) && !self.hatch.near {
+            self.hatch.host.wake();
+        }
+    }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.hatch.left.store(true, Ordering::Release);
+        self.leave();
     }
 }
 
@@ -151,7 +192,7 @@ impl Backend for Guest {
     }
 
     fn ring_doorbell(&mut self) {
-        if std::mem::take(&mut self.untold) {
+        if std::mem::take(&mut self.untold) && !self.hatch.near {
             self.hatch.host.wake();
         }
     }
@@ -180,7 +221,7 @@ impl Backend for Guest {
 pub enum NvmeQueue {
     /// A queue of its own.
     Own(OwnQueue),
-    /// That of another core.
+    /// That of another core, or of another namespace.
     Guest(Guest),
 }
 
@@ -189,6 +230,7 @@ impl NvmeQueue {
     pub fn before_sleep(&mut self) {
         match self {
             NvmeQueue::Own(queue) => queue.before_sleep(),
+            NvmeQueue::Guest(guest) if guest.hatch.near => {}
             NvmeQueue::Guest(guest) => {
                 // In this order: a ring that answers the note must not be taken for an old one.
                 guest.bell().drain();
@@ -205,7 +247,14 @@ impl NvmeQueue {
         }
     }
 
-    /// True while the core of a guest may still ask for something: polling may not end.
+    /// Its core stopped, and will ask for nothing any more.
+    pub fn on_stop(&mut self) {
+        if let NvmeQueue::Guest(guest) = self {
+            guest.leave();
+        }
+    }
+
+    /// True while guests may still ask for something: polling may not end.
     pub fn is_needed(&self) -> bool {
         match self {
             NvmeQueue::Own(queue) => queue.is_needed(),
@@ -213,7 +262,7 @@ impl NvmeQueue {
         }
     }
 
-    /// True if the queue is another core's.
+    /// True if the queue is another's.
     pub fn is_guest(&self) -> bool {
         matches!(self, NvmeQueue::Guest(_))
     }
@@ -251,6 +300,13 @@ impl Backend for NvmeQueue {
     fn has_work(&self) -> bool {
         either!(self, queue => queue.has_work())
     }
+
+    fn may_leave(&mut self) -> bool {
+        match self {
+            NvmeQueue::Own(queue) => queue.may_leave(),
+            NvmeQueue::Guest(_) => true,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +332,9 @@ mod tests {
     #[test]
     fn a_note_is_good_for_one_ring() {
         let bell = EventFd::new().expect("a descriptor");
-        let hatch = Arc::new(Hatch::new(Some(bell.clone())).expect("a descriptor"));
+        let hatch = Arc::new(
+            Hatch::new(Some(bell.clone()), false, Abilities::default()).expect("a descriptor"),
+        );
         let mut guest = Guest::new(hatch.clone());
         let mut ask = || {
             assert!(guest.submit(flush()).is_ok());
@@ -306,7 +364,9 @@ mod tests {
             assert!(start.elapsed() < LIMIT, "nobody woke the {who}");
         };
         let host_bell = EventFd::new().expect("a descriptor");
-        let hatch = Arc::new(Hatch::new(Some(host_bell.clone())).expect("a descriptor"));
+        let hatch = Arc::new(
+            Hatch::new(Some(host_bell.clone()), false, Abilities::default()).expect("a descriptor"),
+        );
         let mut guest = NvmeQueue::Guest(Guest::new(hatch.clone()));
         let guest_bell = hatch.guest.bell.clone().expect("a guest has one");
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! One core's queue at a namespace of a drive: requests of the engine to commands, completions to answers.
+//! One core's queue at a drive: requests of the engine to commands, completions to answers.
 //!
 //! A command has a slot: its place in the CID table and its PRP list in queue memory. What one command may
 //! not carry (Write Zeroes beyond WZSL) goes as several, one after the other, in the same slot. What the drive
@@ -11,27 +11,29 @@
 //! does not reach memory any more.
 
 mod prp;
+mod word;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use ferroce_engine::host::{self, CidTable};
+use ferroce_engine::limits;
 use ferroce_engine::port::{Backend, Done, Io, Op};
 use ferroce_wire::prop::Cap;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use super::device::Patience;
-use super::guest::{Hatch, PLACES};
+use super::guest::{Hatch, PLACES, Visitor};
 use super::ring::{CompletionRing, SubmissionRing, doorbells};
 use crate::dma::{BufMap, DmaMemory};
 use crate::mmio::Bar;
 use crate::vfio::EventFd;
 use prp::{Slot, one_page};
+pub use word::{Life, Mode, Word};
 
 /// The most entries of a queue. One fewer is the number of requests it takes.
 pub const ENTRIES_MAX: u32 = 256;
@@ -46,120 +48,60 @@ const SUSPECTS: usize = 16;
 
 const _: () = assert!(MAX_TRANSFER as usize / PAGE < LIST_LEN / 8);
 const _: () = assert!(PAGE.is_multiple_of(LIST_LEN));
+// A turn takes all completions there can be, and so reaches the answers behind them.
+const _: () = assert!(ENTRIES_MAX as usize <= limits::DONE_PER_TURN);
 
 /// What the drive failed answers with: the host may try again, on another path or later.
 pub const FAILED: Status = Status::NAMESPACE_NOT_READY;
 
-/// What the keeper says of a controller, in one word that every queue looks at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Life(u32);
-
-/// How a controller is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// It takes commands.
-    Up,
-    /// It is being reset: nobody touches it, commands wait.
-    Down,
-    /// It is given up. It reaches no memory, and commands are answered.
-    Failed,
-}
-
-impl Life {
-    const fn new(generation: u32, mode: Mode) -> Life {
-        Life(generation << 2 | mode as u32)
-    }
-
-    /// How it is.
-    pub const fn mode(self) -> Mode {
-        match self.0 & 3 {
-            0 => Mode::Up,
-            1 => Mode::Down,
-            _ => Mode::Failed,
-        }
-    }
-
-    /// The next thing to be said.
-    #[must_use]
-    pub const fn then(self, mode: Mode) -> Life {
-        Life::new((self.0 >> 2).wrapping_add(1), mode)
-    }
-}
-
-impl fmt::Debug for Life {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} #{}", self.mode(), self.0 >> 2)
-    }
-}
-
-/// What the keeper tells all queues of a controller.
-#[derive(Debug)]
-pub struct Word {
-    life: AtomicU32,
-    ms: AtomicU32,
-}
-
-impl Default for Word {
-    fn default() -> Word {
-        Word {
-            life: AtomicU32::new(Life::new(0, Mode::Up).0),
-            ms: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Word {
-    /// How the controller is.
-    #[inline]
-    pub fn life(&self) -> Life {
-        Life(self.life.load(Ordering::Acquire))
-    }
-
-    /// Says how it is from now on.
-    pub fn say(&self, mode: Mode) -> Life {
-        let life = self.life().then(mode);
-        self.life.store(life.0, Ordering::Release);
-        life
-    }
-
-    /// Milliseconds of the keeper's clock, as it last said.
-    #[inline]
-    fn ms(&self) -> u32 {
-        self.ms.load(Ordering::Relaxed)
-    }
-
-    /// Tells the time.
-    pub fn tell_ms(&self, ms: u32) {
-        self.ms.store(ms, Ordering::Relaxed);
-    }
+/// A queue's interrupt.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// Its number.
+    pub number: u16,
+    /// What it writes to.
+    pub event: EventFd,
+    /// The register that masks it (PCIe 7.7.2, Vector Control of the MSI-X table), if it can be reached.
+    pub mask: Option<u32>,
 }
 
 /// A queue as the keeper has it: what the drive must be told to make it, and what its core says of it.
 #[derive(Debug)]
 pub struct End {
     qid: u16,
+    /// Whose it is.
+    core: usize,
     entries: u32,
     memory: Arc<DmaMemory>,
-    /// Its interrupt vector, and what that writes to.
-    vector: Option<(u16, EventFd)>,
+    vector: Option<Vector>,
     heard: AtomicU32,
     resting: AtomicBool,
     suspects: ArrayQueue<u16>,
     stuck: AtomicBool,
     lied: AtomicBool,
     closed: AtomicBool,
-    /// Cores that it serves, too, and how many those are: the core looks there only when that changed.
-    guests: Mutex<Vec<Arc<Hatch>>>,
-    guests_count: AtomicUsize,
+    /// Who else is served.
+    door: Mutex<Door>,
+    /// How many were let in so far: the core looks there only when that changed.
+    invited: AtomicUsize,
+}
+
+/// Whom a queue serves beside its own. They have their numbers from their places here.
+#[derive(Debug, Default)]
+struct Door {
+    guests: Vec<Arc<Hatch>>,
+    /// The queue is about to go: nobody is let in any more.
+    shut: bool,
 }
 
 impl End {
     /// A queue that the drive does not have yet.
     pub fn new(
         qid: u16,
+        core: usize,
         entries: u32,
         memory: Arc<DmaMemory>,
-        vector: Option<(u16, EventFd)>,
+        vector: Option<Vector>,
         life: Life,
     ) -> End {
         assert!(
@@ -168,6 +110,7 @@ impl End {
         );
         End {
             qid,
+            core,
             entries,
             memory,
             vector,
@@ -177,8 +120,8 @@ impl End {
             stuck: AtomicBool::new(false),
             lied: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            guests: Mutex::default(),
-            guests_count: AtomicUsize::new(0),
+            door: Mutex::default(),
+            invited: AtomicUsize::new(0),
         }
     }
 
@@ -192,10 +135,15 @@ impl End {
         self.qid
     }
 
+    /// The core that has it.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
     /// The commands that make it: completion queue first (PCIe Transport 3.3).
     pub fn create(&self) -> [Sqe; 2] {
         let layout = Layout::of(self.entries);
-        let vector = self.vector.as_ref().map(|(vector, _)| *vector);
+        let vector = self.vector.as_ref().map(|vector| vector.number);
         let iova = |offset| self.memory.iova(offset);
         [
             Sqe::create_io_cq(self.qid, self.entries, iova(layout.completions), vector),
@@ -233,28 +181,45 @@ impl End {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Another core, which this queue serves from now on.
+    /// Lets a guest in, which this queue serves from now on; `None` if the queue is about to go.
     ///
     /// # Errors
     /// If no more descriptors may be open.
-    pub fn invite(&self) -> std::io::Result<Arc<Hatch>> {
-        let bell = self.vector.as_ref().map(|(_, event)| event.clone());
-        let hatch = Arc::new(Hatch::new(bell)?);
-        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.push(hatch.clone());
-        self.guests_count.store(guests.len(), Ordering::Release);
-        Ok(hatch)
+    pub fn invite(&self, visitor: Visitor) -> std::io::Result<Option<Arc<Hatch>>> {
+        let mut door = self.door();
+        if door.shut {
+            return Ok(None);
+        }
+        let near = visitor.core == self.core;
+        let bell = self.vector.as_ref().map(|vector| vector.event.clone());
+        let hatch = Arc::new(Hatch::new(bell, near, visitor.abilities)?);
+        match door.guests.iter_mut().find(|guest| guest.is_free()) {
+            Some(place) => *place = hatch.clone(),
+            None => door.guests.push(hatch.clone()),
+        }
+        self.invited.fetch_add(1, Ordering::Release);
+        Ok(Some(hatch))
     }
 
-    /// How many it was given to serve.
+    /// How many it serves beside its own.
     pub fn guests(&self) -> usize {
-        self.guests_count.load(Ordering::Relaxed)
+        let door = self.door();
+        door.guests.iter().filter(|guest| !guest.is_left()).count()
+    }
+
+    #[inline]
+    fn invited(&self) -> usize {
+        self.invited.load(Ordering::Relaxed)
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes its core, if that sleeps.
     pub fn wake(&self) {
-        if let Some((_, event)) = &self.vector {
-            event.signal();
+        if let Some(vector) = &self.vector {
+            vector.event.signal();
         }
     }
 
@@ -305,7 +270,7 @@ impl Layout {
 }
 
 /// What a namespace's commands may be, in blocks of one command.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Abilities {
     /// Namespace identifier at the drive.
     pub nsid: u32,
@@ -347,7 +312,7 @@ struct Command {
     part: u32,
     since_ms: u32,
     suspected: bool,
-    /// Whose it is: 0 is the core's own, others are guests by their number and one.
+    /// Whose it is: 0 is the queue's own, others are guests by their number and one.
     from: u16,
 }
 
@@ -370,7 +335,13 @@ pub struct OwnQueue {
     /// Answers that needed no drive.
     ready: VecDeque<Done>,
     seen_ms: u32,
+    /// Its core was about to sleep since the keeper's last look.
+    slept: bool,
+    /// The drive does not interrupt.
+    masked: bool,
     guests: Vec<Arc<Hatch>>,
+    /// How many had been let in when it looked.
+    invited: usize,
     /// Commands of guests in the table.
     guests_in_flight: usize,
     /// The guest that is heard next.
@@ -396,7 +367,7 @@ impl OwnQueue {
         let memory = &end.memory;
         let depth = (end.entries - 1) as u16;
         let life = Life(end.heard.load(Ordering::Relaxed));
-        OwnQueue {
+        let mut queue = OwnQueue {
             life,
             up: life.mode() == Mode::Up,
             bar: Some(bar),
@@ -409,20 +380,30 @@ impl OwnQueue {
             patience,
             ready: VecDeque::with_capacity(2 * usize::from(depth)),
             seen_ms: word.ms(),
+            slept: false,
+            masked: false,
             guests: Vec::new(),
+            invited: 0,
             guests_in_flight: 0,
             guest_next: 0,
             guests_wait: false,
             guests_served: false,
             word,
             end,
-        }
+        };
+        // Whoever had this vector before may have left it masked.
+        queue.mask(false);
+        queue
     }
 
     /// Its core is about to sleep: an interrupt from now on wakes it. Look for completions once more after this.
     pub fn before_sleep(&mut self) {
-        if let Some((_, event)) = &self.end.vector {
-            event.drain();
+        if let Some(vector) = &self.end.vector {
+            vector.event.drain();
+        }
+        self.slept = true;
+        if self.masked {
+            self.mask(false);
         }
         let resting = !self.table.is_empty();
         self.end.resting.store(resting, Ordering::Relaxed);
@@ -431,18 +412,35 @@ impl OwnQueue {
         }
     }
 
+    /// Keeps the drive from interrupting, or not. What it would have told meanwhile it tells when it may again: a completion
+    /// between the two is not lost.
+    fn mask(&mut self, on: bool) {
+        let mask = self.end.vector.as_ref().and_then(|vector| vector.mask);
+        if let (Some(bar), Some(at)) = (&self.bar, mask) {
+            bar.write32(at, on.into());
+            self.masked = on;
+        }
+    }
+
     /// True while guests may still ask for something.
     pub fn is_needed(&self) -> bool {
-        self.end.guests() > self.guests.len() || self.guests.iter().any(|guest| !guest.is_left())
+        self.end.invited() != self.invited || self.guests.iter().any(|guest| !guest.is_left())
+    }
+
+    /// Its namespace was removed. False while it has guests; else nobody is let in any more.
+    pub fn may_leave(&mut self) -> bool {
+        let mut door = self.end.door();
+        door.shut |= door.guests.iter().all(|guest| guest.is_left());
+        door.shut && self.table.is_empty()
     }
 
     /// Once a turn: who is there to be served, and what do they ask for?
     #[inline(never)]
     fn look_at_guests(&mut self) {
-        if self.end.guests() != self.guests.len() {
-            let known = self.end.guests.lock();
-            self.guests
-                .clone_from(&known.unwrap_or_else(PoisonError::into_inner));
+        if self.end.invited() != self.invited {
+            let door = self.end.door();
+            self.invited = self.end.invited();
+            self.guests.clone_from(&door.guests);
         }
         self.guests_served = false;
         self.guests_wait = self.is_asked();
@@ -480,7 +478,7 @@ impl OwnQueue {
             };
             silent = 0;
             self.guests_served = true;
-            if let Some(status) = self.known_answer(&io) {
+            if let Some(status) = self.known_answer(&io, &self.guests[at].abilities) {
                 let (tag, bufs) = (io.tag, io.bufs);
                 self.guests[at].answer(Done { tag, status, bufs });
                 continue;
@@ -497,7 +495,7 @@ impl OwnQueue {
     /// A request that may be answered without the drive.
     #[inline(never)]
     fn submit_rare(&mut self, io: Io) -> Result<(), Io> {
-        let Some(status) = self.known_answer(&io) else {
+        let Some(status) = self.known_answer(&io, &self.abilities) else {
             return self.take(io, 0);
         };
         if self.ready.len() >= self.table.depth() {
@@ -508,11 +506,11 @@ impl OwnQueue {
     }
 
     /// What is answered without the drive.
-    fn known_answer(&self, io: &Io) -> Option<Status> {
+    fn known_answer(&self, io: &Io, abilities: &Abilities) -> Option<Status> {
         if self.life.mode() == Mode::Failed {
             return Some(FAILED);
         }
-        let moot = matches!(io.op, Op::Deallocate { .. }) && self.abilities.deallocate.is_none();
+        let moot = matches!(io.op, Op::Deallocate { .. }) && abilities.deallocate.is_none();
         moot.then_some(Status::SUCCESS)
     }
 
@@ -562,7 +560,7 @@ impl OwnQueue {
 
     /// What becomes readable when there may be something to poll; None if nothing interrupts.
     pub fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.end.vector.as_ref().map(|(_, event)| event.as_fd())
+        self.end.vector.as_ref().map(|vector| vector.event.as_fd())
     }
 
     /// The keeper said something new.
@@ -572,6 +570,8 @@ impl OwnQueue {
         self.up = life.mode() == Mode::Up;
         match life.mode() {
             Mode::Up => {
+                // A reset of the function unmasks it, one of the controller does not.
+                self.mask(false);
                 self.submissions.reset();
                 self.completions.reset();
                 for slot in 0..self.table.depth() {
@@ -615,7 +615,6 @@ impl OwnQueue {
     fn issue(&mut self, cid: u16) {
         let slot = self.table.slot(cid);
         let now = self.word.ms();
-        let abilities = self.abilities;
         // Few commands need it.
         let list = || Slot {
             memory: &self.end.memory,
@@ -624,6 +623,10 @@ impl OwnQueue {
             scratch: self.layout.zeros + PAGE,
         };
         let command = self.table.get_mut(cid).expect("its slot is taken");
+        let abilities = match command.from {
+            0 => &self.abilities,
+            from => &self.guests[usize::from(from) - 1].abilities,
+        };
         command.since_ms = now;
         command.suspected = false;
         let mut sqe = match command.io.op {
@@ -647,7 +650,7 @@ impl OwnQueue {
                 );
                 sqe
             }
-            _ => slice(&abilities, command, &list()),
+            _ => slice(abilities, command, &list()),
         };
         sqe.cid.set(cid);
         self.submissions.push(&sqe);
@@ -697,6 +700,10 @@ impl OwnQueue {
         self.seen_ms = now;
         if !self.up {
             return;
+        }
+        // A core that polls all the time is better off without interrupts.
+        if !std::mem::take(&mut self.slept) && !self.masked {
+            self.mask(true);
         }
         for slot in 0..self.table.depth() {
             let Some(cid) = self.table.cid_in(slot) else {
@@ -807,7 +814,7 @@ impl Backend for OwnQueue {
 
     #[inline]
     fn ring_doorbell(&mut self) {
-        if self.end.guests() > 0 {
+        if self.end.invited() > 0 {
             self.look_at_guests();
         }
         if let Some(bar) = self.bar.as_ref().filter(|_| self.up) {
@@ -865,6 +872,7 @@ impl Backend for OwnQueue {
 impl Drop for OwnQueue {
     fn drop(&mut self) {
         self.bar = None;
+        self.end.door().shut = true;
         self.end.close();
     }
 }

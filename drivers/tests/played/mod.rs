@@ -76,6 +76,8 @@ pub struct Mischief {
     pub namespace: Option<fn(&mut IdentifyNamespace)>,
     /// I/O queues there are, if fewer than the engine's.
     pub queues: Option<u16>,
+    /// There are interrupts, and queues ask for their own.
+    pub interrupts: bool,
     /// Entries an I/O queue may have, CAP.MQES, if not as many as the engine's.
     pub entries: Option<u16>,
     /// Create I/O Submission Queue fails so.
@@ -446,7 +448,8 @@ impl State {
         }
         let answer = match sqe.admin_opcode() {
             AdminOpcode::CREATE_IO_CQ => {
-                assert!(sqe.queue_contiguous() && sqe.queue_vector().is_none());
+                let own = (self.mischief.interrupts).then(|| sqe.queue_qid());
+                assert!(sqe.queue_contiguous() && sqe.queue_vector() == own);
                 let ring = ring_of(&sqe);
                 self.completions.insert(sqe.queue_qid(), ring);
                 Cqe::new(cid, Status::SUCCESS)

@@ -19,3 +19,24 @@ find_own_disk() {
     for at in /sys/bus/pci/devices/"$1"/nvme/nvme*/nvme*n1; do [ -b "/dev/${at##*/}" ] && echo "/dev/${at##*/}" && return; done
     return 1
 }
+
+# plug SLOT ID OPTIONS: has QEMU put an NVMe drive into that slot, and waits until the kernel has it. QEMU is done with a drive
+# that was in the slot a moment later than the kernel, and refuses till then; it refuses a second one, too.
+plug() {
+    local i
+    for i in 1 2 3 4 5 6 7 8; do
+        ! plugged "$1" || return 0
+        qemu "device_add nvme,id=$2,bus=slot$1,$3"
+        sleep 3
+    done
+    until_true 20 plugged "$1"
+}
+# unplug SLOT ID: asks for the drive in that slot, and waits until it is gone.
+unplug() {
+    qemu "device_del $2"
+    until_true 60 not_plugged "$1"
+}
+slot() { printf '0000:%02x:00.0' $(($1 + 1)); }
+plugged() { [ -e "/sys/bus/pci/devices/$(slot "$1")" ]; }
+not_plugged() { ! plugged "$1"; }
+QUEUES=max_ioqpairs=8,msix_qsize=9

@@ -1,14 +1,8 @@
 # a drive with one queue serves two cores, busy and asleep: fio verify through both, and the kernel finds what was written
 #: machine=vfio cpus=2 timeout=300
 . /lab/vfio.sh
-there() { [ -e "/sys/bus/pci/devices/${DRIVES[1]}" ]; }
-gone() { ! there; }
-qemu device_del nvme1
-until_true 60 gone
-# QEMU is done with the old one a moment later than the kernel, and refuses till then; it refuses a second one, too.
-plug() { qemu device_add nvme,id=nvme1,serial=LAB1,drive=disk1,bus=slot1,max_ioqpairs=1,msix_qsize=2; }
-for i in 1 2 3 4 5; do there || { plug; sleep 3; }; done
-until_true 60 there
+unplug 1 nvme1
+plug 1 nvme1 serial=LAB1,drive=disk1,max_ioqpairs=1,msix_qsize=2
 to_vfio "${DRIVES[1]}"
 serve --cores 0,1 --device "nvme:${DRIVES[1]}" "${METRICS[@]}"
 connect --nr-io-queues=2

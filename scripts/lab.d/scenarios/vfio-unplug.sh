@@ -13,23 +13,20 @@ fio --name=beside --filename="$other" --ioengine=io_uring --direct=1 --thread --
     --time_based --runtime=300 --rate_iops=200 --minimal --terse-version=3 >/tmp/beside 2>&1 &
 BESIDE=$!
 sleep 2
-gone() { [ ! -e "/sys/bus/pci/devices/${DRIVES[1]}" ]; }
-qemu device_del nvme1
-until_true 60 gone
+unplug 1 nvme1
 say 'the drive is gone'
 # What reads there is told so, and ends.
 wait $BESIDE && fail 'reads of a drive that is gone went well' || say 'its reads fail'
 refused 'emote I/O error|nput/output error' dd if="$other" bs=4k count=1 iflag=direct of=/dev/null
 live "$CTRL" || fail 'the controller is not live'
 ctl remove 2
-qemu device_add nvme,id=nvme1,serial=LAB1,drive=disk1,bus=slot1,max_ioqpairs=8,msix_qsize=9
-back() { ! gone; }
-until_true 60 back
+plug 1 nvme1 "serial=LAB1,drive=disk1,$QUEUES"
 to_vfio "${DRIVES[1]}"
 ctl add "nvme:${DRIVES[1]}" --nsid 2
 other=$(disk 2)
 cmp /tmp/data <(dd if="$other" bs=1M count=4 iflag=direct status=none)
 say 'it is back, with its data'
+verify "$other" 4 io_uring 16k 16
 stop_load
 disconnect
 stop

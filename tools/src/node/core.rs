@@ -134,6 +134,9 @@ impl Thread {
 
     /// Nothing of this core is left. Other cores may still need a drive's queue that it has, and then it stays.
     fn serve_guests(&mut self) {
+        for drive in self.core.drives.iter_mut() {
+            drive.on_stop();
+        }
         let mut needed = true;
         while needed {
             needed = false;

@@ -83,7 +83,7 @@ impl Drive {
                 queue.map(|queue| AnyDrive::File(Box::new(FileEnd::new(queue))))
             }
             Drive::Nvme(drive) => {
-                let queue = drive.queue(regions);
+                let queue = drive.queue(core, regions);
                 queue.map(|queue| AnyDrive::Nvme(Box::new(NvmeEnd::new(queue))))
             }
         };

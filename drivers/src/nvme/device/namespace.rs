@@ -1,7 +1,7 @@
 //! A namespace of a controller, as a drive of the node: what it is, whether it can be served, and what must not change
 //! about it while it is.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ferroce_buf::Region;
 use ferroce_engine::port::DriveInfo;
@@ -13,11 +13,11 @@ use ferroce_wire::identify::{
 use ferroce_wire::prop::{Cap, PropertyOffset, Vs};
 use uuid::Uuid;
 
-use super::{Controller, Keeper, Trouble, lock};
+use super::{Controller, Keeper, Trouble};
 use crate::DriveError;
 use crate::dma::BufMap;
 use crate::nvme::admin::AdminError;
-use crate::nvme::guest::{Guest, NvmeQueue};
+use crate::nvme::guest::{Guest, NvmeQueue, Visitor};
 use crate::nvme::queue::{Abilities, End, MAX_TRANSFER, OwnQueue};
 
 /// Keeps our names apart from other uses of UUID version 5.
@@ -41,8 +41,6 @@ pub struct NvmeDrive {
     controller: Arc<Controller>,
     info: DriveInfo,
     abilities: Abilities,
-    /// The queues of cores that have one.
-    ends: Mutex<Vec<Arc<End>>>,
     /// The keeper looks at it after a reset, for as long as the drive is served.
     _shape: Arc<Shape>,
 }
@@ -100,7 +98,6 @@ impl NvmeDrive {
             controller,
             info,
             abilities,
-            ends: Mutex::default(),
             _shape: shape,
         })
     }
@@ -115,34 +112,33 @@ impl NvmeDrive {
         &self.controller
     }
 
-    /// One core's part. The Bufs of requests lie in `regions`, the same for all cores. If the drive has no queue left, the
-    /// core gets its part of one that another core has at this namespace.
+    /// A core's part. The Bufs of requests lie in `regions`, the same for all cores and all namespaces of a drive.
+    ///
+    /// A core has one queue at a drive: if another namespace of it has that already, this one is its guest; and if the drive
+    /// has no queue left, that of the core with the fewest guests.
     ///
     /// # Errors
     /// If there is no such core either, or memory cannot be mapped for the drive.
-    pub fn queue(&self, regions: &[Arc<Region>]) -> Result<NvmeQueue, DriveError> {
+    pub fn queue(&self, core: usize, regions: &[Arc<Region>]) -> Result<NvmeQueue, DriveError> {
         let label = &self.info.label;
         let mut keeper = self.controller.keeper();
         let bufs = BufMap::map(&keeper.iommu, regions)
             .map_err(|cause| DriveError::system(label, "mapping the data buffers for it", cause))?;
-        let mut ends = lock(&self.ends);
-        ends.retain(|end| !end.is_closed());
-        let (end, bar) = match keeper.open_queue() {
+        let open: Vec<Arc<End>> = keeper.open_ends().cloned().collect();
+        if let Some(guest) = self.visit(core, open.iter().filter(|end| end.core() == core))? {
+            return Ok(guest);
+        }
+        let (end, bar) = match keeper.open_queue(core) {
             Ok(opened) => opened,
-            Err(Trouble::NoQueue(queues)) => {
-                // The one with the fewest guests.
-                let Some(end) = ends.iter().min_by_key(|end| end.guests()) else {
-                    let why = Trouble::NoQueue(queues).to_string();
-                    return Err(DriveError::refused(label, why));
-                };
-                let hatch = end.invite().map_err(|cause| {
-                    DriveError::system(label, "making an eventfd for a core", cause)
-                })?;
-                return Ok(NvmeQueue::Guest(Guest::new(hatch)));
+            Err(why @ Trouble::NoQueue(_)) => {
+                let mut hosts: Vec<(usize, &Arc<End>)> =
+                    open.iter().map(|end| (end.guests(), end)).collect();
+                hosts.sort_by_key(|(guests, _)| *guests);
+                let guest = self.visit(core, hosts.into_iter().map(|(_, end)| end))?;
+                return guest.ok_or_else(|| DriveError::refused(label, why.to_string()));
             }
             Err(why) => return Err(DriveError::refused(label, why.to_string())),
         };
-        ends.push(end.clone());
         Ok(NvmeQueue::Own(OwnQueue::new(
             keeper.word.clone(),
             end,
@@ -153,9 +149,35 @@ impl NvmeDrive {
             keeper.patience,
         )))
     }
+
+    /// As a guest of the first of these queues that is not about to go.
+    fn visit<'a>(
+        &self,
+        core: usize,
+        ends: impl Iterator<Item = &'a Arc<End>>,
+    ) -> Result<Option<NvmeQueue>, DriveError> {
+        for end in ends {
+            let visitor = Visitor {
+                core,
+                abilities: self.abilities,
+            };
+            let hatch = end.invite(visitor).map_err(|cause| {
+                DriveError::system(&self.info.label, "making an eventfd for a core", cause)
+            })?;
+            if let Some(hatch) = hatch {
+                return Ok(Some(NvmeQueue::Guest(Guest::new(hatch))));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl Keeper {
+    /// The queues that cores have.
+    fn open_ends(&self) -> impl Iterator<Item = &Arc<End>> {
+        self.ends.iter().filter(|end| !end.is_closed())
+    }
+
     pub(super) fn look_at_namespace(
         &mut self,
         config: &NvmeConfig,
