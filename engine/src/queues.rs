@@ -470,8 +470,8 @@ impl Queues {
             return;
         }
         let generation = command.generation;
-        let host = self.queue(slot).host;
-        self.line.join(host, lane, (slot, generation));
+        let (host, queue) = (self.queue(slot).host, self.slab[slot].queue);
+        self.line.join(host, queue, lane, (slot, generation));
         self.config.counters.waits.add(1);
     }
 
