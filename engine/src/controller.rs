@@ -381,6 +381,20 @@ impl Default for Features {
 }
 
 impl Features {
+    /// What a controller has after Connect, and after a reset. A host that named a KATO wants a persistent
+    /// connection to a discovery controller, and to hear of changes there without another word (Base 3.1.3.3.1).
+    pub fn initial(kind: Kind, kato_connect_ms: u32) -> Features {
+        let persistent = kind == Kind::Discovery && kato_connect_ms != 0;
+        Features {
+            async_event_config: if persistent {
+                AsyncEventConfig::DISCOVERY_LOG
+            } else {
+                0
+            },
+            ..Features::default()
+        }
+    }
+
     /// Advanced Command Retry Enable: the host heeds CRD and CRDT1 to CRDT3.
     pub fn acre(&self) -> bool {
         self.behavior[0] == 1
@@ -440,6 +454,7 @@ impl Controller {
     pub fn new(who: std::sync::Arc<Association>, queue: u32, kato_ms: u32) -> Controller {
         let kato_ms = round_kato(kato_ms);
         let reset_at = who.last_seen();
+        let features = Features::initial(who.kind, kato_ms);
         Controller {
             who,
             queue,
@@ -448,7 +463,7 @@ impl Controller {
             kato_ms,
             kato_connect_ms: kato_ms,
             reset_at,
-            features: Features::default(),
+            features,
             aers: VecDeque::new(),
             events: Events::default(),
             changed_namespaces: BTreeSet::new(),
@@ -493,7 +508,7 @@ impl Controller {
         self.who.io_queues.store(false, Ordering::Relaxed);
         self.who.grant_queues(0);
         self.who.set_acre(false);
-        self.features = Features::default();
+        self.features = Features::initial(self.who.kind, self.kato_connect_ms);
         self.events = Events::default();
         self.changed_namespaces.clear();
         self.kato_ms = self.kato_connect_ms;

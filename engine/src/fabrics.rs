@@ -94,12 +94,20 @@ impl Queues {
         Answer::Held
     }
 
-    /// If the command is a Connect whose data never came, the host may try another one.
-    pub(crate) fn connect_failed(&mut self, slot: u32) {
-        let connect = self.slab[slot].sqe.fabrics_type() == Some(FabricsType::CONNECT);
+    /// If the command is a Connect whose data cannot be had, the host may try another one. What it is told: never
+    /// Invalid Field (Base 6.3).
+    pub(crate) fn connect_failed(&mut self, slot: u32, refusal: Refusal) -> Refusal {
+        if self.slab[slot].sqe.fabrics_type() != Some(FabricsType::CONNECT) {
+            return refusal;
+        }
         let queue = self.queue(slot);
-        if connect && queue.state == State::Connecting {
+        if queue.state == State::Connecting {
             queue.state = State::Fresh;
+        }
+        if refusal.status == Status::INVALID_FIELD.dnr() {
+            Refusal::connect(ConnectRefusal::Sqe(refusal.location))
+        } else {
+            refusal
         }
     }
 
@@ -267,7 +275,8 @@ impl Queues {
         }
     }
 
-    /// Disconnect deletes an I/O queue. What it still has in flight is answered first.
+    /// Disconnect deletes an I/O queue. What it still has in flight is answered first: nothing may be done for it
+    /// once the host has seen the completion (Base 6.4).
     fn disconnect(&mut self, slot: u32, sqe: &Sqe) -> Answer {
         if self.queue(slot).qid == 0 {
             return Answer::Refused(Refusal::of(Status::DISCONNECT_INVALID_QUEUE_TYPE.dnr()));
@@ -276,7 +285,12 @@ impl Queues {
         if ConnectCmd::of(sqe).recfmt.get() != 0 {
             return Answer::Refused(Refusal::of(Status::CONNECT_INCOMPATIBLE_FORMAT.dnr()));
         }
-        self.queue(slot).state = State::Closing;
+        let queue = self.queue(slot);
+        queue.state = State::Closing;
+        if queue.in_flight > 1 {
+            queue.disconnect = slot;
+            return Answer::Held;
+        }
         self.say_ending(self.slab[slot].queue);
         Answer::Done(0)
     }

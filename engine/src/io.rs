@@ -830,16 +830,15 @@ impl Queues {
             self.finish(slot);
         } else if let Some(status) = command.error {
             let lba = command.lba;
-            if command.kind == Kind::Admin {
-                self.connect_failed(slot);
+            let is_admin = command.kind == Kind::Admin;
+            let mut refusal = Refusal {
+                lba,
+                ..Refusal::of(status)
+            };
+            if is_admin {
+                refusal = self.connect_failed(slot, refusal);
             }
-            self.refuse(
-                slot,
-                Refusal {
-                    lba,
-                    ..Refusal::of(status)
-                },
-            );
+            self.refuse(slot, refusal);
         }
     }
 }

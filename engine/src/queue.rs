@@ -31,7 +31,7 @@ pub enum State {
     Connecting,
     /// Connected.
     Live,
-    /// To be closed when everything is answered and sent; takes no more commands.
+    /// To be closed when everything is answered and sent, Disconnect as the last of it; takes no more commands.
     Closing,
     /// Closed by the fabric, or about to be. Nobody is answered any more; what is at drives is
     /// awaited.
@@ -75,6 +75,8 @@ pub struct Queue {
     pub commands: u32,
     /// How many commands it has.
     pub in_flight: u32,
+    /// A Disconnect that waits for the others to be answered.
+    pub disconnect: u32,
     /// Those of them that have something to send, and wait for it.
     pub to_send: u32,
     /// Index of its host on this core; 0 until Connect is admitted.
@@ -109,6 +111,7 @@ impl Queue {
             subsystem: None,
             commands: NONE,
             in_flight: 0,
+            disconnect: NONE,
             to_send: 0,
             host: 0,
             deadline: Tick(u64::MAX),

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ferroce_buf::{BufList, Pool};
-use ferroce_wire::opcode::AdminOpcode;
+use ferroce_wire::opcode::{AdminOpcode, FabricsType};
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
@@ -320,10 +320,7 @@ impl Queues {
                     self.go_on(slot, drives);
                     return;
                 }
-                Err(refusal) => {
-                    self.connect_failed(slot);
-                    Answer::Refused(refusal)
-                }
+                Err(refusal) => Answer::Refused(self.connect_failed(slot, refusal)),
             },
             // What `admin` says when it finds nothing wrong with it.
             Answer::Done(1) if self.slab[slot].sqe.admin_opcode() == AdminOpcode::ABORT => {
@@ -430,7 +427,10 @@ impl Queues {
         let queue = self.queue(slot);
         let mut status = refusal.status;
         if let Some(who) = &queue.who {
-            who.note_error(&refusal, queue.qid, &sqe);
+            // Of a Connect that fails the log says nothing (Base 6.3).
+            if sqe.fabrics_type() != Some(FabricsType::CONNECT) {
+                who.note_error(&refusal, queue.qid, &sqe);
+            }
             status = who.with_delay(status);
         }
         self.complete(slot, status, u64::from(refusal.dw0));
@@ -470,8 +470,8 @@ impl Queues {
             return;
         }
         let generation = command.generation;
-        let host = self.queue(slot).host;
-        self.line.join(host, lane, (slot, generation));
+        let (host, queue) = (self.queue(slot).host, self.slab[slot].queue);
+        self.line.join(host, queue, lane, (slot, generation));
         self.config.counters.waits.add(1);
     }
 

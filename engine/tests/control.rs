@@ -200,7 +200,19 @@ fn refusals_name_what_was_wrong() {
     assert_eq!(refused, invalid(ConnectRefusal::HOSTNQN));
     assert_eq!(node.connect(0, io(cntlid, 1)), Ok(cntlid));
     let twice = node.connect(0, io(cntlid, 1)).unwrap_err();
-    assert_eq!(twice.status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+    assert_eq!(twice.status, Status::INVALID_QUEUE_IDENTIFIER.dnr());
+    // For an I/O queue HOSTID may be left out, HOSTNQN not.
+    let nobody = node.connect(0, |request| {
+        io(cntlid, 2)(request);
+        request.hostid = [0; 16];
+        request.hostnqn = other;
+    });
+    assert_eq!(nobody, invalid(ConnectRefusal::HOSTNQN));
+    let without = node.connect(0, |request| {
+        io(cntlid, 2)(request);
+        request.hostid = [0; 16];
+    });
+    assert_eq!(without, Ok(cntlid));
 }
 
 #[test]

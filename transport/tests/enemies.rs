@@ -223,3 +223,37 @@ fn hosts_that_neither_read_nor_send_leave_memory_to_others() {
     drop(queue);
     controller.shutdown().expect("it ends in order");
 }
+
+#[test]
+fn a_stuck_queue_holds_up_no_other_of_its_host() {
+    let node = Node::start(&[4096]);
+    let (_admin, cntlid) = Raw::admin_of(1, node.address);
+    let stuck = |qid, sqe: fn(u64) -> ferroce_wire::sqe::Sqe| {
+        let mut raw = Raw::io_of(1, node.address, cntlid, qid);
+        for command in 0..31 {
+            raw.send(
+                sqe(command % 16 * 256).with_sgl(Sgl::transport(1 << 20)),
+                &[],
+            );
+        }
+        raw
+    };
+    let _deaf = stuck(1, |lba| nvme::read(1, lba, 256));
+    let _mute = stuck(2, |lba| nvme::write(1, lba, 256, false));
+    // As many as there are cores, and more: some share a core with those.
+    for qid in 3..=8 {
+        let mut io = Raw::io_of(1, node.address, cntlid, qid);
+        for blocks in [1, 32, 256] {
+            let len = blocks * 4096;
+            let read = nvme::read(1, 0, blocks).with_sgl(Sgl::transport(len));
+            assert_eq!(io.ask(read, &[]).data.len(), len as usize);
+        }
+        let write = nvme::write(1, 0, 1, false).with_sgl(Sgl::transport(4096));
+        let cid = io.send(write, &[]);
+        let r2t = io.r2t();
+        io.data(&r2t, &[9; 4096]);
+        let answer = io.answer();
+        assert_eq!(answer.cqe.cid.get(), cid);
+        assert!(answer.cqe.status().is_success());
+    }
+}

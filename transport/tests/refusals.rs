@@ -81,6 +81,11 @@ fn connect_says_what_was_wrong() {
     );
     let answer = try_it(0, new, &|command, _| command.recfmt = U16::new(1));
     refused(&answer, Status::CONNECT_INCOMPATIBLE_FORMAT);
+    // Not Invalid Field, whatever it is.
+    invalid(
+        try_it(0, new, &|command, _| command.flags = 0),
+        ConnectRefusal::Sqe(1),
+    );
     // The largest that are allowed.
     let answer = try_it(0, new, &|command, _| command.sqsize_z = U16::new(255));
     assert!(answer.cqe.status().is_success());
@@ -305,6 +310,40 @@ fn disconnect_ends_an_io_queue_and_only_that() {
             .is_success()
     );
     assert_eq!(nqn(NQN).as_str(), NQN);
+}
+
+#[test]
+fn nothing_is_answered_after_a_disconnect() {
+    let node = Node::start(&[4096]);
+    let (_admin, cntlid) = Raw::admin(node.address);
+    let mut io = Raw::io(node.address, cntlid, 1);
+    let write = io.send(
+        nvme::write(1, 0, 1, false).with_sgl(Sgl::transport(4096)),
+        &[],
+    );
+    let r2t = io.r2t();
+    assert_eq!(r2t.cccid.get(), write);
+    let disconnect = io.send(nvme::disconnect(), &[]);
+    // Other queues of the host need not wait for that.
+    let mut other = Raw::io(node.address, cntlid, 2);
+    assert!(
+        other
+            .ask(read(1, 0, 1, 4096), &[])
+            .cqe
+            .status()
+            .is_success()
+    );
+    io.data(&r2t, &[7; 4096]);
+    let (first, second) = (io.answer(), io.answer());
+    assert_eq!(
+        (first.cqe.cid.get(), first.cqe.status()),
+        (write, Status::SUCCESS)
+    );
+    assert_eq!(
+        (second.cqe.cid.get(), second.cqe.status()),
+        (disconnect, Status::SUCCESS)
+    );
+    assert!(io.is_ended());
 }
 
 #[test]

@@ -388,6 +388,20 @@ mod greeting {
         );
         assert_eq!(Bench::new().receive(&bytes), [Seen::HungUp]);
     }
+
+    #[test]
+    fn a_termreq_of_a_wrong_length_is_not_answered() {
+        for plen in [0u32, 23, 153, u32::MAX] {
+            let mut bytes = vec![0; TermReq::LEN];
+            bytes[..3].copy_from_slice(&[PduType::H2C_TERM_REQ.0, 0, 24]);
+            bytes[4..8].copy_from_slice(&plen.to_le_bytes());
+            for mut bench in [Bench::new(), Bench::open(0, 3, 0)] {
+                assert_eq!(bench.receive(&bytes), [Seen::HungUp], "{plen}");
+                bench.send();
+                assert!(bench.got.is_empty());
+            }
+        }
+    }
 }
 
 mod open {
@@ -472,7 +486,7 @@ mod open {
             let seen = bench.receive(&capsule(1, &data, &format));
             assert_eq!(seen, [Seen::Capsule(1, data)]);
             let told = bench.refusal(&capsule(2, &pattern(IN_CAPSULE_MAX + 1), &format));
-            assert_eq!(told, (Fes::DATA_TRANSFER_LIMIT_EXCEEDED, 0));
+            assert_eq!(told, (Fes::INVALID_PDU_HEADER_FIELD, 4));
         }
     }
 
@@ -596,14 +610,23 @@ mod transfers {
         let plain = Format::default();
         // CCCID, TTAG (added to the right one), DATAO, length, LAST_PDU, and what is said.
         type Case = (u16, u16, u32, usize, bool, (Fes, u32));
-        let cases: [Case; 11] = [
+        let cases: [Case; 12] = [
             (8, 0, 0, 100, true, (Fes::INVALID_PDU_HEADER_FIELD, 8)),
             (7, 1, 0, 100, true, (Fes::INVALID_PDU_HEADER_FIELD, 10)),
             (7, 0x1000, 0, 100, true, (Fes::INVALID_PDU_HEADER_FIELD, 10)),
             (7, 0xFFFF, 0, 100, true, (Fes::INVALID_PDU_HEADER_FIELD, 10)),
-            (7, 0, 1, 99, true, (Fes::DATA_TRANSFER_OUT_OF_RANGE, 0)),
-            (7, 0, 0, 101, true, (Fes::DATA_TRANSFER_OUT_OF_RANGE, 0)),
+            // What was asked for, but not next.
+            (7, 0, 4, 96, true, (Fes::PDU_SEQUENCE_ERROR, 0)),
+            (7, 0, 0, 104, true, (Fes::DATA_TRANSFER_OUT_OF_RANGE, 0)),
             (7, 0, 4, 100, true, (Fes::DATA_TRANSFER_OUT_OF_RANGE, 0)),
+            (
+                7,
+                0,
+                u32::MAX - 3,
+                8,
+                true,
+                (Fes::DATA_TRANSFER_OUT_OF_RANGE, 0),
+            ),
             (7, 0, 0, 0, true, (Fes::INVALID_PDU_HEADER_FIELD, 16)),
             (7, 0, 0, 50, true, (Fes::INVALID_PDU_HEADER_FIELD, 1)),
             (7, 0, 0, 100, false, (Fes::INVALID_PDU_HEADER_FIELD, 1)),

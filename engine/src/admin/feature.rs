@@ -109,8 +109,9 @@ pub(super) fn get(admin: &Admin, sqe: &Sqe) -> Outcome {
         }
         // What is not saveable has its default saved (Base 5.1.11).
         FeatureSelect::DEFAULT | FeatureSelect::SAVED => {
-            let features = Features::default();
-            value(admin, sqe, &features, admin.controller.kato_connect_ms)
+            let kato_ms = admin.controller.kato_connect_ms;
+            let features = Features::initial(admin.controller.who.kind, kato_ms);
+            value(admin, sqe, &features, kato_ms)
         }
         FeatureSelect::SUPPORTED => {
             let mut capabilities = 0;
@@ -269,6 +270,10 @@ fn change(admin: &mut Admin, sqe: &Sqe, host_data: Option<&[u8]>) -> Outcome {
             features.async_event_config = word;
         }
         FeatureId::KATO => {
+            // Both transports require it, and so it cannot be switched off (Base 3.9.1, NVMe/TCP 3.4).
+            if word == 0 {
+                return Err(Refusal::at(Status::KEEP_ALIVE_TIMEOUT_INVALID, AT_VALUE));
+            }
             admin.controller.set_kato(word);
         }
         FeatureId::IO_COMMAND_SET_PROFILE => {

@@ -151,9 +151,14 @@ impl<I, D> Control<I, D> {
         &mut self,
         core: usize,
         queue: QueueRef,
-        request: Box<ConnectRequest>,
+        mut request: Box<ConnectRequest>,
         now: Tick,
     ) {
+        let owner = self.controllers.get(&request.cntlid);
+        if let Some(owner) = owner.filter(|_| request.hostid == [0; 16]) {
+            // For an I/O queue a host may leave it out (Base 6.3, HOSTID).
+            request.hostid = owner.who.hostid;
+        }
         if self.has_stale(&request) {
             // Who asks again for what it waits for has given up the connection it first asked on.
             let same = |waiting: &mut Waiting| {
@@ -182,20 +187,25 @@ impl<I, D> Control<I, D> {
             status: Status::COMMAND_SEQUENCE_ERROR.dnr(),
             dw0: 0,
         };
+        // Base 6.3, QID.
+        let exists = Refused {
+            status: Status::INVALID_QUEUE_IDENTIFIER.dnr(),
+            dw0: 0,
+        };
         let full = self.is_full(core);
         let admission = match self.controllers.get_mut(&request.cntlid) {
             Some(live) if !live.ending && live.who.subnqn == request.subnqn.as_str() => {
+                let is_there = live.queues.contains_key(&request.qid);
                 if live.who.hostnqn != request.hostnqn.as_str() {
                     Err(invalid(ConnectRefusal::HOSTNQN))
                 } else if live.who.hostid != request.hostid {
                     Err(invalid(ConnectRefusal::HOSTID))
                 } else if request.qid > live.who.qid_max() {
                     Err(invalid(ConnectRefusal::QID))
-                } else if live.resetting
-                    || !live.who.is_ready()
-                    || live.queues.contains_key(&request.qid)
-                {
+                } else if live.resetting || !live.who.is_ready() {
                     Err(sequence)
+                } else if is_there {
+                    Err(exists)
                 } else if full {
                     self.say_full(&request);
                     Err(Refused {

@@ -52,7 +52,11 @@ impl Queues {
         if !queue.admitted {
             self.strangers -= 1;
         }
-        if queue.state == State::Closing && queue.in_flight == 0 {
+        if queue.state == State::Closing && queue.in_flight == 1 && queue.disconnect != NONE {
+            let disconnect = std::mem::replace(&mut self.queues[at as usize].disconnect, NONE);
+            self.say_ending(at);
+            self.complete(disconnect, Status::SUCCESS, 0);
+        } else if queue.state == State::Closing && queue.in_flight == 0 {
             let (fabric, conn) = (queue.fabric, queue.conn);
             self.outboxes[fabric].push_back(Outgoing::Close {
                 conn,

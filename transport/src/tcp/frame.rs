@@ -224,6 +224,7 @@ pub fn parse(bytes: &[u8], from: Sender, format: &Format) -> Result<Parsed, Fata
         })),
         // Without data PDO is reserved, and DDGSTF has nothing to speak of.
         Framing::Data if plen == base => Ok(Parsed::Pdu(bare)),
+        Framing::Data if plen < base => Err(Fatal::field(AT_PLEN)),
         Framing::Data => {
             if digests.data != ch.has_ddgst() {
                 return Err(Fatal::field(AT_FLAGS));
@@ -518,6 +519,13 @@ mod tests {
             } else {
                 assert_eq!(found, Err(why), "byte {at} = {value}");
             }
+        }
+        // Without data PDO is reserved, and a length that is too short is all that is wrong.
+        for plen in [0, 71] {
+            let mut bytes = capsule(0, &plain);
+            bytes[4] = plen;
+            let found = parse(&bytes, Sender::Host, &plain);
+            assert_eq!(found, Err(Fatal::field(AT_PLEN)));
         }
     }
 

@@ -20,7 +20,9 @@ use ferroce_wire::tcp::{
     MAXH2CDATA_MIN, PFV_1_0, PduType, R2t, SUCCESS, TermReq,
 };
 
-use crate::tcp::frame::{self, AT_FLAGS, Crc, Digests, Fatal, Format, Parsed, Sender, Shape};
+use crate::tcp::frame::{
+    self, AT_FLAGS, AT_PLEN, Crc, Digests, Fatal, Format, Parsed, Sender, Shape,
+};
 use crate::tcp::outbox::Outbox;
 use crate::tcp::transfer::{Filled, Slot, Transfers};
 
@@ -262,9 +264,13 @@ impl Target {
 
     #[inline]
     fn take_pdu(&mut self, bytes: &[u8], room: bool) -> Result<Step, Fatal> {
-        let shape = match frame::parse(bytes, Sender::Host, &self.from_host)? {
-            Parsed::Need(need) => return Ok(Step::need(need)),
-            Parsed::Pdu(shape) => shape,
+        let shape = match frame::parse(bytes, Sender::Host, &self.from_host) {
+            Ok(Parsed::Need(need)) => return Ok(Step::need(need)),
+            Ok(Parsed::Pdu(shape)) => shape,
+            // A TermReq of a length that cannot be is ignored, and the connection ends at once (NVMe/TCP 3.5):
+            // a TermReq in return would be one too many.
+            Err(_) if bytes[0] == PduType::H2C_TERM_REQ.0 => return Ok(self.hang_up(bytes)),
+            Err(fatal) => return Err(fatal),
         };
         let arrival = Arrival::of(shape.kind).ok_or(Fatal::field(0))?;
         match answer(self.state, arrival) {
@@ -304,7 +310,8 @@ impl Target {
     #[inline]
     fn take_capsule(&mut self, bytes: &[u8], shape: &Shape, room: bool) -> Result<Step, Fatal> {
         if shape.data_len > IN_CAPSULE_MAX {
-            return Err(Fatal::of(Fes::DATA_TRANSFER_LIMIT_EXCEEDED));
+            // The limit that has a status of its own is that of H2CData.
+            return Err(Fatal::field(AT_PLEN));
         }
         if bytes.len() < shape.plen {
             return Ok(Step::need(shape.plen));
@@ -350,9 +357,15 @@ impl Target {
         if datal > MAXH2CDATA {
             return Err(Fatal::of(Fes::DATA_TRANSFER_LIMIT_EXCEEDED));
         }
-        let (offset, left) = self.transfers.next_data(slot);
-        if header.datao.get() != offset || datal > left {
+        let range = self.transfers.range(slot);
+        let datao = header.datao.get();
+        if datao < range.start || u64::from(datao) + u64::from(datal) > u64::from(range.end) {
             return Err(Fatal::of(Fes::DATA_TRANSFER_OUT_OF_RANGE));
+        }
+        let (offset, left) = self.transfers.next_data(slot);
+        if datao != offset {
+            // It is asked for, but not next (NVMe/TCP 3.3.2.2).
+            return Err(Fatal::of(Fes::PDU_SEQUENCE_ERROR));
         }
         // A transfer that ends early would leave its command waiting for ever, one that does not end
         // would be answered twice: the flag must agree with the count.

@@ -6,6 +6,7 @@
 //! round trip per part. Each part is still reported for itself.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use ferroce_buf::BufList;
 use ferroce_engine::port::Tag;
@@ -273,6 +274,12 @@ impl Transfers {
     /// Of which command it is.
     pub fn cid(&self, slot: Slot) -> u16 {
         self.slots[usize::from(slot.0)].cid
+    }
+
+    /// What its R2T asked for, in the command's data.
+    pub fn range(&self, slot: Slot) -> Range<u32> {
+        let transfer = &self.slots[usize::from(slot.0)];
+        transfer.offset..transfer.offset + transfer.len
     }
 
     /// The offset in the command's data that must come next, and how much is still to come.

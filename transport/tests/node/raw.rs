@@ -11,7 +11,9 @@ use ferroce_wire::cqe::Cqe;
 use ferroce_wire::fabrics::{ConnectCmd, ConnectData, Nqn, PropertyGet, PropertySet};
 use ferroce_wire::prop::{Cc, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
-use ferroce_wire::tcp::{C2hData, CapsuleCmd, CapsuleResp, CommonHeader, IcReq, IcResp, PduType};
+use ferroce_wire::tcp::{
+    C2hData, CapsuleCmd, CapsuleResp, CommonHeader, H2cData, IcReq, IcResp, LAST_PDU, PduType, R2t,
+};
 
 use super::NQN;
 
@@ -161,6 +163,34 @@ impl Raw {
                 .read_exact(&mut data[had..])
                 .expect("the node sends what it said");
         }
+    }
+
+    /// The R2T that comes next.
+    pub fn r2t(&mut self) -> R2t {
+        let mut head = [0; R2t::LEN];
+        self.socket.read_exact(&mut head).expect("the node answers");
+        assert_eq!(head[0], PduType::R2T.0, "{head:?}");
+        R2t::read(&head).expect("it is whole")
+    }
+
+    /// Sends all that an R2T asked for.
+    pub fn data(&mut self, r2t: &R2t, data: &[u8]) {
+        assert_eq!(r2t.r2tl.get() as usize, data.len());
+        let pdu = H2cData {
+            ch: CommonHeader {
+                flags: LAST_PDU,
+                ..CommonHeader::default()
+            },
+            cccid: r2t.cccid,
+            ttag: r2t.ttag,
+            datao: r2t.r2to,
+            datal: r2t.r2tl,
+            ..H2cData::default()
+        };
+        let mut bytes = Vec::new();
+        frame::put(&mut bytes, pdu, data.len(), &Format::default());
+        bytes.extend_from_slice(data);
+        self.socket.write_all(&bytes).expect("the node reads");
     }
 
     /// True if the node ends the connection without another word but a C2HTermReq.

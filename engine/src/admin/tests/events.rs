@@ -143,6 +143,7 @@ fn what_counts_as_a_change() {
 fn discovery_is_told_of_what_this_host_sees() {
     let mut world = World::new(Kind::Discovery);
     let on = AsyncEventConfig::DISCOVERY_LOG;
+    turn_on(&mut world, 0);
     world.request_event(10);
     world.change(|table| table.listeners.push(listener("192.0.2.3:1", 2)));
     assert_eq!(world.event(), None, "it is off");

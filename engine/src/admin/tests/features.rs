@@ -2,7 +2,8 @@
 
 use ferroce_wire::Wire;
 use ferroce_wire::feature::{
-    FeatureId, FeatureSelect, HostBehaviorSupport, TemperatureThreshold, Timestamp,
+    AsyncEventConfig, FeatureId, FeatureSelect, HostBehaviorSupport, TemperatureThreshold,
+    Timestamp,
 };
 use ferroce_wire::log::{FeatureEffects, LogId, SCOPE_CONTROLLER, SCOPE_NAMESPACE};
 use ferroce_wire::sqe::{NSID_ALL, Sgl, Sqe};
@@ -10,7 +11,7 @@ use ferroce_wire::status::Status;
 
 use super::{HOSTID, World, at};
 use crate::admin::Answer;
-use crate::controller::Kind;
+use crate::controller::{Controller, Kind};
 use crate::port::Tick;
 
 fn get(fid: FeatureId) -> Sqe {
@@ -171,7 +172,7 @@ fn namespaces_of_features() {
         );
     }
     // For all of a feature that has no namespaces is the same as for none.
-    world.done(Sqe::set_features(FeatureId::KATO, NSID_ALL, 0));
+    world.done(Sqe::set_features(FeatureId::KATO, NSID_ALL, 5000));
 
     let fid = FeatureId::ERROR_RECOVERY;
     let get = |nsid| Sqe::get_features(fid, nsid, FeatureSelect::CURRENT);
@@ -295,7 +296,7 @@ fn queues_are_granted_once_and_before_there_are_any() {
 }
 
 #[test]
-fn kato_is_rounded_up_and_can_be_none() {
+fn kato_is_rounded_up_and_cannot_be_switched_off() {
     let mut world = World::new(Kind::Io);
     let kato = |world: &mut World, ms: u32| {
         world.done(set(FeatureId::KATO, ms));
@@ -307,15 +308,45 @@ fn kato_is_rounded_up_and_can_be_none() {
     };
     assert_eq!(kato(&mut world, 5000), (5000, Some(6000)));
     assert_eq!(kato(&mut world, 1), (1000, Some(2000)));
-    assert_eq!(kato(&mut world, 0), (0, None));
+    let refused = world.refused(set(FeatureId::KATO, 0));
+    assert_eq!(refused, at(Status::KEEP_ALIVE_TIMEOUT_INVALID, 44));
+    assert_eq!(world.done(get(FeatureId::KATO)), 1000);
     assert_eq!(
         kato(&mut world, u32::MAX),
         (4_294_967_000, Some(4_294_968_000))
     );
     world.reset();
     assert_eq!(world.controller.kato_ms, 15_000, "what Connect said");
+}
+
+#[test]
+fn who_names_no_kato_has_none() {
+    for (kind, allowed_ms) in [(Kind::Io, None), (Kind::Discovery, Some(120_000))] {
+        let mut world = World::new(kind);
+        let who = world.controller.who.clone();
+        world.controller = Controller::new(who, 0, 0);
+        world.enable();
+        assert_eq!(world.done(get(FeatureId::KATO)), 0);
+        assert_eq!(world.controller.silence_allowed_ms(), allowed_ms);
+    }
+}
+
+#[test]
+fn who_names_a_kato_to_a_discovery_controller_is_told_of_changes() {
+    let fid = FeatureId::ASYNC_EVENT_CONFIG;
     let mut world = World::new(Kind::Discovery);
-    assert_eq!(kato(&mut world, 0), (0, Some(120_000)));
+    assert_eq!(world.done(get(fid)), AsyncEventConfig::DISCOVERY_LOG);
+    world.done(set(fid, 0));
+    assert_eq!(world.done(get(fid)), 0);
+    let default = Sqe::get_features(fid, 0, FeatureSelect::DEFAULT);
+    assert_eq!(world.done(default), AsyncEventConfig::DISCOVERY_LOG);
+    world.reset();
+    assert_eq!(world.done(get(fid)), AsyncEventConfig::DISCOVERY_LOG);
+    let who = world.controller.who.clone();
+    world.controller = Controller::new(who, 0, 0);
+    world.enable();
+    assert_eq!(world.done(get(fid)), 0);
+    assert_eq!(World::new(Kind::Io).done(get(fid)), 0);
 }
 
 #[test]
