@@ -52,12 +52,12 @@ pub struct DmaMemory {
 }
 
 impl DmaMemory {
-    /// At least `len` zeroed bytes, mapped.
+    /// At least `len` zeroed bytes, mapped; on that NUMA node, if it has any.
     ///
     /// # Errors
     /// If there is no such memory, or it cannot be mapped.
-    pub fn map(iommu: &Iommu, len: usize) -> io::Result<DmaMemory> {
-        let region = Arc::new(Region::map(len, Want::default())?);
+    pub fn map(iommu: &Iommu, len: usize, node: Option<u32>) -> io::Result<DmaMemory> {
+        let region = Arc::new(Region::map_on(len, Want::default(), &[(0, node)])?);
         let iova = iommu.map(&region)?;
         Ok(DmaMemory {
             region,
@@ -107,7 +107,16 @@ impl Drop for DmaMemory {
 /// Regions that Bufs lie in, as one device finds them.
 #[derive(Clone, Debug, Default)]
 pub struct BufMap {
-    regions: Vec<(Arc<Region>, u64)>,
+    regions: Vec<Mapped>,
+}
+
+#[derive(Clone, Debug)]
+struct Mapped {
+    id: RegionId,
+    /// What is added to an address of ours to have the device's.
+    shift: u64,
+    /// It stays where it is.
+    _region: Arc<Region>,
 }
 
 impl BufMap {
@@ -116,9 +125,14 @@ impl BufMap {
     /// # Errors
     /// As [`Iommu::map`].
     pub fn map(iommu: &Iommu, regions: &[Arc<Region>]) -> io::Result<BufMap> {
-        let mapped = regions
-            .iter()
-            .map(|region| Ok((region.clone(), iommu.map(region)?)));
+        let mapped = regions.iter().map(|region| {
+            let iova = iommu.map(region)?;
+            Ok(Mapped {
+                id: region.id(),
+                shift: iova.wrapping_sub(region.base().addr() as u64),
+                _region: region.clone(),
+            })
+        });
         Ok(BufMap {
             regions: mapped.collect::<io::Result<_>>()?,
         })
@@ -130,14 +144,10 @@ impl BufMap {
     /// If the Buf lies in a region that was not named when the queue was opened.
     #[inline]
     pub fn iova(&self, buf: &Buf) -> u64 {
-        let known = |(region, _): &&(Arc<Region>, u64)| region.id() == buf.region();
-        let (region, iova) = self
-            .regions
-            .iter()
-            .find(known)
-            .expect("Bufs lie in regions that were mapped for the drive");
-        let offset = buf.as_ptr().addr() - region.base().addr();
-        iova + offset as u64
+        let region = buf.region();
+        let known = self.regions.iter().find(|known| known.id == region);
+        let known = known.expect("Bufs lie in regions that were mapped for the drive");
+        (buf.as_ptr().addr() as u64).wrapping_add(known.shift)
     }
 }
 

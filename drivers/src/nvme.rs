@@ -18,5 +18,5 @@ pub mod guest;
 pub mod queue;
 pub mod ring;
 
-pub use device::{Controller, NvmeConfig, NvmeDrive, Patience, Seat};
+pub use device::{Controller, NvmeConfig, NvmeDrive, Patience, Seat, Seated};
 pub use guest::NvmeQueue;

@@ -276,6 +276,44 @@ fn transfers_are_cut_at_the_boundaries_a_drive_likes() {
     bench.end();
 }
 
+/// However a request is cut, and by whatever it is done.
+#[test]
+fn force_unit_access_reaches_the_drive_on_every_block() {
+    let none: fn(&mut IdentifyController) = |id| id.oncs = 0.into();
+    for controller in [None, Some(none)] {
+        let mut bench = Bench::new(512, patient(), |mischief| {
+            mischief.controller = controller;
+            mischief.namespace = Some(|id| id.noiob = 16.into());
+        });
+        let (mut durable, mut volatile) = (0, 0);
+        for (lba, blocks, fua) in [
+            (0, 1, true),
+            (8, 100, true),
+            (200, 33, false),
+            (300, 8, true),
+        ] {
+            let bufs = bench.bufs(blocks as usize * 512, 65536);
+            let (status, bufs) = bench.run(Op::Write { lba, blocks, fua }, bufs);
+            assert_eq!(status, Status::SUCCESS);
+            bench.home(bufs);
+            let zeroes = Op::WriteZeroes {
+                lba,
+                blocks: 20 * blocks,
+                fua,
+                deallocate: false,
+            };
+            assert_eq!(bench.plain(zeroes), Status::SUCCESS);
+            *(if fua { &mut durable } else { &mut volatile }) += 21 * blocks;
+            let seen = bench.player.seen();
+            assert_eq!(
+                (seen.durable_blocks, seen.volatile_blocks),
+                (durable, volatile)
+            );
+        }
+        bench.end();
+    }
+}
+
 #[test]
 fn what_a_drive_cannot_do_is_done_by_what_it_can() {
     let none: fn(&mut IdentifyController) = |id| id.oncs = 0.into();

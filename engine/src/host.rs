@@ -25,6 +25,8 @@ pub struct CidTable<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u16>,
     slot_bits: u32,
+    /// That many ones.
+    slot_mask: u16,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,7 @@ impl<T> CidTable<T> {
             // The last is taken first; low slots first keeps the caches warm.
             free: (0..depth).rev().collect(),
             slot_bits,
+            slot_mask: ((1u32 << slot_bits) - 1) as u16,
         }
     }
 
@@ -103,13 +106,29 @@ impl<T> CidTable<T> {
         place.held.as_mut().filter(|_| current == generation)
     }
 
+    /// The command in the slot of a CID that this table gave a moment ago.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[inline]
+    pub fn in_slot_mut(&mut self, slot: usize) -> &mut T {
+        let held = self.slots[slot].held.as_mut();
+        held.expect("its slot is taken")
+    }
+
     /// The command with this CID was answered; None if there is none.
     #[inline]
     pub fn remove(&mut self, cid: u16) -> Option<T> {
+        self.remove_if(cid, |_| true)
+    }
+
+    /// As [`CidTable::remove`], if the command is done with: else it stays, and None is returned as well.
+    #[inline]
+    pub fn remove_if(&mut self, cid: u16, done: impl FnOnce(&mut T) -> bool) -> Option<T> {
         let (slot, generation) = self.split(cid);
         let generations = 1u32 << (16 - self.slot_bits);
         let place = self.slots.get_mut(slot)?;
-        if place.generation != generation {
+        if place.generation != generation || !done(place.held.as_mut()?) {
             return None;
         }
         let value = place.held.take()?;
@@ -168,8 +187,7 @@ impl<T> CidTable<T> {
     }
 
     fn split(&self, cid: u16) -> (usize, u16) {
-        let slot = cid & ((1u32 << self.slot_bits) - 1) as u16;
-        (usize::from(slot), cid >> self.slot_bits)
+        (usize::from(cid & self.slot_mask), cid >> self.slot_bits)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod drives;
 mod handle;
 mod latency;
 mod memory;
+mod numa;
 mod roce;
 #[cfg(feature = "verbs")]
 mod verbs;
@@ -20,6 +21,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use ferroce_drivers::pci::Sysfs;
 use ferroce_drivers::spec::Kind;
 use ferroce_engine::admin::Facts;
 use ferroce_engine::control::Change;
@@ -55,6 +57,7 @@ const FILES_BESIDE: u64 = 128;
 pub struct Node {
     handle: Arc<Handle>,
     memory: String,
+    placed: String,
     control: JoinHandle<bool>,
     cores: Vec<JoinHandle<()>>,
 }
@@ -64,6 +67,8 @@ pub struct Node {
 pub struct CoreFacts {
     /// The CPU it is pinned to.
     pub cpu: Option<usize>,
+    /// The NUMA node it runs on, and where its memory is; none on a machine of one node.
+    pub node: Option<u32>,
     /// Connections it has, as its thread last said.
     pub connections: AtomicUsize,
     /// What it counts.
@@ -113,8 +118,11 @@ impl Node {
         let patient = wanted.is_some();
         let cpus = cpus::of(&config.cores)?;
         warn_of_few_files(config.limits.queues, cpus.len());
+        let (machine, drives) = (numa::Nodes::here(), numa::drives(config, &Sysfs::default()));
+        let places = machine.of_cores(&cpus, &drives);
+        let placed = machine.said(&places, &drives);
         let plan = Plan::of(config, cpus.len(), config.has_rdma());
-        let memory::Dealt { mut pools, regions } = plan.map()?;
+        let memory::Dealt { mut pools, regions } = plan.map(&places)?;
         let memory = format!("{plan} in {}", memory::pages(&regions));
         let clock = core::Clock::start();
         let bed = Bed::new().context(|| "cannot make an epoll")?;
@@ -151,6 +159,7 @@ impl Node {
             let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
             let known = Arc::new(CoreFacts {
                 cpu,
+                node: places[index],
                 counters: Arc::new(match config.phases {
                     true => Counters::with_series(config.limits.series as usize),
                     false => Counters::without_phases(),
@@ -195,7 +204,12 @@ impl Node {
             };
             posts.push(post);
             facts.push(known);
-            cores.push(spawn(format!("core {index}"), move || thread.run())?);
+            let stay = places[index].filter(|_| cpu.is_none());
+            let machine = machine.clone();
+            cores.push(spawn(format!("core {index}"), move || {
+                stay.inspect(|node| machine.stay_on(*node));
+                thread.run();
+            })?);
         }
         let door = door::Door::new(facts.clone(), config.limits.queues as usize);
         let wakeful = latency::Wakeful::new(config.cpu_dma_latency);
@@ -214,6 +228,7 @@ impl Node {
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
             memory,
+            placed,
             control,
             cores,
         };
@@ -282,6 +297,11 @@ impl Node {
     /// For those who want to know or change something.
     pub fn handle(&self) -> &Arc<Handle> {
         &self.handle
+    }
+
+    /// What is on which NUMA node, a line each; nothing on a machine that has one.
+    pub fn placed(&self) -> &str {
+        &self.placed
     }
 
     /// What memory it has for data on its way.

@@ -66,7 +66,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         Response::Node(view) => print(&greeting(
             &view,
             &config,
-            node.memory(),
+            (node.memory(), node.placed()),
             socket.as_ref(),
             metrics_at,
         )?)?,
@@ -121,7 +121,7 @@ fn control_socket(config: &Config) -> Result<Option<Socket>> {
 fn greeting(
     view: &View,
     config: &Config,
-    memory: &str,
+    (memory, placed): (&str, &str),
     socket: Option<&Socket>,
     metrics: Option<SocketAddr>,
 ) -> Result<String> {
@@ -170,6 +170,7 @@ fn greeting(
         "  with {cores} ({pinned}), spin {}, {memory}",
         config.spin
     );
+    out.push_str(placed);
     if let Some(socket) = socket {
         let _ = writeln!(
             out,

@@ -78,7 +78,7 @@ impl Admin {
     /// # Errors
     /// If there is no memory.
     pub fn new(bar: Bar, iommu: &Iommu, cap: Cap, timeout: Duration) -> io::Result<Admin> {
-        let memory = Arc::new(DmaMemory::map(iommu, DATA + IDENTIFY_LEN)?);
+        let memory = Arc::new(DmaMemory::map(iommu, DATA + IDENTIFY_LEN, None)?);
         let (tail, head) = doorbells(cap, 0);
         Ok(Admin {
             bar,

@@ -24,7 +24,7 @@ use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog, Warnings};
 use ferroce_wire::prop::{Cap, Csts, PropertyOffset};
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 
-pub use namespace::{NvmeConfig, NvmeDrive};
+pub use namespace::{NvmeConfig, NvmeDrive, Seated};
 
 use super::admin::{Admin, AdminError};
 use super::queue::{ENTRIES_MAX, End, Life, Mode, Vector, Word};
@@ -495,7 +495,7 @@ impl Keeper {
     }
 
     /// A new queue, for this core.
-    fn open_queue(&mut self, core: usize) -> Result<(Arc<End>, Bar), Trouble> {
+    fn open_queue(&mut self, core: Seated) -> Result<(Arc<End>, Bar), Trouble> {
         self.drop_closed();
         let taken = |qid: &u16| self.ends.iter().any(|end| end.qid() == *qid);
         let Some(qid) = (1..=self.queues as u16).find(|qid| !taken(qid)) else {
@@ -509,7 +509,7 @@ impl Keeper {
         if entries < 2 {
             return Err(Trouble::Other("it has queues of one entry".into()));
         }
-        let memory = DmaMemory::map(&self.iommu, End::memory_len(entries))
+        let memory = DmaMemory::map(&self.iommu, End::memory_len(entries), core.node)
             .map_err(|cause| Trouble::Other(format!("memory for a queue: {cause}")))?;
         let vector = seat.vectors.get(usize::from(qid)).map(|event| Vector {
             number: qid,
@@ -521,7 +521,7 @@ impl Keeper {
         });
         let end = End::new(
             qid,
-            core,
+            core.index,
             entries,
             Arc::new(memory),
             vector,

@@ -316,6 +316,14 @@ struct Command {
     from: u16,
 }
 
+impl Command {
+    /// A part of it, which is not the first, or is so once more, is given to the drive. Whose it is.
+    fn begin(&mut self, now_ms: u32) -> u16 {
+        (self.since_ms, self.suspected) = (now_ms, false);
+        self.from
+    }
+}
+
 /// One core's queue.
 #[derive(Debug)]
 pub struct OwnQueue {
@@ -520,14 +528,14 @@ impl OwnQueue {
             io,
             done: 0,
             part: 0,
-            since_ms: 0,
+            since_ms: self.word.ms(),
             suspected: false,
             from,
         };
         match self.table.insert(command) {
             Ok(cid) => {
                 if self.up {
-                    self.issue(cid);
+                    self.issue(cid, from);
                 }
                 Ok(())
             }
@@ -576,7 +584,8 @@ impl OwnQueue {
                 self.completions.reset();
                 for slot in 0..self.table.depth() {
                     if let Some(cid) = self.table.cid_in(slot) {
-                        self.issue(cid);
+                        let from = self.table.in_slot_mut(slot).begin(self.word.ms());
+                        self.issue(cid, from);
                     }
                 }
             }
@@ -610,11 +619,10 @@ impl OwnQueue {
         });
     }
 
-    /// Gives the drive the next part of a command.
+    /// Gives the drive the next part of a command, which is so-and-so's.
     #[inline]
-    fn issue(&mut self, cid: u16) {
+    fn issue(&mut self, cid: u16, from: u16) {
         let slot = self.table.slot(cid);
-        let now = self.word.ms();
         // Few commands need it.
         let list = || Slot {
             memory: &self.end.memory,
@@ -622,13 +630,11 @@ impl OwnQueue {
             zeros: self.layout.zeros,
             scratch: self.layout.zeros + PAGE,
         };
-        let command = self.table.get_mut(cid).expect("its slot is taken");
-        let abilities = match command.from {
+        let command = self.table.in_slot_mut(slot);
+        let abilities = match from {
             0 => &self.abilities,
             from => &self.guests[usize::from(from) - 1].abilities,
         };
-        command.since_ms = now;
-        command.suspected = false;
         let mut sqe = match command.io.op {
             Op::Read { lba, blocks } => {
                 let lba = lba + u64::from(command.done);
@@ -659,32 +665,34 @@ impl OwnQueue {
     /// A command came back from the drive. Its answer, unless more of it is to be done.
     #[inline]
     fn complete(&mut self, cid: u16, status: Status) -> Option<Done> {
-        let Some(command) = self.table.get_mut(cid) else {
-            self.on_lie();
+        let is_done = |command: &mut Command| {
+            if !status.is_success() {
+                return true;
+            }
+            command.done += command.part;
+            command.done >= blocks_of(&command.io.op)
+        };
+        let Some(command) = self.table.remove_if(cid, is_done) else {
+            self.go_on(cid);
             return None;
         };
-        if status.is_success() {
-            command.done += command.part;
-            if command.done < blocks_of(&command.io.op) {
-                self.go_on(cid);
-                return None;
-            }
-        }
-        let status = told(status, command.suspected);
-        let Command { io, .. } = self.table.remove(cid).expect("it was there");
+        let Command { io, suspected, .. } = command;
         Some(Done {
             tag: io.tag,
-            status,
+            status: told(status, suspected),
             bufs: io.bufs,
         })
     }
 
-    /// Gives the drive the next part of a command of which a part is done, under another CID.
+    /// Gives the drive the next part of a command of which a part is done, under another CID; if there is such a command.
     #[inline(never)]
     fn go_on(&mut self, cid: u16) {
-        let command = self.table.remove(cid).expect("it was there");
+        let Some(mut command) = self.table.remove(cid) else {
+            return self.on_lie();
+        };
+        let from = command.begin(self.word.ms());
         let cid = self.table.insert(command).expect("a slot was just freed");
-        self.issue(cid);
+        self.issue(cid, from);
     }
 
     /// A completion for a command that was not given: the drive is not to be trusted until it is reset.

@@ -103,6 +103,9 @@ pub struct Seen {
     pub faults: u32,
     /// I/O commands.
     pub commands: u32,
+    /// Blocks that were written, or written with zeros, with FUA and without.
+    pub durable_blocks: u32,
+    pub volatile_blocks: u32,
     /// Doorbells of I/O submission queues.
     pub doorbells: u32,
     /// Resets of the function.
@@ -529,6 +532,12 @@ impl State {
 
     fn io(&mut self, qid: u16, sqe: Sqe) {
         self.seen.commands += 1;
+        if matches!(sqe.nvm_opcode(), NvmOpcode::WRITE | NvmOpcode::WRITE_ZEROES) {
+            match sqe.fua() {
+                true => self.seen.durable_blocks += sqe.blocks(),
+                false => self.seen.volatile_blocks += sqe.blocks(),
+            }
+        }
         if self.mischief.swallow {
             return;
         }

@@ -45,6 +45,8 @@ pub struct Region {
 
 /// Of a transparent huge page, on x86-64 and on aarch64 with pages of 4 KiB.
 const TRANSPARENT: usize = 2 << 20;
+/// NUMA nodes there may be: the most that Linux takes.
+const NODES: u32 = 1024;
 
 // SAFETY: a Region hands out no references to its bytes; Pool and Pages do, by their own rules.
 unsafe impl Send for Region {}
@@ -89,7 +91,18 @@ impl Region {
     /// Of mmap, madvise or mlock, with the size that was asked for; for mlock with
     /// the limit and how to raise it.
     pub fn map(len: usize, want: Want) -> io::Result<Region> {
+        Region::map_on(len, want, &[])
+    }
+
+    /// As [`Region::map`], with parts on NUMA nodes: from each of these offsets on, which ascend, the pages are on that node if
+    /// it has any to give, or wherever they come from without a node. Where a page would be in two parts it is the first
+    /// one's.
+    ///
+    /// # Errors
+    /// As there. That a part is elsewhere is none.
+    pub fn map_on(len: usize, want: Want, parts: &[(usize, Option<u32>)]) -> io::Result<Region> {
         assert!(len > 0, "a region has bytes");
+        assert!(parts.is_sorted(), "parts ascend");
         let huge = [
             (PageKind::Huge1G, libc::MAP_HUGE_1GB, 1usize << 30),
             (PageKind::Huge2M, libc::MAP_HUGE_2MB, 2 << 20),
@@ -98,15 +111,19 @@ impl Region {
             for (kind, flag, size) in huge {
                 // A page of 1 GiB for a small pool would be mostly waste.
                 if len >= size / 2
-                    && let Ok(region) =
-                        Region::map_kind(len.next_multiple_of(size), kind, libc::MAP_HUGETLB | flag)
+                    && let Ok(region) = Region::map_kind(
+                        len.next_multiple_of(size),
+                        kind,
+                        libc::MAP_HUGETLB | flag,
+                        parts,
+                    )
                 {
                     return Ok(region);
                 }
             }
         }
-        let mut region =
-            Region::map_kind(len.next_multiple_of(PAGE), PageKind::Small, 0).map_err(|cause| {
+        let mut region = Region::map_kind(len.next_multiple_of(PAGE), PageKind::Small, 0, parts)
+            .map_err(|cause| {
                 io::Error::new(
                     cause.kind(),
                     format!("cannot map {len} bytes of memory: {cause}"),
@@ -124,7 +141,12 @@ impl Region {
     /// Private memory, not shared: of that the usual kernel makes huge pages when asked, of shared memory
     /// it does not (`shmem_enabled` is `never`). No child process ever has it, so no page is copied on write
     /// under a device that knows it.
-    fn map_kind(len: usize, kind: PageKind, flags: libc::c_int) -> io::Result<Region> {
+    fn map_kind(
+        len: usize,
+        kind: PageKind,
+        flags: libc::c_int,
+        parts: &[(usize, Option<u32>)],
+    ) -> io::Result<Region> {
         // Before Linux 6.7 a mapping does not by itself begin where a huge page can.
         let spare = match kind {
             PageKind::Small if len >= TRANSPARENT => TRANSPARENT,
@@ -176,6 +198,8 @@ impl Region {
             id,
             kind,
         };
+        // What is touched below comes from where it should.
+        region.place(parts);
         // SAFETY: the range is exactly what is left of the mapping made above.
         unsafe {
             libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK);
@@ -195,6 +219,45 @@ impl Region {
             }
         }
         Ok(region)
+    }
+
+    /// Has parts of it on nodes. What is refused, by a container or a kernel without NUMA, is done without.
+    fn place(&self, parts: &[(usize, Option<u32>)]) {
+        // A policy is one of whole pages.
+        let page = match self.kind {
+            PageKind::Huge1G => 1 << 30,
+            _ => TRANSPARENT,
+        };
+        for (index, &(from, node)) in parts.iter().enumerate() {
+            let Some(node) = node.filter(|node| *node < NODES) else {
+                continue;
+            };
+            let next = parts.get(index + 1).map_or(self.len, |(next, _)| *next);
+            let from = if from == 0 {
+                0
+            } else {
+                from.next_multiple_of(page)
+            };
+            let end = next.next_multiple_of(page).min(self.len);
+            if from >= end {
+                continue;
+            }
+            let mut nodes = [0 as libc::c_ulong; NODES as usize / 64];
+            nodes[node as usize / 64] = 1 << (node % 64);
+            // SAFETY: the range is inside this mapping; the mask has as many bits as is said, and one more is what the
+            // kernel takes that number for.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_mbind,
+                    self.base.as_ptr().add(from),
+                    end - from,
+                    libc::MPOL_PREFERRED,
+                    nodes.as_ptr(),
+                    libc::c_ulong::from(NODES) + 1,
+                    0,
+                );
+            }
+        }
     }
 
     fn lock(&self) -> io::Result<()> {

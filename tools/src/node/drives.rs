@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferroce_buf::{Region, Want};
-use ferroce_drivers::nvme::Controller;
+use ferroce_drivers::nvme::{Controller, Seated};
 use ferroce_drivers::{FileDrive, NvmeDrive, RamDrive};
 use ferroce_engine::port::{DriveId, DriveInfo};
 
@@ -74,20 +74,21 @@ impl Drive {
         }
     }
 
-    /// Its end for each core. The Bufs of requests lie in `regions`.
-    pub fn ends(&self, cores: usize, regions: &[Arc<Region>]) -> Result<Vec<AnyDrive>> {
-        let open = |core| match self {
+    /// Its end for each core, whose NUMA nodes these are. The Bufs of requests lie in `regions`.
+    pub fn ends(&self, nodes: &[Option<u32>], regions: &[Arc<Region>]) -> Result<Vec<AnyDrive>> {
+        let open = |(core, node): (usize, &Option<u32>)| match self {
             Drive::Ram(drive) => drive.open(core).map(|queue| AnyDrive::Ram(Box::new(queue))),
             Drive::File(drive) => {
                 let queue = drive.open(core, regions);
                 queue.map(|queue| AnyDrive::File(Box::new(FileEnd::new(queue))))
             }
             Drive::Nvme(drive) => {
-                let queue = drive.queue(core, regions);
+                let (index, node) = (core, *node);
+                let queue = drive.queue(Seated { index, node }, regions);
                 queue.map(|queue| AnyDrive::Nvme(Box::new(NvmeEnd::new(queue))))
             }
         };
-        let ends: std::result::Result<_, _> = (0..cores).map(open).collect();
+        let ends: std::result::Result<_, _> = nodes.iter().enumerate().map(open).collect();
         ends.context(|| "cannot open a drive")
     }
 

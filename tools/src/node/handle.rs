@@ -380,7 +380,8 @@ impl Handle {
         let id = self.ask(Ask::NextDrive)?;
         let drive = Drive::open(namespace, id, self.cores.len(), self.memory)?;
         self.register(&drive)?;
-        let queues = drive.ends(self.cores.len(), &self.regions)?;
+        let nodes: Vec<Option<u32>> = self.cores.iter().map(|core| core.node).collect();
+        let queues = drive.ends(&nodes, &self.regions)?;
         self.change(Change::AddNamespace {
             nqn: nqn.into(),
             nsid: Some(nsid),

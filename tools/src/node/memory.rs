@@ -84,14 +84,18 @@ impl Plan {
             .sum()
     }
 
-    /// Maps it all and deals it: for each core buffers for transfers, and for in-capsule data.
-    pub fn map(&self) -> Result<Dealt> {
+    /// Maps it all and deals it: for each core buffers for transfers, and for in-capsule data, on the NUMA node that these are
+    /// the cores' of.
+    pub fn map(&self, nodes: &[Option<u32>]) -> Result<Dealt> {
         let want = Want {
             huge: self.huge,
             locked: false,
         };
         refuse_if_short(self.bytes() as u64, "`buffers`")?;
-        let region = Region::map(self.bytes(), want).context(|| {
+        let parts: Vec<_> = (nodes.iter().enumerate())
+            .map(|(core, node)| (core * self.bytes_of_core(), *node))
+            .collect();
+        let region = Region::map_on(self.bytes(), want, &parts).context(|| {
             format!("{self}; make `buffers` or `commands` smaller, or name fewer cores")
         })?;
         if self.huge && self.for_devices && region.kind() == PageKind::Small {
@@ -226,7 +230,7 @@ mod tests {
     #[test]
     fn every_core_has_its_own() {
         let plan = Plan::of(&Config::default(), 2, false);
-        let mut pools = plan.map().expect("there is memory").pools;
+        let mut pools = plan.map(&[None, Some(0)]).expect("there is memory").pools;
         assert_eq!(pools.len(), 2);
         let budget = Config::default().memory.buffers.0 as usize;
         assert!(

@@ -158,7 +158,7 @@ impl Queue {
         };
         let what = || "memory for a drive's data";
         let region = Arc::new(Region::map(Pool::bytes(&classes), want).context(what)?);
-        let mut ends = drive.ends(1, std::slice::from_ref(&region))?;
+        let mut ends = drive.ends(&[None], std::slice::from_ref(&region))?;
         let drive = ends.pop().expect("one for one core");
         if drive.brings_memory() {
             fail!("memory is measured by --ceiling");

@@ -35,6 +35,21 @@ pub struct NvmeConfig {
     pub uuid: Option<[u8; 16]>,
 }
 
+/// A core, and where it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seated {
+    /// Its number.
+    pub index: usize,
+    /// The NUMA node of its CPU, where its queues' memory is put; `None` where there is one node, or it may run on all.
+    pub node: Option<u32>,
+}
+
+impl From<usize> for Seated {
+    fn from(index: usize) -> Seated {
+        Seated { index, node: None }
+    }
+}
+
 /// A namespace of a controller, as a drive of the node.
 #[derive(Debug)]
 pub struct NvmeDrive {
@@ -119,7 +134,13 @@ impl NvmeDrive {
     ///
     /// # Errors
     /// If there is no such core either, or memory cannot be mapped for the drive.
-    pub fn queue(&self, core: usize, regions: &[Arc<Region>]) -> Result<NvmeQueue, DriveError> {
+    pub fn queue(
+        &self,
+        core: impl Into<Seated>,
+        regions: &[Arc<Region>],
+    ) -> Result<NvmeQueue, DriveError> {
+        let seated = core.into();
+        let core = seated.index;
         let label = &self.info.label;
         let mut keeper = self.controller.keeper();
         let bufs = BufMap::map(&keeper.iommu, regions)
@@ -128,7 +149,7 @@ impl NvmeDrive {
         if let Some(guest) = self.visit(core, open.iter().filter(|end| end.core() == core))? {
             return Ok(guest);
         }
-        let (end, bar) = match keeper.open_queue(core) {
+        let (end, bar) = match keeper.open_queue(seated) {
             Ok(opened) => opened,
             Err(why @ Trouble::NoQueue(_)) => {
                 let mut hosts: Vec<(usize, &Arc<End>)> =
