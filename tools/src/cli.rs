@@ -13,7 +13,7 @@ use crate::config::{CntlidRange, Cores, Device, Spin};
 use crate::probe::drive::Place;
 use crate::probe::schedule::Rates;
 use crate::probe::slo::Slo;
-use crate::units::{Size, parse_time, size_with_unit};
+use crate::units::{Dscp, Size, parse_time, size_with_unit};
 use crate::url::Url;
 
 /// Ferroce: an NVMe over Fabrics storage node.
@@ -108,6 +108,9 @@ pub struct ServeArgs {
     /// How long an idle core polls before it sleeps, or `always` [default: 50us]
     #[arg(long, value_name = "TIME")]
     pub spin: Option<Spin>,
+    /// DSCP of the packets to hosts over RDMA, 0 to 63 [default: what a host asks for; by roce:// the system's]
+    #[arg(long, value_name = "NUMBER")]
+    pub dscp: Option<Dscp>,
     /// Memory for data on its way, per core [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub buffers: Option<Size>,
@@ -224,6 +227,9 @@ pub struct ProbeArgs {
     /// [default: that of the route; with roce:// another loopback address if the target is on the same]
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<IpAddr>,
+    /// DSCP of our packets, 0 to 63, for RDMA alone [default: the system's]
+    #[arg(long, value_name = "NUMBER")]
+    pub dscp: Option<Dscp>,
     /// How long to measure: each target, and each rate [default: 2s]
     #[arg(long, short, value_name = "TIME", value_parser = parse_time)]
     pub time: Option<Duration>,

@@ -18,7 +18,7 @@ use ferroce_wire::fabrics::{CNTLID_MAX, Nqn};
 use serde::Deserialize;
 
 use crate::fail::{Context, Fail, Result, fail};
-use crate::units::{Size, parse_time};
+use crate::units::{Dscp, Size, parse_time};
 use crate::url::Url;
 use crate::{identity, url};
 use machine::Machine;
@@ -44,6 +44,8 @@ pub struct Config {
     pub ctl: Option<PathBuf>,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// DSCP of the packets to hosts over RDMA, if it is not what a host asked for.
+    pub dscp: Option<Dscp>,
     /// Time every I/O.
     pub phases: bool,
     /// Ask the system for CPUs that wake up at once while hosts are connected.
@@ -129,6 +131,7 @@ impl Default for Config {
             spin: Spin::default(),
             ctl: None,
             metrics: None,
+            dscp: None,
             phases: true,
             cpu_dma_latency: true,
             memory: Memory::default(),
@@ -705,6 +708,10 @@ mod tests {
             (
                 "spin = \"forever\"\n[[subsystem]]",
                 "f.toml:1: `forever` is no spin",
+            ),
+            (
+                "dscp = 64\n[[subsystem]]",
+                "f.toml:1: `64` is no DSCP: write a number from 0 to 63",
             ),
             ("[memory]\nbuffers = \"1MiB\"\n[[subsystem]]", "too few"),
             (

@@ -39,6 +39,7 @@ use crate::ctl::protocol::Order;
 use crate::ctl::socket::Socket;
 use crate::fail::{Context, Result, fail};
 use crate::sets::AnyFabric;
+use crate::units::Dscp;
 use crate::url::{Scheme, Url};
 use crate::wait::Bed;
 pub use handle::Handle;
@@ -132,8 +133,9 @@ impl Node {
             firmware: env!("CARGO_PKG_VERSION").into(),
             started: clock.now(),
         });
+        let class = config.dscp.map(Dscp::traffic_class);
         #[cfg(feature = "verbs")]
-        let mut devices = verbs::open(&config.listen, cpus.len(), &regions)?;
+        let mut devices = verbs::open(&config.listen, cpus.len(), &regions, class)?;
         #[cfg(feature = "verbs")]
         let (others, both) = (&devices.others, devices.verbs.is_some());
         #[cfg(not(feature = "verbs"))]
@@ -141,7 +143,7 @@ impl Node {
         let roce::Opened {
             mut fabrics,
             listener,
-        } = roce::open(others, cpus.len(), config.limits.rdma_entries)?;
+        } = roce::open(others, cpus.len(), config.limits.rdma_entries, class)?;
         // Queues that come by devices and those that come by our own RoCEv2 have their RECVs apart.
         let entries = config.limits.rdma_entries as usize;
         let entries = match both && !fabrics.is_empty() {

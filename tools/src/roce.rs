@@ -23,8 +23,13 @@ const SEGMENT: &str = "FERROCE_ROCE_SEGMENT";
 static HOSTS: Mutex<BTreeMap<IpAddr, RdmaHost<Roce>>> = Mutex::new(BTreeMap::new());
 
 /// A host's end for a target: at `bind`, or else by the route there. It is opened once in a process, for
-/// so many queues at a time.
-pub fn host(target: SocketAddr, bind: Option<IpAddr>, queues: usize) -> Result<RdmaHost<Roce>> {
+/// so many queues at a time and packets of this class.
+pub fn host(
+    target: SocketAddr,
+    bind: Option<IpAddr>,
+    queues: usize,
+    traffic_class: Option<u8>,
+) -> Result<RdmaHost<Roce>> {
     let local = match bind {
         Some(local) => local,
         None => host::local_address(target)
@@ -35,7 +40,11 @@ pub fn host(target: SocketAddr, bind: Option<IpAddr>, queues: usize) -> Result<R
         return Ok(host.clone());
     }
     let queues = queues.min(QUEUES_MAX);
-    let host = RdmaHost::roce(local, queues, options()?).map_err(|why| {
+    let options = Options {
+        traffic_class,
+        ..options()?
+    };
+    let host = RdmaHost::roce(local, queues, options).map_err(|why| {
         Fail(format!(
             "{why}; --bind names another address of this machine"
         ))

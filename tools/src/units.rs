@@ -7,6 +7,42 @@ use std::time::Duration;
 use ferroce_drivers::spec::UNITS;
 use serde::Deserialize;
 
+/// A differentiated services code point, 0 to 63 (RFC 2474): what networks give priority by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Dscp(u8);
+
+impl Dscp {
+    /// The field of an IP header it stands in, of which the other two bits are ECN's.
+    pub fn traffic_class(self) -> u8 {
+        self.0 << 2
+    }
+}
+
+impl TryFrom<i64> for Dscp {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Dscp, String> {
+        match u8::try_from(number) {
+            Ok(number @ 0..64) => Ok(Dscp(number)),
+            _ => Err(format!(
+                "`{number}` is no DSCP: write a number from 0 to 63"
+            )),
+        }
+    }
+}
+
+impl FromStr for Dscp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Dscp, String> {
+        let number = text.parse::<i64>();
+        let number =
+            number.map_err(|_| format!("`{text}` is no DSCP: write a number from 0 to 63"))?;
+        number.try_into()
+    }
+}
+
 /// A number of bytes, written with its unit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(try_from = "Text")]

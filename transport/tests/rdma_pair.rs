@@ -745,7 +745,7 @@ macro_rules! over {
 over!(in_memory, seeds(), |seed| Some(Memory(World::seeded(seed))));
 over!(software_rocev2, seeds().min(2), |_| Some(Udp::new()));
 #[cfg(feature = "verbs")]
-over!(rdma_devices, seeds().min(2), |_| lines::Devices::new());
+over!(rdma_devices, seeds().min(1), |_| lines::Devices::new());
 
 /// Whole pages go from the peer's memory to the drive's and back, and no CPU of ours copies them: what `copied_bytes` counts
 /// is what it says.

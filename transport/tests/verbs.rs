@@ -770,7 +770,9 @@ fn an_armed_end_wakes_up() {
             head: [tag as u8; HEAD_LEN],
             bufs: BufList::new(),
         };
+        let now = bench.now();
         bench.ends[HOST].provider.send(host, message);
+        bench.ends[HOST].provider.flush(now);
         while count(&mut events) == 0 {
             assert!(Instant::now() < until, "nobody is woken");
         }

@@ -26,8 +26,8 @@ pub struct Opened {
 }
 
 /// Opens what the RDMA addresses need that are for no device, for so many cores.
-/// Each core has so many RECVs.
-pub fn open(urls: &[Url], cores: usize, recvs: u32) -> Result<Opened> {
+/// Each core has so many RECVs; its packets are of this class.
+pub fn open(urls: &[Url], cores: usize, recvs: u32, traffic_class: Option<u8>) -> Result<Opened> {
     let mut services: Vec<SocketAddr> = Vec::new();
     for url in urls
         .iter()
@@ -53,6 +53,7 @@ pub fn open(urls: &[Url], cores: usize, recvs: u32) -> Result<Opened> {
     }
     let options = Options {
         recvs,
+        traffic_class,
         ..options()?
     };
     let opened = udp::open(&addresses, services, cores, options);

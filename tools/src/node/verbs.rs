@@ -26,8 +26,13 @@ pub struct Opened {
 }
 
 /// Opens what the addresses with `verbs://` need, and those with `rdma://` that a device has, for so many cores whose
-/// Bufs lie in these regions.
-pub fn open(urls: &[Url], cores: usize, regions: &[Arc<Region>]) -> Result<Opened> {
+/// Bufs lie in these regions, and whose packets are of this class.
+pub fn open(
+    urls: &[Url],
+    cores: usize,
+    regions: &[Arc<Region>],
+    traffic_class: Option<u8>,
+) -> Result<Opened> {
     let (wanted, mut others): (Vec<_>, Vec<_>) = urls
         .iter()
         .cloned()
@@ -40,7 +45,11 @@ pub fn open(urls: &[Url], cores: usize, regions: &[Arc<Region>]) -> Result<Opene
             ..Opened::default()
         });
     }
-    let verbs = match (Verbs::start(Options::default()), forced) {
+    let options = Options {
+        host: false,
+        traffic_class,
+    };
+    let verbs = match (Verbs::start(options), forced) {
         (Ok(verbs), _) => Arc::new(verbs),
         (Err(why), None) if none_here(&why) => {
             others.extend(wanted);

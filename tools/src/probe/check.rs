@@ -38,6 +38,7 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
             (args.nsid.is_some(), "--nsid"),
             (args.hostnqn.is_some(), "--hostnqn"),
             (args.bind.is_some(), "--bind"),
+            (args.dscp.is_some(), "--dscp"),
             (args.header_digest, "--header-digest"),
             (args.data_digest, "--data-digest"),
         ] {

@@ -11,14 +11,20 @@ use crate::roce;
 use crate::url::Scheme;
 
 /// For a target at this address, over what its URL names: `roce://` and `verbs://` insist, `rdma://` is a device if one has
-/// the address we come from. Opened once in a process, for so many queues at a time.
-pub fn via(scheme: Scheme, target: SocketAddr, bind: Option<IpAddr>, queues: usize) -> Result<Via> {
+/// the address we come from. Opened once in a process, for so many queues at a time and packets of this class.
+pub fn via(
+    scheme: Scheme,
+    target: SocketAddr,
+    bind: Option<IpAddr>,
+    queues: usize,
+    class: Option<u8>,
+) -> Result<Via> {
     if scheme != Scheme::Roce
-        && let Some(via) = device(scheme == Scheme::Verbs, target, bind, queues)?
+        && let Some(via) = device(scheme == Scheme::Verbs, target, bind, queues, class)?
     {
         return Ok(via);
     }
-    Ok(Via::Roce(roce::host(target, bind, queues)?))
+    Ok(Via::Roce(roce::host(target, bind, queues, class)?))
 }
 
 /// Over what that is, for people; nothing for TCP, which goes without saying.
@@ -35,7 +41,13 @@ pub fn described(via: &Via) -> Option<String> {
 }
 
 #[cfg(not(feature = "verbs"))]
-fn device(insists: bool, _: SocketAddr, _: Option<IpAddr>, _: usize) -> Result<Option<Via>> {
+fn device(
+    insists: bool,
+    _: SocketAddr,
+    _: Option<IpAddr>,
+    _: usize,
+    _: Option<u8>,
+) -> Result<Option<Via>> {
     if insists {
         fail!(
             "this program was built without RDMA devices (feature `verbs`); roce:// reaches the same targets in software"
@@ -51,8 +63,9 @@ fn device(
     target: SocketAddr,
     bind: Option<IpAddr>,
     queues: usize,
+    class: Option<u8>,
 ) -> Result<Option<Via>> {
-    let Some(verbs) = devices::open(insists)? else {
+    let Some(verbs) = devices::open(insists, class)? else {
         return Ok(None);
     };
     let local = match bind {
@@ -89,14 +102,14 @@ mod devices {
     const POISON: &str = "nobody panics with the lock";
 
     /// The machine's devices. `None` if it has none, and nobody insists.
-    pub fn open(insists: bool) -> Result<Option<Arc<Verbs>>> {
+    pub fn open(insists: bool, traffic_class: Option<u8>) -> Result<Option<Arc<Verbs>>> {
         let mut open = OPEN.lock().expect(POISON);
         if let Some(verbs) = &*open {
             return Ok(Some(verbs.clone()));
         }
         let options = Options {
             host: true,
-            ..Options::default()
+            traffic_class,
         };
         match Verbs::start(options) {
             Ok(verbs) => Ok(Some(open.insert(Arc::new(verbs)).clone())),

@@ -17,7 +17,7 @@ use super::{PLACES_MAX, guard, rdma};
 use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
-use crate::units::{Size, about};
+use crate::units::{Dscp, Size, about};
 use crate::url::{Scheme, Url};
 
 /// How a lost target is looked for: soon and often, for the gap is what is measured.
@@ -291,12 +291,16 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
         Scheme::Tcp if args.bind.is_some() => {
             fail!("--bind: the address to come from is chosen for RDMA only")
         }
+        Scheme::Tcp if args.dscp.is_some() => {
+            fail!("--dscp: packets are marked for RDMA only")
+        }
         Scheme::Tcp => Via::Tcp,
         Scheme::Roce | Scheme::Rdma | Scheme::Verbs => {
             // Those of a connection that was lost, and of the one in its place.
             let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
             let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2);
-            rdma::via(scheme, address, args.bind, queues)?
+            let class = args.dscp.map(Dscp::traffic_class);
+            rdma::via(scheme, address, args.bind, queues, class)?
         }
     };
     Ok(Options {

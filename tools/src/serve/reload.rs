@@ -108,6 +108,7 @@ fn steps(before: &Config, now: &Config, places: &Places<'_>) -> (Vec<Step>, Vec<
     unless(before.spin == now.spin, "spin");
     unless(before.ctl == now.ctl, "ctl");
     unless(before.metrics == now.metrics, "metrics");
+    unless(before.dscp == now.dscp, "dscp");
     unless(before.memory == now.memory, "memory");
     unless(before.limits == now.limits, "limits");
     unless(before.machine == now.machine, "machine");

@@ -61,6 +61,7 @@ fn from_flags(args: &ServeArgs) -> Config {
     config.spin = args.spin.unwrap_or_default();
     config.ctl.clone_from(&args.ctl);
     config.metrics = args.metrics;
+    config.dscp = args.dscp;
     if let Some(buffers) = args.buffers {
         config.memory.buffers = buffers;
     }
@@ -88,6 +89,7 @@ fn flags_given(args: &ServeArgs) -> Vec<&'static str> {
         ("--cntlid", args.cntlid.is_some()),
         ("--cores", args.cores.is_some()),
         ("--spin", args.spin.is_some()),
+        ("--dscp", args.dscp.is_some()),
         ("--buffers", args.buffers.is_some()),
         ("--ctl", args.ctl.is_some()),
         ("--metrics", args.metrics.is_some()),

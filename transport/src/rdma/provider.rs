@@ -299,7 +299,8 @@ pub enum DialError {
     Resources(String),
 }
 
-/// RDMA, as one core has it. See the module's text for the rules.
+/// RDMA, as one core has it. See the module's text for the rules. What is posted to send queues may wait for
+/// [`Provider::flush`].
 pub trait Provider {
     /// A request that was not yet decided.
     type Incoming: Incoming;

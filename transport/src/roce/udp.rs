@@ -50,6 +50,8 @@ pub struct Options {
     pub mtu_max: Option<Mtu>,
     /// Whether the system may cut long messages into packets; by default, where that is known to be right.
     pub segment: Option<bool>,
+    /// Traffic class of packets (DSCP in its upper six bits). `None` is the system's default.
+    pub traffic_class: Option<u8>,
     /// RECVs that peers may fill on one core at a time: there is to be room for what they send. 0 is a few.
     pub recvs: u32,
     /// Drops this share of the packets that come, in millionths, drawn by the seed: to measure and to
@@ -172,11 +174,11 @@ pub fn open(
         let segment = options.segment.unwrap_or_else(|| may_segment(*ip));
         let mut room = usize::MAX;
         for core in &mut cores {
-            let socket = bind(*ip, PORT, true)?;
+            let socket = marked(bind(*ip, PORT, true)?, *ip, options)?;
             room = room.min(core.add(port, socket, segment)?);
         }
         if front {
-            let socket = bind(*ip, PORT, true)?;
+            let socket = marked(bind(*ip, PORT, true)?, *ip, options)?;
             doors.push(socket);
         }
         let last = doors
@@ -244,6 +246,19 @@ fn bind(ip: IpAddr, port: u16, shared: bool) -> Result<Socket, OpenError> {
             io::ErrorKind::AddrInUse => OpenError::Taken(ip),
             _ => OpenError::System(ip, "cannot bind", cause),
         })?;
+    Ok(socket)
+}
+
+/// With the traffic class of its packets. ICRCs leave it out.
+fn marked(socket: Socket, ip: IpAddr, options: Options) -> Result<Socket, OpenError> {
+    let Some(class) = options.traffic_class else {
+        return Ok(socket);
+    };
+    let set = match ip {
+        IpAddr::V4(_) => socket.set_tos_v4(class.into()),
+        IpAddr::V6(_) => socket.set_tclass_v6(class.into()),
+    };
+    set.map_err(|cause| OpenError::System(ip, "cannot set the traffic class of packets", cause))?;
     Ok(socket)
 }
 

@@ -32,8 +32,8 @@ const REQUESTS_MAX: usize = 256;
 pub struct Options {
     /// Memory is granted to peers: this process is a host. Regions may have windows bound to them then.
     pub host: bool,
-    /// Traffic class of packets (DSCP in its upper six bits) on connections we ask for; those that hosts ask for have
-    /// the host's. `None` is the system's default.
+    /// Traffic class of packets (DSCP in its upper six bits). `None` is the system's default on connections we ask for, and
+    /// what the host asked for on those that hosts do.
     pub traffic_class: Option<u8>,
 }
 
@@ -688,8 +688,7 @@ impl Shared {
                     reads_in,
                 } => {
                     let mut param = conn_param(&private, reads_out, reads_in);
-                    // SAFETY: the id lives until `Destroy`, a later job of this thread.
-                    match check(unsafe { sys::rdma_accept(conn.id.0, &raw mut param) }) {
+                    match conn.accept(&mut param, self.options.traffic_class) {
                         Ok(()) => conn.set_rnr_timer(),
                         Err(cause) => {
                             // Its peer gave up meanwhile, most often.

@@ -116,6 +116,71 @@ impl Conn {
         unsafe { sys::rdma_set_option(self.id.0, 0, 0, (&raw mut class).cast(), 1) };
     }
 
+    /// Lets the peer in.
+    ///
+    /// librdmacm gives the queue pair the traffic class of the peer's request, whatever `rdma_set_option` said of the id: that
+    /// is for who asks. With a class of our own it is brought up here, and librdmacm left to answer for a queue pair that it
+    /// does not see.
+    pub(super) fn accept(
+        &self,
+        param: &mut sys::rdma_conn_param,
+        class: Option<u8>,
+    ) -> io::Result<()> {
+        // SAFETY: the id lives until `Destroy`, a later job of this thread, and nobody else looks at its queue pair before the
+        // peer is let in.
+        unsafe {
+            let Some(class) = class else {
+                return check(sys::rdma_accept(self.id.0, param));
+            };
+            let qp = (*self.id.0).qp;
+            self.bring_up(qp, param, class)?;
+            param.qp_num = (*qp).qp_num;
+            (*self.id.0).qp = null_mut();
+            let accepted = check(sys::rdma_accept(self.id.0, param));
+            (*self.id.0).qp = qp;
+            accepted
+        }
+    }
+
+    /// By the steps of a queue pair (ibv_modify_qp(3)), with what librdmacm knows of the connection.
+    ///
+    /// # Safety
+    /// The id and its queue pair live, and it is in its first state.
+    unsafe fn bring_up(
+        &self,
+        qp: *mut sys::ibv_qp,
+        param: &sys::rdma_conn_param,
+        class: u8,
+    ) -> io::Result<()> {
+        use sys::ibv_qp_state as state;
+        for step in [state::IBV_QPS_INIT, state::IBV_QPS_RTR, state::IBV_QPS_RTS] {
+            // SAFETY: plain data, which the call fills by the state that is wanted; the mask says which of it counts.
+            unsafe {
+                let mut attr: sys::ibv_qp_attr = zeroed();
+                let mut mask = 0;
+                attr.qp_state = step;
+                check(sys::rdma_init_qp_attr(
+                    self.id.0,
+                    &raw mut attr,
+                    &raw mut mask,
+                ))?;
+                match step {
+                    state::IBV_QPS_RTR => {
+                        attr.max_dest_rd_atomic = param.responder_resources;
+                        attr.ah_attr.grh.traffic_class = class;
+                    }
+                    state::IBV_QPS_RTS => attr.max_rd_atomic = param.initiator_depth,
+                    _ => {}
+                }
+                match sys::ibv_modify_qp(qp, &raw mut attr, mask) {
+                    0 => {}
+                    cause => return Err(io::Error::from_raw_os_error(cause)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for the way to the peer, from the address the id is bound to. `Make` follows when it is found.
     pub(super) fn resolve(&self, peer: SocketAddr) -> io::Result<()> {
         let peer = socket2::SockAddr::from(peer);

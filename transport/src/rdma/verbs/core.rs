@@ -33,6 +33,9 @@ const BATCH: usize = 32;
 const EVENTS_PER_TURN: u32 = 256;
 /// Bufs of a work request, if the device takes as many. More make every entry of the send queue longer.
 const SGES_MAX: u32 = 16;
+/// Work requests that wait, at most, for others of the same turn: each post is a system call of soft-RoCE's and a doorbell of a
+/// NIC's, and what a peer gets together it handles together.
+const WAITING_MAX: usize = 32;
 /// Work requests of two chains of 128 KiB in pages that do not start with one, for the fewest SGEs there are.
 const SENDS_MIN: u32 = 2 * (33 + 1);
 /// What was posted comes back soon after the connection ended. A queue pair whose device does not say so is destroyed
@@ -96,14 +99,17 @@ impl std::fmt::Debug for Completions {
     }
 }
 
-/// Room for what is posted at once.
+/// What waits to be posted at once, all of one queue pair.
 #[derive(Default)]
 struct Scratch {
+    qp: Option<QpId>,
     wrs: Vec<Work>,
     sges: Vec<sys::ibv_sge>,
+    /// How many chains, READs and messages that is.
+    things: usize,
 }
 
-// SAFETY: its pointers are written and used within one call; between calls nobody reads them.
+// SAFETY: its pointers are written and used within one call of `post_waiting`; between calls nobody reads them.
 unsafe impl Send for Scratch {}
 
 impl std::fmt::Debug for Scratch {
@@ -563,11 +569,20 @@ impl VerbsProvider {
         }
     }
 
-    /// Posts what lies in the scratch as one thing.
+    /// Makes room in the scratch for something of this queue pair. Where that begins.
     #[inline]
-    fn post_sends(&mut self, qp: QpId, what: What, tag: u32, bufs: BufList) {
+    fn begin(&mut self, qp: QpId) -> usize {
+        if self.scratch.qp != Some(qp) || self.scratch.wrs.len() >= WAITING_MAX {
+            self.post_waiting();
+        }
+        self.scratch.qp = Some(qp);
+        self.scratch.wrs.len()
+    }
+
+    /// What lies in the scratch from there on is one thing, which is posted with others of this turn.
+    #[inline]
+    fn post_sends(&mut self, qp: QpId, first: usize, what: What, tag: u32, bufs: BufList) {
         let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
-        let made = found.made.as_deref().expect("it is made");
         let index = found.sends_begun as u32 & 0x3FFF_FFFF;
         let id = |kind| {
             let id = WrId {
@@ -579,26 +594,49 @@ impl VerbsProvider {
             id.pack()
         };
         let last = self.scratch.wrs.len() - 1;
-        for (at, work) in self.scratch.wrs.iter_mut().enumerate() {
+        for (at, work) in self.scratch.wrs.iter_mut().enumerate().skip(first) {
             work.wr.wr_id = id(if at == last { Kind::Last } else { Kind::Inner });
             if at == last && what != What::Bind {
                 work.wr.send_flags |= sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
             }
         }
-        let posted = made.post_send(&mut self.scratch.wrs, &mut self.scratch.sges);
         found.sends_begun += 1;
-        // What could not be posted, or only in part, comes back when the queue pair is destroyed.
+        self.scratch.things += 1;
         found.sends.push_back(Posted {
             index,
             what,
             tag,
             bufs,
-            failed: (!posted).then_some(WcStatus::LocalError),
+            failed: None,
         });
-        if !posted {
+    }
+
+    /// Posts what waits.
+    #[inline]
+    fn post_waiting(&mut self) {
+        let Some(qp) = self.scratch.qp.take() else {
+            return;
+        };
+        let Scratch {
+            wrs, sges, things, ..
+        } = &mut self.scratch;
+        let things = std::mem::take(things);
+        let found = find(&mut self.slots, qp);
+        // Without a queue pair it comes back as what was posted does when that is destroyed.
+        let failed = found.filter(|found| {
+            let made = found.made.as_deref();
+            made.is_some_and(|made| !wrs.is_empty() && !made.post_send(wrs, sges))
+        });
+        if let Some(found) = failed {
+            // What could not be posted, or only in part, comes back when the queue pair is destroyed.
+            for posted in found.sends.iter_mut().rev().take(things) {
+                posted.failed.get_or_insert(WcStatus::LocalError);
+            }
             self.counters.failed += 1;
             self.stop(qp);
         }
+        self.scratch.wrs.clear();
+        self.scratch.sges.clear();
     }
 
     /// Adds WRITEs or READs of these Bufs to the scratch.
@@ -606,7 +644,7 @@ impl VerbsProvider {
     fn transfer(&mut self, qp: QpId, opcode: opcode::Type, remote: Remote, bufs: &BufList) {
         let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
         let (keys, device) = (&mut self.keys, &found.conn.device);
-        let Scratch { wrs, sges } = &mut self.scratch;
+        let Scratch { wrs, sges, .. } = &mut self.scratch;
         let mut addr = remote.addr;
         let mut room = 0;
         for buf in bufs.iter() {
@@ -631,7 +669,7 @@ impl VerbsProvider {
         let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
         let made = found.made.as_deref_mut().expect("it is made");
         let (keys, device) = (&mut self.keys, &found.conn.device);
-        let Scratch { wrs, sges } = &mut self.scratch;
+        let Scratch { wrs, sges, .. } = &mut self.scratch;
         let mut work = match invalidate {
             Some(key) => Work::new(opcode::IBV_WR_SEND_WITH_INV).invalidating(key),
             None => Work::new(opcode::IBV_WR_SEND),
@@ -648,12 +686,6 @@ impl VerbsProvider {
             work.wr.send_flags = sys::ibv_send_flags::IBV_SEND_INLINE.0;
         }
         wrs.push(work);
-    }
-
-    #[inline]
-    fn clear(&mut self) {
-        self.scratch.wrs.clear();
-        self.scratch.sges.clear();
     }
 
     // Completions.
@@ -806,10 +838,11 @@ impl VerbsProvider {
 
     /// Has a key invalidated that the peer did not, and looks at completions until it is.
     fn invalidate(&mut self, qp: QpId, at: usize) {
-        self.clear();
+        let first = self.begin(qp);
         let work = Work::new(opcode::IBV_WR_LOCAL_INV).invalidating(self.qp(qp).grants[at].key);
         self.scratch.wrs.push(work);
-        self.post_sends(qp, What::Invalidate, at as u32, BufList::new());
+        self.post_sends(qp, first, What::Invalidate, at as u32, BufList::new());
+        self.post_waiting();
         for _ in 0..REVOKE_LOOKS {
             let found = self.qp(qp);
             if !found.grants[at].valid || !found.posts() {

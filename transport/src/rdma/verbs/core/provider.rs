@@ -152,7 +152,7 @@ impl Provider for VerbsProvider {
                 status: WcStatus::Flushed,
             });
         }
-        self.clear();
+        let first = self.begin(qp);
         self.transfer(qp, opcode::IBV_WR_RDMA_WRITE, remote, &bufs);
         if let Some(capsule) = capsule {
             self.message(qp, &capsule, &BufList::new(), invalidate);
@@ -161,7 +161,7 @@ impl Provider for VerbsProvider {
             let write = Work::new(opcode::IBV_WR_RDMA_WRITE);
             self.scratch.wrs.push(write.remote(remote.addr, remote.key));
         }
-        self.post_sends(qp, What::Send, tag, bufs);
+        self.post_sends(qp, first, What::Send, tag, bufs);
     }
 
     #[inline]
@@ -175,9 +175,9 @@ impl Provider for VerbsProvider {
                 status: WcStatus::Flushed,
             });
         }
-        self.clear();
+        let first = self.begin(qp);
         self.message(qp, &head, &bufs, None);
-        self.post_sends(qp, What::Send, tag, bufs);
+        self.post_sends(qp, first, What::Send, tag, bufs);
     }
 
     #[inline]
@@ -191,9 +191,9 @@ impl Provider for VerbsProvider {
                 status: WcStatus::Flushed,
             });
         }
-        self.clear();
+        let first = self.begin(qp);
         self.transfer(qp, opcode::IBV_WR_RDMA_READ, remote, &bufs);
-        self.post_sends(qp, What::Read, tag, bufs);
+        self.post_sends(qp, first, What::Read, tag, bufs);
     }
 
     fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
@@ -210,20 +210,22 @@ impl Provider for VerbsProvider {
     fn grant(&mut self, qp: QpId, bufs: BufList, access: Access) -> Result<Remote, BufList> {
         let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
         let at = found.grants.iter().position(|grant| grant.bufs.is_none());
-        let (Some(at), Some(first), true) = (at, bufs.iter().next(), found.posts()) else {
+        let (Some(at), Some(piece), true) = (at, bufs.iter().next(), found.posts()) else {
             return Err(bufs);
         };
-        let mut end = first.as_ptr() as u64;
+        let mut end = piece.as_ptr() as u64;
         let one_piece = bufs.iter().all(|buf| {
-            let joined = buf.as_ptr() as u64 == end && buf.region() == first.region();
+            let joined = buf.as_ptr() as u64 == end && buf.region() == piece.region();
             end += buf.len() as u64;
             joined
         });
         if !one_piece {
             return Err(bufs);
         }
-        let addr = first.as_ptr() as u64;
-        let mr = self.keys.of(&found.conn.device, first).mr;
+        let addr = piece.as_ptr() as u64;
+        let mr = self.keys.of(&found.conn.device, piece).mr;
+        let first = self.begin(qp);
+        let found = find(&mut self.slots, qp).expect("it was there");
         let made = found.made.as_deref_mut().expect("it is made");
         let (work, key) = made.bind(at, mr, (addr, end - addr), access == Access::Write);
         found.grants[at] = Grant {
@@ -231,9 +233,9 @@ impl Provider for VerbsProvider {
             valid: true,
             bufs: Some(bufs),
         };
-        self.clear();
         self.scratch.wrs.push(work);
-        self.post_sends(qp, What::Bind, 0, BufList::new());
+        self.post_sends(qp, first, What::Bind, 0, BufList::new());
+        self.post_waiting();
         // The request named the window by its key of before, so only now.
         let found = find(&mut self.slots, qp).expect("it was there");
         found
@@ -266,6 +268,7 @@ impl Provider for VerbsProvider {
 
     fn close(&mut self, qp: QpId, now: Tick) {
         self.now = now;
+        self.post_waiting();
         let found = self.qp_mut(qp);
         found.told = true;
         if matches!(found.stage, Stage::Making | Stage::Made | Stage::Up) {
@@ -311,7 +314,8 @@ impl Provider for VerbsProvider {
     }
 
     fn flush(&mut self, _now: Tick) {
-        // Everything was posted at once. What is left of the turn's events is for the next one.
+        self.post_waiting();
+        // What is left of the turn's events is for the next one.
         self.cut = self.left_in_turn == 0;
         self.left_in_turn = EVENTS_PER_TURN;
     }
@@ -328,6 +332,7 @@ impl Provider for VerbsProvider {
 
     fn has_work(&self) -> bool {
         self.cut
+            || self.scratch.qp.is_some()
             || !self.events.is_empty()
             || self.completions.at < self.completions.count
             || !self.core.inbox.is_empty()
