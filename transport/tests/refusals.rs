@@ -199,6 +199,9 @@ fn io_commands_say_what_was_wrong() {
         &[0; 511],
         Status::DATA_SGL_LENGTH_INVALID,
     );
+    let mut verify = nvme::verify(1, 0, 1);
+    verify.cdw12 = (verify.cdw12.get() | 1 << 29).into();
+    check(verify, &[], Status::INVALID_FIELD);
     let flush = Sqe::new(NvmOpcode::FLUSH.0);
     check(flush.with_ids(0, 7), &[], Status::INVALID_NAMESPACE);
 
@@ -212,7 +215,7 @@ fn io_commands_say_what_was_wrong() {
     let answer = admin.ask(log.with_sgl(Sgl::transport(64 * 64)), &[]);
     assert!(answer.cqe.status().is_success(), "{}", answer.cqe.status());
     let newest = ferroce_wire::log::ErrorInfoEntry::read(&answer.data).expect("64 bytes");
-    assert_eq!((newest.count.get(), newest.sqid.get()), (19, 1));
+    assert_eq!((newest.count.get(), newest.sqid.get()), (20, 1));
     assert_eq!(newest.nsid.get(), 7);
 }
 
