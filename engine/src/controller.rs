@@ -47,7 +47,7 @@ pub struct Association {
     pub local: SocketAddr,
     /// The transport.
     pub transport: Transport,
-    /// CSTS.RDY, written by the owner core: I/O queues are only admitted while it is set.
+    /// The controller serves, written by the owner core: I/O queues are only admitted while it is set.
     pub ready: AtomicBool,
     /// Error Information log, newest first, written by any core. A mutex does no harm: errors are
     /// not the data path, and no core waits for another longer than a copy of 64 bytes.
@@ -148,12 +148,12 @@ impl Association {
         association
     }
 
-    /// CSTS.RDY as the other cores see it.
+    /// [`Controller::serves`] as the other cores see it.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
 
-    /// CSTS.RDY.
+    /// See [`Controller::serves`].
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
@@ -471,6 +471,11 @@ impl Controller {
         }
     }
 
+    /// Enabled and ready, and neither a reset nor a shutdown has begun: other than Fabrics commands are executed.
+    pub fn serves(&self) -> bool {
+        self.is_enabled() && self.csts.shst() == Csts::SHST_NORMAL
+    }
+
     /// Enabled and ready, and no reset has begun.
     pub fn is_enabled(&self) -> bool {
         self.cc.en() && self.csts.rdy()
@@ -482,7 +487,7 @@ impl Controller {
     /// 3.9). KAS says how exact the timer is, so that much is allowed on top. A controller that serves
     /// nobody yet, or any more, is kept for a host that may still come back to it, but not for ever.
     pub fn silence_allowed_ms(&self) -> Option<u64> {
-        let runs = self.is_enabled() && self.csts.shst() == Csts::SHST_NORMAL;
+        let runs = self.serves();
         let kato_ms = u64::from(self.kato_ms) + u64::from(KAS_MS);
         match (self.kato_ms, self.who.kind) {
             _ if !runs => Some(kato_ms.max(IDLE_SILENCE_MS)),

@@ -244,7 +244,7 @@ impl Queues {
         let effect = property::set(controller, set.ofst.get(), set.attrib, set.value.get());
         match effect {
             Ok(Effect::Enabled) => {
-                controller.who.set_ready(controller.csts.rdy());
+                controller.who.set_ready(controller.serves());
                 Answer::Done(0)
             }
             Ok(Effect::Reset) => {
@@ -256,7 +256,11 @@ impl Queues {
                 self.mail(ToControl::Resetting { cntlid });
                 Answer::Done(0)
             }
-            Ok(Effect::None | Effect::Shutdown(_)) => Answer::Done(0),
+            Ok(Effect::Shutdown(_)) => {
+                controller.who.set_ready(false);
+                Answer::Done(0)
+            }
+            Ok(Effect::None) => Answer::Done(0),
             Err(status) => Answer::Refused(Refusal::of(status)),
         }
     }
@@ -271,7 +275,7 @@ impl Queues {
         let mut controllers = self.controllers.iter_mut().flatten();
         if let Some(controller) = controllers.find(|controller| controller.who.cntlid == cntlid) {
             property::reset_done(controller);
-            controller.who.set_ready(controller.csts.rdy());
+            controller.who.set_ready(controller.serves());
         }
     }
 

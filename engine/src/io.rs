@@ -144,6 +144,10 @@ fn check_io(
     command.lba = lba;
     command.blocks = blocks;
     if matches!(kind, Kind::Verify | Kind::WriteZeroes { .. }) {
+        // There is nothing to strip from what is only verified (NVM 3.3.5, PRINFO).
+        if kind == Kind::Verify && sqe.prinfo() & Sqe::PRINFO_PRACT != 0 {
+            return Err(Refusal::field(offset_of!(Sqe, cdw12) + 3));
+        }
         command.len = blocks;
     } else {
         let len = u64::from(blocks) << shift;

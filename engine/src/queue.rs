@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ferroce_wire::cqe::Cqe;
+use ferroce_wire::opcode::FabricsType;
+use ferroce_wire::sqe::Sqe;
 
 use crate::command::{NONE, Slab};
 use crate::controller::Association;
@@ -128,13 +130,16 @@ impl Queue {
         }
     }
 
-    /// Fills in what a completion says of its queue.
+    /// Fills in what the completion of `sqe` says of its queue.
     #[inline]
-    pub fn stamp(&self, cqe: &mut Cqe) {
+    pub fn stamp(&self, sqe: &Sqe, cqe: &mut Cqe) {
         let sqhd = if self.flow_control {
             self.sqhd
-        } else {
+        } else if sqe.fabrics_type() == Some(FabricsType::CONNECT) {
+            // That the host need not heed SQHD is said once; afterwards it is 0 (Base 3.3.2.5).
             Cqe::SQHD_NO_FLOW_CONTROL
+        } else {
+            0
         };
         let wrong = plant::on(Bug::HeadTooFar) && self.flow_control;
         cqe.sqhd = (sqhd + u16::from(wrong)).into();

@@ -5,11 +5,13 @@ mod node;
 use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_wire::Wire;
-use ferroce_wire::fabrics::{ConnectData, ConnectRefusal, DISCOVERY_NQN, PropertyGet};
+use ferroce_wire::fabrics::{
+    CATTR_NO_SQ_FLOW_CONTROL, ConnectData, ConnectRefusal, DISCOVERY_NQN, PropertyGet, PropertySet,
+};
 use ferroce_wire::identify::{Cns, Csi};
 use ferroce_wire::num::U16;
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
-use ferroce_wire::prop::PropertyOffset;
+use ferroce_wire::prop::{Cc, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 use node::raw::{Answer, Raw, connect_command, connect_data, nqn};
@@ -197,6 +199,9 @@ fn io_commands_say_what_was_wrong() {
         &[0; 511],
         Status::DATA_SGL_LENGTH_INVALID,
     );
+    let mut verify = nvme::verify(1, 0, 1);
+    verify.cdw12 = (verify.cdw12.get() | 1 << 29).into();
+    check(verify, &[], Status::INVALID_FIELD);
     let flush = Sqe::new(NvmOpcode::FLUSH.0);
     check(flush.with_ids(0, 7), &[], Status::INVALID_NAMESPACE);
 
@@ -210,7 +215,7 @@ fn io_commands_say_what_was_wrong() {
     let answer = admin.ask(log.with_sgl(Sgl::transport(64 * 64)), &[]);
     assert!(answer.cqe.status().is_success(), "{}", answer.cqe.status());
     let newest = ferroce_wire::log::ErrorInfoEntry::read(&answer.data).expect("64 bytes");
-    assert_eq!((newest.count.get(), newest.sqid.get()), (19, 1));
+    assert_eq!((newest.count.get(), newest.sqid.get()), (20, 1));
     assert_eq!(newest.nsid.get(), 7);
 }
 
@@ -310,6 +315,40 @@ fn disconnect_ends_an_io_queue_and_only_that() {
             .is_success()
     );
     assert_eq!(nqn(NQN).as_str(), NQN);
+}
+
+#[test]
+fn without_flow_control_the_head_is_told_once() {
+    let node = Node::start(&[4096]);
+    let (_admin, cntlid) = Raw::admin(node.address);
+    let mut io = Raw::greet(node.address);
+    let mut command = connect_command(1);
+    command.cattr = CATTR_NO_SQ_FLOW_CONTROL;
+    let answer = io.connect(command, connect_data(cntlid));
+    assert!(answer.cqe.status().is_success());
+    assert_eq!(answer.cqe.sqhd.get(), 0xFFFF);
+    for _ in 0..3 {
+        assert_eq!(
+            io.ask(Sqe::new(NvmOpcode::FLUSH.0).with_ids(0, 1), &[])
+                .cqe
+                .sqhd
+                .get(),
+            0
+        );
+    }
+}
+
+#[test]
+fn after_a_shutdown_no_queue_is_added() {
+    let node = Node::start(&[4096]);
+    let (mut admin, cntlid) = Raw::admin(node.address);
+    let cc = Cc::default().with_en(true).with_iosqes(6).with_iocqes(4);
+    let cc = cc.with_shn(Cc::SHN_NORMAL);
+    let shut = PropertySet::new(PropertyOffset::CC.0, 0, cc.0.into()).to_sqe();
+    assert!(admin.ask(shut, &[]).cqe.status().is_success());
+    let mut io = Raw::greet(node.address);
+    let answer = io.connect(connect_command(1), connect_data(cntlid));
+    refused(&answer, Status::COMMAND_SEQUENCE_ERROR);
 }
 
 #[test]

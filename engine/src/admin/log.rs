@@ -11,6 +11,7 @@ use ferroce_wire::log::{
 };
 use ferroce_wire::num::U32;
 use ferroce_wire::opcode::NvmOpcode;
+use ferroce_wire::prop::Cc;
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
@@ -102,7 +103,7 @@ fn page(admin: &Admin, sqe: &Sqe, lid: LogId) -> Result<Vec<u8>, Refusal> {
         LogId::SMART => smart(admin).as_bytes().to_vec(),
         LogId::FIRMWARE_SLOT => firmware(admin).as_bytes().to_vec(),
         LogId::CHANGED_NAMESPACES => changed_namespaces(admin.controller),
-        LogId::COMMAND_EFFECTS => command_effects(who.kind, sqe)?.as_bytes().to_vec(),
+        LogId::COMMAND_EFFECTS => command_effects(admin.controller, sqe)?.as_bytes().to_vec(),
         LogId::ANA => ana(admin, sqe.lsp() & ANA_LSP_RGO != 0)?,
         LogId::FEATURE_EFFECTS => feature_effects(who.kind).as_bytes().to_vec(),
         LogId::MI_COMMAND_EFFECTS => vec![0; size_of::<FeatureEffects>()],
@@ -202,8 +203,13 @@ fn changed_namespaces(controller: &Controller) -> Vec<u8> {
 
 /// Commands Supported and Effects. Nothing here changes what other commands see, so no command asks
 /// to be submitted alone (CSE).
-fn command_effects(kind: Kind, sqe: &Sqe) -> Result<CommandsSupportedAndEffects, Refusal> {
-    if sqe.log_csi() != Csi::NVM {
+fn command_effects(
+    controller: &Controller,
+    sqe: &Sqe,
+) -> Result<CommandsSupportedAndEffects, Refusal> {
+    let kind = controller.who.kind;
+    // CSI is ignored where not all I/O command sets were selected (Base 5.1.12).
+    if controller.cc.css() == Cc::CSS_ALL && sqe.log_csi() != Csi::NVM {
         return Err(Refusal::field(AT_CSI));
     }
     let mut page = CommandsSupportedAndEffects::default();

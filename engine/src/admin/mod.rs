@@ -113,8 +113,8 @@ pub fn execute(admin: &mut Admin, sqe: &Sqe, slot: u32, host_data: Option<&[u8]>
 }
 
 fn dispatch(admin: &mut Admin, sqe: &Sqe, slot: u32, host_data: Option<&[u8]>) -> Outcome {
-    if !admin.controller.is_enabled() {
-        // Only Fabrics commands work on a controller that is not ready, or in reset (Base 3.5).
+    if !admin.controller.serves() {
+        // Only Fabrics commands work on a controller that is not ready, in reset (Base 3.5), or shut down (Base 3.6.2).
         return Err(Refusal::of(Status::COMMAND_SEQUENCE_ERROR.dnr()));
     }
     let opcode = sqe.admin_opcode();

@@ -216,7 +216,7 @@ fn reply_last<F: Fabric>(
 ) {
     let ticket = command.ticket.take().expect("one command, one answer");
     let mut cqe = ticket.complete(status, dw0);
-    queue.stamp(&mut cqe);
+    queue.stamp(&command.sqe, &mut cqe);
     reply.may_elide_cqe = status.is_success() && dw0 == 0 && !queue.flow_control;
     reply.cqe = Some(cqe);
     if plant::on(Bug::AnsweredTwice) && reply.bufs.is_empty() {

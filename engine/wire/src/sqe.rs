@@ -193,6 +193,9 @@ impl Sqe {
         self.cdw12.get() & Self::CDW12_LR != 0
     }
 
+    /// Protection Information Action, in [`Sqe::prinfo`].
+    pub const PRINFO_PRACT: u8 = 0b1000;
+
     /// PRINFO: PRACT in bit 3, PRCHK in bits 2:0.
     pub const fn prinfo(&self) -> u8 {
         ((self.cdw12.get() & Self::CDW12_PRINFO) >> 26) as u8

@@ -3,6 +3,7 @@
 use ferroce_wire::identify::{Cns, Csi};
 use ferroce_wire::log::{CommandsSupportedAndEffects, LogId};
 use ferroce_wire::opcode::AdminOpcode;
+use ferroce_wire::prop::Cc;
 use ferroce_wire::sqe::{KeyedSgl, Sgl, Sqe};
 use ferroce_wire::status::Status;
 
@@ -21,6 +22,22 @@ fn a_controller_that_is_not_ready_takes_none() {
         for opcode in 0..=255 {
             let refused = world.refused(Sqe::new(opcode));
             assert_eq!(refused, nowhere(Status::COMMAND_SEQUENCE_ERROR));
+        }
+    }
+}
+
+#[test]
+fn a_controller_that_was_shut_down_takes_none_before_a_reset() {
+    for kind in KINDS {
+        for how in [Cc::SHN_NORMAL, Cc::SHN_ABRUPT] {
+            let mut world = World::new(kind);
+            world.set_cc(world.controller.cc.with_shn(how));
+            for opcode in 0..=255 {
+                let refused = world.refused(Sqe::new(opcode));
+                assert_eq!(refused, nowhere(Status::COMMAND_SEQUENCE_ERROR));
+            }
+            world.reset();
+            assert_eq!(world.done(Sqe::new(AdminOpcode::KEEP_ALIVE.0)), 0);
         }
     }
 }

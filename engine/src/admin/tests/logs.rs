@@ -10,6 +10,7 @@ use ferroce_wire::log::{
     SmartLog, SupportedLogPages,
 };
 use ferroce_wire::opcode::NvmOpcode;
+use ferroce_wire::prop::Cc;
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
@@ -19,6 +20,7 @@ use crate::controller::Kind;
 use crate::health::Health;
 use crate::limits;
 use crate::port::Tick;
+use crate::property;
 use crate::refusal::Refusal;
 
 fn sqe(lid: LogId, len: u32) -> Sqe {
@@ -123,6 +125,12 @@ fn wrong_parameters_are_named() {
     let mut zoned = sqe(LogId::COMMAND_EFFECTS, 64);
     zoned.cdw14 = (2 << 24).into();
     assert_eq!(world.refused(zoned), at(Status::INVALID_FIELD, 59));
+    // With the NVM command set alone, CSI is not looked at.
+    world.set_cc(Cc(0));
+    property::reset_done(&mut world.controller);
+    let cc = Cc(0).with_en(true).with_iosqes(Cc::IOSQES_64);
+    world.set_cc(cc.with_iocqes(Cc::IOCQES_16));
+    assert_eq!(world.data(zoned).len(), 64);
 }
 
 #[test]
