@@ -43,12 +43,15 @@ impl Board {
         self.write(&missing);
     }
 
-    /// The same, if it was missing; otherwise there is nothing to tell.
-    pub fn found_if_missed(&self, what: &str, how: impl FnOnce() -> String) {
+    /// True while it is missing.
+    pub fn misses(&self, what: &str) -> bool {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        let missed = missing.contains_key(what);
-        drop(missing);
-        if missed {
+        missing.contains_key(what)
+    }
+
+    /// The same as `found`, if it was missing; otherwise there is nothing to tell.
+    pub fn found_if_missed(&self, what: &str, how: impl FnOnce() -> String) {
+        if self.misses(what) {
             self.found(what, &how());
         }
     }

@@ -18,6 +18,10 @@ const SERVER: u16 = 67;
 const CLIENT: u16 = 68;
 /// How long an answer is waited for: at first, and at most, since each try doubles it (RFC 2131 section 4.1).
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(32));
+/// A cable is looked at so often.
+const LOOK: Duration = Duration::from_secs(2);
+/// What is said of an interface without a cable.
+const NO_CARRIER: &str = "it has no carrier: is a cable plugged in?";
 /// Subnet mask, router, lease time, renewal and rebinding times.
 const WANTED: &[u8] = &[1, 3, 51, 58, 59];
 /// The option that names us (RFC 2132 section 3.14).
@@ -74,7 +78,7 @@ impl Client {
             Ok(None) => {
                 let why = match has_carrier(&name) {
                     true => "no DHCP server answers",
-                    false => "it has no carrier: is a cable plugged in?",
+                    false => NO_CARRIER,
                 };
                 self.board.miss(&name, why);
                 self.patience = (self.patience * 2).min(PATIENCE.1);
@@ -96,6 +100,10 @@ impl Client {
         self.board
             .found(&name, &format!("has {} by DHCP", lease.address));
         self.hold(&lease);
+        self.board.miss(
+            &name,
+            &format!("{} by DHCP is over: no server renews it", lease.address),
+        );
         // What is lost must not be used any more; a failure would mean that it is gone already.
         let _ = self.interface.remove_address(lease.address);
     }
@@ -108,14 +116,21 @@ impl Client {
         }
     }
 
-    /// Renews a lease again and again; returns when it is over.
+    /// Renews a lease again and again, and where a cable comes back; returns when it is over.
     fn hold(&self, lease: &Lease) {
         let (mut since, mut over) = (Instant::now(), lease.over);
         let mut next = lease.renew;
         loop {
-            thread::sleep((since + next).saturating_duration_since(Instant::now()));
-            match self.renew(lease) {
+            let was_away = self.wait(lease, since + next);
+            // Whoever answers may extend it once seven eighths are over (RFC 2131 section 4.4.5), or where this may be
+            // another network by now.
+            let to = match was_away || since.elapsed() >= over / 8 * 7 {
+                true => Ipv4Addr::BROADCAST,
+                false => lease.server,
+            };
+            match self.renew(lease, to) {
                 Ok(Some(Some(renewed))) if renewed.address == lease.address => {
+                    log::debug!("{}: {} is renewed", self.interface.name, lease.address);
                     (since, next, over) = (Instant::now(), renewed.renew, renewed.over);
                     continue;
                 }
@@ -129,6 +144,28 @@ impl Client {
             }
             // Half of what is left, but no more often than once a minute (RFC 2131 section 4.4.5).
             next = since.elapsed() + (left / 2).max(Duration::from_secs(60)).min(left);
+        }
+    }
+
+    /// Until then, or until a cable that was pulled is back, which is true. Tells of both.
+    fn wait(&self, lease: &Lease, until: Instant) -> bool {
+        let name = &self.interface.name;
+        loop {
+            let had = self.board.misses(name);
+            match (has_carrier(name), had) {
+                (false, _) => self.board.miss(name, NO_CARRIER),
+                (true, true) => {
+                    let how = format!("its cable is back; it has {} by DHCP", lease.address);
+                    self.board.found(name, &how);
+                    return true;
+                }
+                (true, false) => (),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            thread::sleep(left.min(LOOK));
         }
     }
 
@@ -156,7 +193,7 @@ impl Client {
     }
 
     /// None if nobody answers, Some(None) if the server refuses.
-    fn renew(&self, lease: &Lease) -> io::Result<Option<Option<Lease>>> {
+    fn renew(&self, lease: &Lease, to: Ipv4Addr) -> io::Result<Option<Option<Lease>>> {
         let own = lease.v4().unwrap_or(Ipv4Addr::UNSPECIFIED);
         let socket = self.socket(own)?;
         let xid = fastrand::u32(..);
@@ -164,7 +201,7 @@ impl Client {
             client_ip: own,
             ..self.message(DhcpMessageType::Request, xid)
         };
-        self.send(&socket, &request, lease.server)?;
+        self.send(&socket, &request, to)?;
         self.answer(&socket, xid, DhcpMessageType::Ack)
     }
 

@@ -20,7 +20,7 @@ use ferroce_transport::roce::provider::{Line, Roce};
 use ferroce_wire::roce::PORT;
 
 use crate::net::LinkId;
-use crate::shared::{Chance, Common, Event, MS, US};
+use crate::shared::{Chance, Common, Event, MS, S, US};
 
 /// Datagrams that are taken at once.
 const BATCH: usize = 64;
@@ -129,9 +129,12 @@ impl Ether {
         self.capture = Some(Capture::new(file));
     }
 
-    /// A link carries nothing for a while.
-    pub fn darken(&mut self, link: LinkId, ns: u64) {
-        self.dark.insert(link, self.common.now() + ns);
+    /// A link carries nothing for a while. False if that is so long, with what was before, that a node may take the host
+    /// for dead: the shortest Keep Alive Timeout is a second as the node counts it, and as much is granted besides.
+    pub fn darken(&mut self, link: LinkId, ns: u64) -> bool {
+        let now = self.common.now();
+        let was_dark = self.dark.insert(link, now + ns).is_some();
+        !was_dark && ns <= S
     }
 
     fn carry(&mut self, from: Place, ip: IpAddr, to: SocketAddr, mut datagram: Vec<u8>) {

@@ -299,11 +299,12 @@ impl Net {
         self.send_to_host(id, ToHost::Closed);
     }
 
-    /// Nothing gets through for a while, which both ends must bear; or the host's device gives up.
+    /// Nothing gets through for a while, which both ends must bear if it is short; or the host's device gives up.
     fn cut_rdma(&mut self, id: LinkId) {
         if self.rng.bool() {
             let dark = self.rng.skewed(MS, 2 * S);
-            self.medium.borrow_mut().darken(id, dark);
+            let is_borne = self.medium.borrow_mut().darken(id, dark);
+            self.links[id as usize].excused |= !is_borne;
             return;
         }
         self.links[id as usize].excused = true;
