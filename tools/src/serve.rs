@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use ferroce_engine::table::Transport;
+use ferroce_transport::roce::udp::Facts;
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 
 use crate::cli::ServeArgs;
@@ -65,6 +66,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
             &view,
             &config,
             node.memory(),
+            node.roce(),
             socket.as_ref(),
             metrics_at,
         )?)?,
@@ -124,6 +126,7 @@ fn greeting(
     view: &View,
     config: &Config,
     memory: &str,
+    roce: &[Facts],
     socket: Option<&Socket>,
     metrics: Option<SocketAddr>,
 ) -> Result<String> {
@@ -151,6 +154,9 @@ fn greeting(
     }
     for url in &view.listen {
         let _ = writeln!(out, "  at {url}");
+    }
+    for facts in roce {
+        let _ = writeln!(out, "  {facts}");
     }
     let cpus: Vec<String> = view
         .cores
