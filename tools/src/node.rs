@@ -29,7 +29,7 @@ use ferroce_engine::core::{Core, CoreConfig};
 use ferroce_engine::counters::{Counter, Counters};
 use ferroce_engine::mail::mailbox;
 use ferroce_engine::table::{Subsystem, Transport};
-use ferroce_transport::roce::udp::Listener;
+use ferroce_transport::roce::udp::{Facts as RoceFacts, Listener};
 use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::target::Offer;
 
@@ -59,6 +59,7 @@ pub struct Node {
     handle: Arc<Handle>,
     memory: String,
     placed: String,
+    roce: Vec<RoceFacts>,
     control: JoinHandle<bool>,
     cores: Vec<JoinHandle<()>>,
 }
@@ -143,6 +144,7 @@ impl Node {
         let roce::Opened {
             mut fabrics,
             listener,
+            facts: roce,
         } = roce::open(others, cpus.len(), config.limits.rdma_entries, class)?;
         // Queues that come by devices and those that come by our own RoCEv2 have their RECVs apart.
         let entries = config.limits.rdma_entries as usize;
@@ -231,6 +233,7 @@ impl Node {
             )),
             memory,
             placed,
+            roce,
             control,
             cores,
         };
@@ -309,6 +312,11 @@ impl Node {
     /// What memory it has for data on its way.
     pub fn memory(&self) -> &str {
         &self.memory
+    }
+
+    /// How packets of RoCE in software come and go, at each of its addresses.
+    pub fn roce(&self) -> &[RoceFacts] {
+        &self.roce
     }
 
     /// Answers at a control socket, from threads of its own.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use ferroce_engine::table::Transport;
+use ferroce_transport::roce::udp::Facts;
 use ferroce_wire::fabrics::DISCOVERY_NQN;
 
 use crate::cli::ServeArgs;
@@ -66,7 +67,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         Response::Node(view) => print(&greeting(
             &view,
             &config,
-            (node.memory(), node.placed()),
+            (node.memory(), node.placed(), node.roce()),
             socket.as_ref(),
             metrics_at,
         )?)?,
@@ -121,7 +122,7 @@ fn control_socket(config: &Config) -> Result<Option<Socket>> {
 fn greeting(
     view: &View,
     config: &Config,
-    (memory, placed): (&str, &str),
+    (memory, placed, roce): (&str, &str, &[Facts]),
     socket: Option<&Socket>,
     metrics: Option<SocketAddr>,
 ) -> Result<String> {
@@ -149,6 +150,9 @@ fn greeting(
     }
     for url in &view.listen {
         let _ = writeln!(out, "  at {url}");
+    }
+    for facts in roce {
+        let _ = writeln!(out, "  {facts}");
     }
     let cpus: Vec<String> = view
         .cores

@@ -106,6 +106,13 @@ fn data_is_what_was_written() {
         "{}",
         node.greeting
     );
+    let ip = node.url.trim_start_matches("roce://");
+    let facts = format!(
+        "  RoCE in software at {}: packets of 4096 bytes, 16 of 32 bits of their ICRCs checked, with \
+         UDP_SEGMENT, with UDP_GRO\n",
+        ip.trim_end_matches(":4420")
+    );
+    assert!(node.greeting.contains(&facts), "{}", node.greeting);
     for size in [["--block-size", "4KiB"], ["--block-size", "64KiB"]] {
         let text = well(&node.probe(None, &[&VERIFY[..], &size, &["--queues", "3"]].concat()));
         assert!(

@@ -8,7 +8,7 @@ use ferroce_engine::limits;
 use ferroce_engine::table::Transport;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::roce::provider::Roce;
-use ferroce_transport::roce::udp::{self, Listener, Options};
+use ferroce_transport::roce::udp::{self, Facts, Listener, Options};
 use ferroce_transport::sys::udp::random;
 
 use crate::fail::{Context, Result, fail};
@@ -23,6 +23,8 @@ pub struct Opened {
     pub fabrics: VecDeque<Roce>,
     /// What hears requests.
     pub listener: Option<Listener>,
+    /// How packets come and go, of each address.
+    pub facts: Vec<Facts>,
 }
 
 /// Opens what the RDMA addresses need that are for no device, for so many cores.
@@ -49,6 +51,7 @@ pub fn open(urls: &[Url], cores: usize, recvs: u32, traffic_class: Option<u8>) -
         return Ok(Opened {
             fabrics: VecDeque::new(),
             listener: None,
+            facts: Vec::new(),
         });
     }
     let options = Options {
@@ -58,12 +61,17 @@ pub fn open(urls: &[Url], cores: usize, recvs: u32, traffic_class: Option<u8>) -
     };
     let opened = udp::open(&addresses, services, cores, options);
     let (sockets, listener) = opened.context(|| "cannot serve RoCE")?;
+    let facts = sockets[0].facts().to_vec();
     let guid = number()?;
     let fabrics = sockets
         .into_iter()
         .map(|sockets| Ok(Roce::new(sockets, guid, number()?)))
         .collect::<Result<_>>()?;
-    Ok(Opened { fabrics, listener })
+    Ok(Opened {
+        fabrics,
+        listener,
+        facts,
+    })
 }
 
 fn number() -> Result<u64> {

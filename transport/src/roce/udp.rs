@@ -136,6 +136,44 @@ pub fn port_of(ip: IpAddr) -> Result<Port, OpenError> {
     Ok(Port { ip, mtu })
 }
 
+/// How packets come and go at one of our addresses, to be told at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// It, and what its packets carry.
+    pub port: Port,
+    /// Room for packets that wait in a core's socket, in bytes.
+    pub room: usize,
+    /// The system cuts long messages into packets (UDP_SEGMENT).
+    pub segment: bool,
+    /// The system hands over packets together (UDP_GRO).
+    pub gro: bool,
+}
+
+impl Facts {
+    /// Bits of an ICRC that are checked: over IPv4 it covers the identification, which sockets do not see.
+    pub fn icrc_bits(&self) -> u32 {
+        match self.port.ip.is_ipv4() {
+            true => 16,
+            false => 32,
+        }
+    }
+}
+
+impl std::fmt::Display for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let used = |used| if used { "with" } else { "without" };
+        write!(
+            f,
+            "RoCE in software at {}: packets of {} bytes, {} of 32 bits of their ICRCs checked, {} UDP_SEGMENT, {} UDP_GRO",
+            self.port.ip,
+            self.port.mtu.bytes(),
+            self.icrc_bits(),
+            used(self.segment),
+            used(self.gro)
+        )
+    }
+}
+
 /// True if what leaves by this address may be cut by the system (UDP_SEGMENT), with ICRCs that still hold. Over IPv6 they
 /// cover nothing that cutting changes. Over IPv4 they cover the identification, which the kernel counts from 0 when it cuts;
 /// a NIC that does so itself may not, and what it does cannot be seen from here: not even from a virtual cable (veth),
@@ -172,10 +210,9 @@ pub fn open(
         // Nobody else has it: with sharing asked for, that would not show.
         drop(bind(*ip, PORT, false)?);
         let segment = options.segment.unwrap_or_else(|| may_segment(*ip));
-        let mut room = usize::MAX;
         for core in &mut cores {
             let socket = marked(bind(*ip, PORT, true)?, *ip, options)?;
-            room = room.min(core.add(port, socket, segment)?);
+            core.add(port, socket, segment)?;
         }
         if front {
             let socket = marked(bind(*ip, PORT, true)?, *ip, options)?;
@@ -187,22 +224,10 @@ pub fn open(
             .expect("one was bound");
         udp::steer(last.as_fd(), count, front)
             .map_err(|cause| OpenError::System(*ip, "cannot deal packets to cores", cause))?;
-        log::info!(
-            "RoCE at {ip}: packets of {} bytes, {} KiB of room for those that come; {}; {}",
-            port.mtu.bytes(),
-            room / 1024,
-            if ip.is_ipv4() {
-                "of their ICRC 16 bits are checked, since sockets do not see the identification"
-            } else {
-                "their ICRC is checked"
-            },
-            match segment {
-                true => "long messages are cut by the system (UDP_SEGMENT)",
-                false =>
-                    "each is sent by itself, since this interface may cut messages with other \
-                     identifications than their ICRCs have",
-            }
-        );
+        // They are the same for every core.
+        let facts = cores[0].facts.last().expect("it was added");
+        let room = facts.room;
+        log::info!("{facts}, {} KiB of room for those that come", room / 1024);
         if room < RECEIVE_BUFFER_LOW {
             log::warn!(
                 "RoCE at {ip}: {} KiB of room for packets holds about {} commands of all queues of \
@@ -299,8 +324,8 @@ pub struct Sockets {
     overflows: Vec<u32>,
     inbox: Inbox,
     epoll: Epoll,
-    /// Of each socket: long messages are cut by the system.
-    segment: Vec<bool>,
+    /// Of each socket.
+    facts: Vec<Facts>,
     options: Options,
     random: fastrand::Rng,
     told: bool,
@@ -318,7 +343,7 @@ impl Sockets {
             overflows: Vec::new(),
             inbox: Inbox::default(),
             epoll: Epoll::new()?,
-            segment: Vec::new(),
+            facts: Vec::new(),
             options,
             random: fastrand::Rng::with_seed(options.loss_seed ^ u64::from(worker)),
             told: false,
@@ -326,14 +351,18 @@ impl Sockets {
         })
     }
 
-    /// Its room for packets, in bytes.
-    fn add(&mut self, port: Port, socket: Socket, segment: bool) -> Result<usize, OpenError> {
+    /// How packets come and go at each of its addresses.
+    pub fn facts(&self) -> &[Facts] {
+        &self.facts
+    }
+
+    fn add(&mut self, port: Port, socket: Socket, segment: bool) -> Result<(), OpenError> {
         let failed = |what| move |cause| OpenError::System(port.ip, what, cause);
         let wanted = RECEIVE_BUFFER.max(self.options.recvs as usize * RECEIVE_BUFFER_OF_RECV);
         let room = udp::receive_buffer(socket.as_fd(), wanted)
             .map_err(failed("cannot make room for packets"))?;
         // Both are for speed and for knowing; old kernels are slower and know less.
-        let _ = udp::receive_together(socket.as_fd());
+        let gro = udp::receive_together(socket.as_fd()).is_ok();
         let _ = udp::count_overflows(socket.as_fd());
         self.epoll
             .add_datagrams(socket.as_fd())
@@ -341,8 +370,13 @@ impl Sockets {
         self.ports.push(port);
         self.sockets.push(socket);
         self.overflows.push(0);
-        self.segment.push(segment);
-        Ok(room)
+        self.facts.push(Facts {
+            port,
+            room,
+            segment,
+            gro,
+        });
+        Ok(())
     }
 
     /// Takes the packets that are there, a bounded number, to the device. True if there may be more.
@@ -387,7 +421,7 @@ impl AsFd for Sockets {
 impl Outlet for Sockets {
     fn send(&mut self, route: &Route, packets: &[PacketOut<'_>]) -> usize {
         let socket = self.sockets[route.port].as_fd();
-        let segment = &mut self.segment[route.port];
+        let segment = &mut self.facts[route.port].segment;
         match send(socket, route, packets, *segment) {
             Ok(sent) => sent,
             Err(cause) => match cause.raw_os_error() {
@@ -683,5 +717,36 @@ fn request(
     match mad::parse(mad) {
         Some((tid, Message::Req(req))) => Ok((tid, *req)),
         _ => Err(Dropped::Mad),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_packets_come_and_go_is_told() {
+        let facts = |ip: &str, segment, gro| {
+            let ip = ip.parse().expect("an address");
+            let port = Port { ip, mtu: Mtu::MAX };
+            let room = RECEIVE_BUFFER;
+            let facts = Facts {
+                port,
+                room,
+                segment,
+                gro,
+            };
+            facts.to_string()
+        };
+        assert_eq!(
+            facts("10.0.0.5", false, true),
+            "RoCE in software at 10.0.0.5: packets of 4096 bytes, 16 of 32 bits of their ICRCs checked, without \
+             UDP_SEGMENT, with UDP_GRO"
+        );
+        assert_eq!(
+            facts("fd00::5", true, false),
+            "RoCE in software at fd00::5: packets of 4096 bytes, 32 of 32 bits of their ICRCs checked, with \
+             UDP_SEGMENT, without UDP_GRO"
+        );
     }
 }
