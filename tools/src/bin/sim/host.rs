@@ -702,7 +702,9 @@ impl Path {
             }
         }
         let mut all = std::mem::take(&mut self.reset_links);
-        all.extend(links);
+        // Over one that never came about nothing was written, and a node may never hear of it.
+        let queues = self.admin.iter().chain(&self.io);
+        all.extend(queues.filter(|queue| queue.up).map(|queue| queue.link));
         ground.lose(self.plan.host, self.plan.subsystem, all, writes);
         self.admin = None;
         self.io.clear();
