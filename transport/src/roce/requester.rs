@@ -44,11 +44,8 @@ const RTO_MAX: u64 = 500_000_000;
 const RTO_START: u64 = 50_000_000;
 /// An acknowledgement is waited for in so many parts, and what of a part went by after its end does not count: then we did
 /// not run. A machine that stood still (paused, in a debugger, without a CPU) takes its peers on the same machine with it,
-/// and packets on their way to either.
+/// and packets on their way to either. So whatever it was, the peer has had three quarters of the time while we looked.
 const WAIT_PARTS: u32 = 4;
-/// So many parts of one wait, of those whose end was seen late by as long as they are, are waited for once more. It is
-/// bounded, so that a machine that hardly ever runs sends again as well.
-const LATE_PARTS_MAX: u32 = 32;
 /// A peer that acknowledges nothing for this long, in ns, is gone. As above, only time counts in which we ran.
 pub const GIVE_UP_NS: u64 = 10_000_000_000;
 
@@ -113,9 +110,8 @@ pub struct Requester {
     window: Window,
     /// When the part of waiting ends that goes on; `None` if nothing is out.
     timer: Option<Tick>,
-    /// Parts of waiting that follow this one, and how many may yet be late.
+    /// Parts of waiting that follow this one.
     parts_left: u32,
-    late_left: u32,
     rto: u64,
     round_trip: RoundTrip,
     /// A packet whose acknowledgement is timed.
@@ -195,7 +191,6 @@ impl Requester {
             },
             timer: None,
             parts_left: 0,
-            late_left: 0,
             rto: RTO_START,
             round_trip: RoundTrip::default(),
             probe: None,
@@ -575,7 +570,6 @@ impl Requester {
     /// Begins to wait for an acknowledgement.
     fn wait(&mut self, now: Tick) {
         self.parts_left = WAIT_PARTS - 1;
-        self.late_left = LATE_PARTS_MAX;
         self.timer = Some(now.plus_ns(self.part()));
     }
 
@@ -660,21 +654,17 @@ impl Requester {
                 return Err(WcStatus::RetriesExceeded);
             }
         }
-        let Some(due) = self.timer.filter(|due| *due <= now) else {
+        if self.timer.is_none_or(|due| due > now) {
             return Ok(());
-        };
-        self.waited += self.part();
-        if self.waited >= GIVE_UP_NS {
-            return Err(WcStatus::RetriesExceeded);
         }
-        let late = now.since(due) >= self.part() && self.late_left > 0;
-        if late || self.parts_left > 0 {
-            match late {
-                true => self.late_left -= 1,
-                false => self.parts_left -= 1,
-            }
+        self.waited += self.part();
+        if self.parts_left > 0 {
+            self.parts_left -= 1;
             self.timer = Some(now.plus_ns(self.part()));
             return Ok(());
+        }
+        if self.waited >= GIVE_UP_NS {
+            return Err(WcStatus::RetriesExceeded);
         }
         counters.timeouts += 1;
         self.lose();
