@@ -44,10 +44,9 @@ const RECENT_MAX: usize = 4096;
 const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 /// 4.096 us times 2 to the power of this is told to peers as the time we take to answer: 67 ms.
 const RESPONSE_TIMEOUT: u8 = 14;
-/// ... and as the time after which a packet of theirs is lost: 537 ms, which is what Linux tells its own peers. A process that
-/// shares its CPU, or a machine that shares its host, may well not run for some tenths of a second, and what is sent again
-/// meanwhile was not lost.
-const ACK_TIMEOUT: u8 = 17;
+/// ... and as the time after which a packet of theirs is lost: 268 ms. A process that shares its CPU may well not run for a
+/// tenth of a second, and what is sent again meanwhile was not lost.
+const ACK_TIMEOUT: u8 = 16;
 /// Retried for ever.
 const RNR_RETRY: u8 = 7;
 /// Private data of a REQ behind the addresses.

@@ -673,8 +673,7 @@ impl Device {
             let id = qp.id;
             if qp.requester.next_timeout().is_some_and(|due| due <= now) {
                 match qp.requester.on_time(now, &mut self.counters) {
-                    Ok(()) if qp.requester.has_work() => self.list(slot),
-                    Ok(()) => {}
+                    Ok(()) => self.list(slot),
                     Err(status) => self.down(id, status, Some(Why::Error(status)), now),
                 }
             }

@@ -71,8 +71,6 @@ pub struct Roce<L = Sockets> {
     batches: u32,
     /// There may be more packets in the sockets.
     more: bool,
-    /// When the sockets were looked into last. No timer knows of later: what it waits for may lie in there.
-    looked: Tick,
     /// The system had no room for what is to be sent; it is tried again then.
     full_until: Option<Tick>,
 }
@@ -95,7 +93,6 @@ impl<L: Line> Roce<L> {
             line,
             batches: BATCHES_PER_TURN,
             more: false,
-            looked: Tick(0),
             full_until: None,
         }
     }
@@ -211,7 +208,6 @@ impl<L: Line> Provider for Roce<L> {
                 return None;
             }
             self.batches -= 1;
-            self.looked = now;
             self.more = self.line.receive(now, &mut self.device);
             if !self.more && !self.device.has_events() {
                 return None;
@@ -222,8 +218,8 @@ impl<L: Line> Provider for Roce<L> {
     #[inline]
     fn flush(&mut self, now: Tick) {
         self.batches = BATCHES_PER_TURN;
-        // Who did not run for a while may flush before it polls, and the acknowledgement is there already.
-        self.device.on_time(self.looked);
+        // What was received comes first: of a core that did not run for a while, the acknowledgement is there already.
+        self.device.on_time(now);
         if self.full_until.is_some_and(|until| now < until) {
             return;
         }

@@ -42,11 +42,7 @@ const RTO_MIN: u64 = 5_000_000;
 const RTO_MAX: u64 = 500_000_000;
 /// ... or after this, as long as no round trip was measured.
 const RTO_START: u64 = 50_000_000;
-/// An acknowledgement is waited for in so many parts, and what of a part went by after its end does not count: then we did
-/// not run. A machine that stood still (paused, in a debugger, without a CPU) takes its peers on the same machine with it,
-/// and packets on their way to either. So whatever it was, the peer has had three quarters of the time while we looked.
-const WAIT_PARTS: u32 = 4;
-/// A peer that acknowledges nothing for this long, in ns, is gone. As above, only time counts in which we ran.
+/// A peer that acknowledges nothing for this long, in ns, is gone.
 pub const GIVE_UP_NS: u64 = 10_000_000_000;
 
 /// A peer that is there and has no RECV for this long, in ns, will have none. InfiniBand's RNR retry count of 7, which
@@ -108,16 +104,13 @@ pub struct Requester {
     /// Behind the last response packet of each READ request that is out.
     reads: VecDeque<Psn>,
     window: Window,
-    /// When the part of waiting ends that goes on; `None` if nothing is out.
     timer: Option<Tick>,
-    /// Parts of waiting that follow this one.
-    parts_left: u32,
     rto: u64,
     round_trip: RoundTrip,
     /// A packet whose acknowledgement is timed.
     probe: Option<(Psn, Tick)>,
-    /// How long it was waited since something was acknowledged, in ns.
-    waited: u64,
+    /// Since when nothing was acknowledged.
+    stalled: Tick,
     /// What was gone back to already.
     gone_back: Option<Psn>,
     /// The peer has no RECV until then.
@@ -190,11 +183,10 @@ impl Requester {
                 reacted: None,
             },
             timer: None,
-            parts_left: 0,
             rto: RTO_START,
             round_trip: RoundTrip::default(),
             probe: None,
-            waited: 0,
+            stalled: Tick(0),
             gone_back: None,
             rnr: None,
             rnr_since: None,
@@ -370,8 +362,8 @@ impl Requester {
             self.next = after;
         }
         if count > 0 && self.timer.is_none() {
-            self.waited = 0;
-            self.wait(now);
+            self.stalled = now;
+            self.timer = Some(now.plus_ns(self.rto));
         }
     }
 
@@ -396,13 +388,12 @@ impl Requester {
         match syndrome.kind() {
             Syndrome::KIND_ACK => self.retire(now, psn.plus(1), events),
             Syndrome::KIND_RNR => {
-                self.forgive(now);
                 self.retire(now, psn, events);
                 let wait = u64::from(RNR_US[usize::from(syndrome.value())]) * 1000;
                 self.rnr = Some(now.plus_ns(wait));
                 self.rnr_since.get_or_insert(now);
                 // It is alive, and has said how long to wait.
-                self.waited = 0;
+                self.stalled = now;
                 self.timer = None;
                 self.go_back();
             }
@@ -558,33 +549,11 @@ impl Requester {
         {
             self.window.reacted = None;
         }
-        self.waited = 0;
+        self.stalled = now;
         self.rnr_since = None;
         self.gone_back = None;
-        self.timer = None;
-        if self.una != self.next.psn {
-            self.wait(now);
-        }
-    }
-
-    /// Begins to wait for an acknowledgement.
-    fn wait(&mut self, now: Tick) {
-        self.parts_left = WAIT_PARTS - 1;
-        self.timer = Some(now.plus_ns(self.part()));
-    }
-
-    /// How long a part of waiting is, in ns.
-    fn part(&self) -> u64 {
-        self.rto / u64::from(WAIT_PARTS)
-    }
-
-    /// What went by since a timer was due is not the peer's fault.
-    fn forgive(&mut self, now: Tick) {
-        if let Some(due) = self.next_timeout()
-            && let Some(since) = &mut self.rnr_since
-        {
-            *since = since.plus_ns(now.since(due));
-        }
+        let waiting = self.una != self.next.psn;
+        self.timer = waiting.then(|| now.plus_ns(self.rto));
     }
 
     /// Sends again from the oldest packet that is not acknowledged.
@@ -646,7 +615,6 @@ impl Requester {
     /// # Errors
     /// If the peer has acknowledged nothing for too long, or had no RECV.
     pub fn on_time(&mut self, now: Tick, counters: &mut Counters) -> Result<(), WcStatus> {
-        self.forgive(now);
         if self.rnr.is_some_and(|until| until <= now) {
             self.rnr = None;
             let waits = |since: Tick| now.since(since) >= RNR_GIVE_UP_NS;
@@ -657,13 +625,7 @@ impl Requester {
         if self.timer.is_none_or(|due| due > now) {
             return Ok(());
         }
-        self.waited += self.part();
-        if self.parts_left > 0 {
-            self.parts_left -= 1;
-            self.timer = Some(now.plus_ns(self.part()));
-            return Ok(());
-        }
-        if self.waited >= GIVE_UP_NS {
+        if now.since(self.stalled) >= GIVE_UP_NS {
             return Err(WcStatus::RetriesExceeded);
         }
         counters.timeouts += 1;
@@ -671,7 +633,7 @@ impl Requester {
         self.go_back();
         self.gone_back = None;
         self.rto = (self.rto * 2).min(RTO_MAX);
-        self.wait(now);
+        self.timer = Some(now.plus_ns(self.rto));
         Ok(())
     }
 
@@ -784,36 +746,6 @@ mod tests {
         let expected = RNR_GIVE_UP_NS * 5 / 3;
         assert!(end.0.abs_diff(expected) < 2_000_000_000, "{end:?}");
         assert_eq!(counters.timeouts, 0);
-    }
-
-    #[test]
-    fn a_pause_is_no_time_in_which_a_peer_was_not_ready() {
-        let (mut events, mut counters) = (VecDeque::new(), Counters::default());
-        // The pause is while it is waited as the peer asked, or until it answers what was sent again.
-        for answering in [false, true] {
-            let mut requester = requester(0);
-            let mut now = Tick(0);
-            let first = send(&mut requester, now, 1);
-            let mut refusals = 0;
-            while refusals < 40 {
-                if answering && refusals == 20 {
-                    now = now.plus_ns(3 * RNR_GIVE_UP_NS);
-                }
-                // Code 0 is 655 ms.
-                requester
-                    .on_ack(now, first, Syndrome::rnr(0), &mut events, &mut counters)
-                    .expect("it is out");
-                refusals += 1;
-                now = requester.next_timeout().expect("it waits");
-                if !answering && refusals == 20 {
-                    now = now.plus_ns(3 * RNR_GIVE_UP_NS);
-                }
-                let waits = requester.on_time(now, &mut counters);
-                assert_eq!(waits, Ok(()), "it was refused {refusals} times");
-                requester.sent(1, now, &mut counters);
-            }
-            hear(&mut requester, now, first);
-        }
     }
 
     #[test]
