@@ -120,9 +120,30 @@ impl Site {
 
     /// Its queues, each with memory for as many commands as are under way.
     pub fn queues(&self, args: &ProbeArgs) -> Result<Vec<Queue>> {
-        let len = args.block_size.0 as usize;
-        (0..args.queues)
-            .map(|_| Queue::new(&self.drive, self.info.block_len, len, args.depth))
+        let classes = [Class {
+            size: (args.block_size.0 as usize).next_multiple_of(PAGE),
+            count: args.depth.into(),
+        }];
+        let want = Want {
+            huge: true,
+            locked: false,
+        };
+        let map = |_| Region::map(Pool::bytes(&classes), want).map(Arc::new);
+        let regions = (0..args.queues)
+            .map(map)
+            .collect::<std::io::Result<Vec<_>>>();
+        let regions = regions.context(|| "memory for a drive's data")?;
+        // All at once: where a drive has too few queues, one of them serves the data of several.
+        let ends = self.drive.ends(&vec![None; regions.len()], &regions)?;
+        if ends.iter().any(AnyDrive::brings_memory) {
+            fail!("memory is measured by --ceiling");
+        }
+        let pools = regions
+            .into_iter()
+            .map(|region| Pool::new(region, 0, Home::CORE, &classes));
+        ends.into_iter()
+            .zip(pools)
+            .map(|(drive, pool)| Queue::new(drive, pool, self.info.block_len, args.depth))
             .collect()
     }
 }
@@ -147,27 +168,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    fn new(drive: &Drive, block_len: u32, len: usize, depth: u16) -> Result<Queue> {
-        let classes = [Class {
-            size: len.next_multiple_of(PAGE),
-            count: depth.into(),
-        }];
-        let want = Want {
-            huge: true,
-            locked: false,
-        };
-        let what = || "memory for a drive's data";
-        let region = Arc::new(Region::map(Pool::bytes(&classes), want).context(what)?);
-        let mut ends = drive.ends(&[None], std::slice::from_ref(&region))?;
-        let drive = ends.pop().expect("one for one core");
-        if drive.brings_memory() {
-            fail!("memory is measured by --ceiling");
-        }
+    fn new(drive: AnyDrive, pool: Pool, block_len: u32, depth: u16) -> Result<Queue> {
         Ok(Queue {
             drive,
             bed: Bed::new().context(|| "a place to sleep")?,
             block_len,
-            pool: Pool::new(region, 0, Home::CORE, &classes),
+            pool,
             slots: (0..depth).map(|_| None).collect(),
             free: (0..u32::from(depth)).rev().collect(),
         })
