@@ -36,8 +36,9 @@ if node; then
     refused 'it backs /dev/loop' ctl add file:/data/loop
     mkfs.ext4 -q "$loop"
     mount "$loop" /mnt
-    refused 'it is mounted on /mnt' ctl add "file:$loop"
-    refused 'it is mounted on /mnt' ferroce serve --device "file:$loop" --listen tcp://127.0.0.1:0 --ctl /tmp/other.sock
+    # A node in a network namespace has mounts of its own, and sees another use.
+    refused 'it is mounted on /mnt|the device is in use' ctl add "file:$loop"
+    refused 'it is mounted on /mnt|the device is in use' ferroce serve --device "file:$loop" --listen tcp://127.0.0.1:0 --ctl /tmp/other.sock
     umount /mnt
     dmsetup create held --noudevsync --table "0 $(((16 << 20) / 512)) linear $loop 0"
     refused 'dm-[0-9]+ has it' ctl add "file:$loop"
