@@ -24,8 +24,8 @@ connect
 until_true 10 test -b $models
 mkfs.xfs -q $models
 mount $models /mnt
-mkdir /mnt/llm
-for i in 1 2 3 4; do random_file /mnt/llm/model-0000$i-of-00004.safetensors 8; done
+mkdir /mnt/models
+for i in 1 2 3 4; do random_file /mnt/models/model-0000$i-of-00004.safetensors 8; done
 (cd /mnt && find . -type f -exec sha256sum {} + >/tmp/sums)
 umount /mnt
 disconnect
@@ -43,7 +43,7 @@ until_true 10 test -b $models
 mount -t xfs -o ro,norecovery $models /mnt
 (cd /mnt && sha256sum -c --quiet /tmp/sums)
 say "$(wc -l </tmp/sums) files are as they were, by $models"
-refused 'ead-only' touch /mnt/llm/another
+refused 'ead-only' touch /mnt/models/another
 refused '' dd if=/dev/zero of=$models bs=4k count=1 oflag=direct conv=notrunc
 umount /mnt
 disconnect_all
