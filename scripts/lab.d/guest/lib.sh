@@ -342,3 +342,15 @@ measure_all() {
     measure read-128k-qd8 "$1" --rw=randread --bs=128k --iodepth=8
     measure write-128k-qd8 "$1" --rw=randwrite --bs=128k --iodepth=8
 }
+
+# write_both DISK MARK: random bytes at places that follow from MARK, to the disk and to /tmp/model, which is to be its like:
+# one large write and small ones across it, in the order in which a later one overwrites an earlier one.
+write_both() {
+    local place bs seek count
+    random_file /tmp/data 1
+    for place in "64k $(($2 * 13)) 16" "4k $(($2 * 257)) 3" "16k $(($2 * 37)) 2"; do
+        read -r bs seek count <<<"$place"
+        dd if=/tmp/data of="$1" bs="$bs" seek="$seek" count="$count" oflag=direct conv=notrunc status=none
+        dd if=/tmp/data of=/tmp/model bs="$bs" seek="$seek" count="$count" conv=notrunc status=none
+    done
+}

@@ -9,13 +9,7 @@ disk=$(disk 1)
 block=$(blockdev --getss "$disk")
 truncate -s ${mib}M /tmp/model
 for mark in 1 2 3 4 5 6; do
-    # One large write and small ones across it, in the order in which a later one overwrites an earlier one.
-    random_file /tmp/data 1
-    for place in "64k $((mark * 13)) 16" "4k $((mark * 257)) 3" "16k $((mark * 37)) 2"; do
-        read -r bs seek count <<<"$place"
-        dd if=/tmp/data of="$disk" bs="$bs" seek="$seek" count="$count" oflag=direct conv=notrunc status=none
-        dd if=/tmp/data of=/tmp/model bs="$bs" seek="$seek" count="$count" conv=notrunc status=none
-    done
+    write_both "$disk" "$mark"
     if [ $((mark % 2)) = 0 ]; then
         nvme flush "$disk" -n 1
     else

@@ -24,12 +24,7 @@ cp /tmp/model /tmp/flushed
 # So that the log counts at all.
 dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct conv=notrunc,fsync status=none
 for mark in 1 2 3 4 5; do
-    random_file /tmp/data 1
-    for place in "64k $((mark * 13)) 16" "4k $((mark * 257)) 3" "16k $((mark * 37)) 2"; do
-        read -r bs seek count <<<"$place"
-        dd if=/tmp/data of="$disk" bs="$bs" seek="$seek" count="$count" oflag=direct conv=notrunc status=none
-        dd if=/tmp/data of=/tmp/model bs="$bs" seek="$seek" count="$count" conv=notrunc status=none
-    done
+    write_both "$disk" "$mark"
     replayed /tmp/medium
     cmp /tmp/medium /tmp/flushed
     say "mark $mark: what was not flushed is not there"
