@@ -11,9 +11,7 @@ other=$(disk 2)
 random_file /tmp/data 4
 dd if=/tmp/data of="$disk" bs=1M oflag=direct conv=notrunc,fsync status=none
 start_load "$other"
-fio --name=beside --filename="$disk" --ioengine=io_uring --direct=1 --thread --rw=randread --bs=4k --iodepth=8 --size=4m \
-    --time_based --runtime=300 --rate_iops=200 --minimal --terse-version=3 >/tmp/beside &
-BESIDE=$!
+read_beside "$disk"
 sleep 2
 touch /tmp/hole
 until_true 10 grep -q 'hole: open' /tmp/node.log

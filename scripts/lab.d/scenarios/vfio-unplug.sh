@@ -9,9 +9,7 @@ other=$(disk 2)
 random_file /tmp/data 4
 dd if=/tmp/data of="$other" bs=1M oflag=direct conv=notrunc,fsync status=none
 start_load "$disk"
-fio --name=beside --filename="$other" --ioengine=io_uring --direct=1 --thread --rw=randread --bs=4k --iodepth=8 --size=4m \
-    --time_based --runtime=300 --rate_iops=200 --minimal --terse-version=3 >/tmp/beside 2>&1 &
-BESIDE=$!
+read_beside "$other"
 sleep 2
 unplug 1 nvme1
 say 'the drive is gone'
