@@ -95,11 +95,14 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
     }
     let bar = !args.json && std::io::stderr().is_terminal();
     let outcome = measure(&args, bar, &wants_end)?;
-    let missed = args
-        .slo
-        .as_ref()
-        .map(|slo| slo.missed(&outcome.whole()))
-        .unwrap_or_default();
+    let mut missed = Vec::new();
+    if let Some(slo) = &args.slo {
+        missed = slo.missed(&outcome.whole());
+        // What would have come is not known.
+        missed.extend(
+            (outcome.cut_short.iter()).map(|why| format!("it ended before its time: {why}")),
+        );
+    }
     if args.json {
         let mut value = outcome.json();
         if let Some(ceiling) = &ceiling {

@@ -609,6 +609,19 @@ fn a_node_that_goes_away_leaves_what_was_measured() {
 }
 
 #[test]
+fn a_run_that_was_cut_short_meets_no_objective() {
+    let mut node = Node::one();
+    let probe = node.under_load(&["--time", "30s", "--json", "--slo", "p99<60s"]);
+    node.child.kill().expect("kills");
+    let output = probe.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(1));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(value["slo"]["met"], false, "{value}");
+    let why = value["slo"]["missed"][0].as_str().expect("a reason");
+    assert!(why.contains("before its time"), "{why}");
+}
+
+#[test]
 fn an_interrupt_shows_what_was_measured() {
     let node = Node::one();
     let probe = node.under_load(&["--time", "30s"]);

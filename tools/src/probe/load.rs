@@ -104,6 +104,8 @@ pub struct Load {
     heard: Instant,
     /// Since when commands wait without any being carried out.
     unserved_since: Option<Instant>,
+    /// When it stopped sending what is due.
+    stopped: Option<Instant>,
     lasted: Duration,
 }
 
@@ -167,6 +169,7 @@ impl Load {
             early: Totals::new(),
             heard: now,
             unserved_since: None,
+            stopped: None,
             lasted: Duration::ZERO,
         }
     }
@@ -178,7 +181,7 @@ impl Load {
         self.ledger.begin_again();
         (self.totals, self.early) = (Totals::new(), Totals::new());
         (self.heard, self.unserved_since) = (slice.start, None);
-        self.lasted = Duration::ZERO;
+        (self.stopped, self.lasted) = (None, Duration::ZERO);
     }
 
     /// Goes on within the slice, on a new link.
@@ -192,6 +195,7 @@ impl Load {
     pub fn hang_up(&mut self) {
         let why = self.dead().unwrap_or("hung up").to_owned();
         self.link = Link::Gone(why);
+        (self.stopped, self.lasted) = (None, Duration::ZERO);
         for at in 0..self.slots.len() {
             if !self.idle.contains(&at) {
                 let turn = self.slots[at].turn;
@@ -221,13 +225,29 @@ impl Load {
 
     /// What was measured since `begin`: all but the early part, that part, and how long it took.
     pub fn finish(&mut self, slice: &Slice) -> (Totals, Totals, Duration) {
-        if let Some(schedule) = &mut self.schedule
-            && !slice.stop.load(Ordering::Relaxed)
-        {
-            self.totals.unsent += schedule.left(slice.end);
+        let (stopped, lasted) = (self.stopped, self.lasted);
+        let is_dead = self.dead().is_some();
+        if is_dead {
+            self.hang_up();
         }
-        if self.lasted.is_zero() {
-            self.lasted = slice.start.elapsed();
+        let now = Instant::now();
+        self.lasted = match lasted.is_zero() {
+            true => now.saturating_duration_since(slice.start),
+            false => lasted,
+        };
+        if let Some(schedule) = &mut self.schedule {
+            let until = stopped.unwrap_or(now).min(slice.end);
+            if let Some(first) = schedule.due(until, until) {
+                self.totals.unsent += 1 + schedule.left(until);
+                if is_dead {
+                    self.unserved_since.get_or_insert(first);
+                }
+            }
+        }
+        // Nothing ended this wait.
+        if let Some(since) = self.unserved_since {
+            let gap = (slice.start + self.lasted).saturating_duration_since(since);
+            self.totals.gap = self.totals.gap.max(gap);
         }
         let empty = Totals::new();
         let totals = std::mem::replace(&mut self.totals, empty);
@@ -279,6 +299,7 @@ impl Load {
         let outstanding = self.link.outstanding();
         if self.link.is_dead() {
             let why = self.link.error().unwrap_or_default();
+            self.stopped.get_or_insert(now);
             self.phase = Phase::Dead(why);
             return;
         }
@@ -287,6 +308,7 @@ impl Load {
             _ => DRAIN,
         };
         if outstanding > 0 && now.duration_since(self.heard) > patience {
+            self.stopped.get_or_insert(now);
             self.phase = Phase::Dead(format!(
                 "no answer for {} s, with {outstanding} commands outstanding",
                 patience.as_secs()
@@ -297,6 +319,7 @@ impl Load {
             Phase::Running => {
                 if slice.is_over(now) || (outstanding == 0 && self.ledger.is_exhausted()) {
                     self.phase = Phase::Draining;
+                    self.stopped = Some(now);
                     self.heard = now;
                 }
             }
@@ -493,5 +516,73 @@ impl Load {
             }
         }
         self.slots[at].memory = memory;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory;
+    use super::*;
+    use crate::cli::{Arrival, Pattern};
+
+    /// Four commands at a time on memory of this process, at 1,000 per second for five seconds that are over.
+    fn of_the_past(stop: bool) -> (Load, Slice) {
+        let work = Work {
+            nsid: 1,
+            block_len: 512,
+            blocks: 1,
+            verify: None,
+            writes: false,
+        };
+        let link = Link::Memory(Box::new(memory::Queue::new(4, 512)));
+        let ledger = Ledger::new(100, (0, 1), Pattern::Random, 0, 1);
+        let start = Instant::now() - Duration::from_secs(10);
+        let slice = Slice {
+            start,
+            end: start + Duration::from_secs(5),
+            early_until: None,
+            stop: AtomicBool::new(stop),
+            answered: AtomicU64::new(0),
+        };
+        let schedule = Schedule::new(start, 1_000.0, Arrival::Fixed, (0, 1), 1);
+        let mut load = Load::new(work, link, ledger, 4);
+        load.begin(&slice, Some(schedule));
+        (load, slice)
+    }
+
+    #[test]
+    fn what_a_silent_target_was_given_is_lost_and_its_silence_is_a_gap() {
+        let (mut load, slice) = of_the_past(true);
+        load.fill(Instant::now(), &slice);
+        assert_eq!(load.link.outstanding(), 4);
+        load.heard = slice.start;
+        load.advance(Instant::now(), &slice);
+        load.heard = slice.start - SILENCE;
+        load.advance(Instant::now(), &slice);
+        assert!(load.dead().is_some());
+        let (totals, _, _) = load.finish(&slice);
+        assert_eq!(totals.errors.get(LOST), Some(&4));
+        assert_eq!(totals.unsent, 4_996);
+        assert!(totals.gap >= Duration::from_secs(10), "{:?}", totals.gap);
+    }
+
+    #[test]
+    fn what_was_due_after_the_connection_was_lost_is_unsent() {
+        let (mut load, slice) = of_the_past(true);
+        load.link = Link::Gone("lost".into());
+        load.advance(slice.start + Duration::from_secs(2), &slice);
+        let (totals, _, _) = load.finish(&slice);
+        assert_eq!((totals.unsent, totals.failed()), (2_000, 0));
+        assert!(totals.gap >= Duration::from_secs(10), "{:?}", totals.gap);
+    }
+
+    #[test]
+    fn commands_that_all_fail_are_no_service() {
+        let (mut load, slice) = of_the_past(false);
+        load.unserved_since = Some(slice.start + Duration::from_secs(1));
+        load.phase = Phase::Over;
+        load.lasted = Duration::from_secs(5);
+        let (totals, _, _) = load.finish(&slice);
+        assert_eq!(totals.gap, Duration::from_secs(4));
     }
 }
