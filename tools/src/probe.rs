@@ -32,6 +32,7 @@ use crate::cli::{ProbeArgs, Workload};
 use crate::ctl;
 use crate::fail::{Fail, Result, fail};
 use crate::signals::Signals;
+use crate::units::Size;
 use drive::Place;
 use outcome::{Measured, Outcome};
 use report::Sliced;
@@ -55,6 +56,8 @@ const EARLY: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_millis(50);
 /// How long the probe's own ceiling is measured.
 const CEILING_TIME: Duration = Duration::from_millis(500);
+/// Bytes of memory that it may take.
+const CEILING_MEMORY_MAX: u64 = 1 << 30;
 
 /// Runs the command.
 pub fn run(args: ProbeArgs) -> Result<ExitCode> {
@@ -312,8 +315,17 @@ fn plan(args: &ProbeArgs, sides: usize) -> (Vec<Phase>, u16) {
 fn ceiling(args: &ProbeArgs, wants_end: &dyn Fn() -> bool) -> Result<Sliced> {
     let args = ProbeArgs {
         queues: 1,
-        ..args.clone()
+        ..workload::apply(args, u64::MAX)
     };
+    let Size(size) = args.block_size;
+    if size == 0 || size.saturating_mul(args.depth.into()) > CEILING_MEMORY_MAX {
+        fail!(
+            "--ceiling: {} commands of {} at a time need other memory than 1 byte to {}",
+            args.depth,
+            args.block_size,
+            Size(CEILING_MEMORY_MAX)
+        );
+    }
     let phase = Phase {
         rate: None,
         time: CEILING_TIME,

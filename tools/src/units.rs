@@ -139,6 +139,14 @@ pub fn thousands(number: u64) -> String {
     out
 }
 
+/// A rate: 10,000, or 0.5.
+pub fn per_second(rate: f64) -> String {
+    match rate < 10.0 {
+        true => format!("{}", (rate * 100.0).round() / 100.0),
+        false => thousands(rate as u64),
+    }
+}
+
 /// A time, as 2s, 500ms, 50us or 1m.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let split = text
@@ -188,6 +196,12 @@ impl TryFrom<Text> for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_below_one_are_not_none() {
+        let told = [0.01, 0.5, 9.0, 10.0, 12_345.6].map(per_second);
+        assert_eq!(told, ["0.01", "0.5", "9", "10", "12,345"]);
+    }
 
     #[test]
     fn sizes_mean_what_they_say() {

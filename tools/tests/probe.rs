@@ -460,6 +460,26 @@ fn contradictions_are_refused_with_the_reason() {
     ] {
         node.refused(arguments, why);
     }
+    // The probe alone has nothing that these could be about.
+    for (arguments, why) in [
+        (&["--slo", "p99<1us"][..], "leave --slo out"),
+        (&["--rate", "10"], "leave --rate out"),
+        (&["--time", "1s"], "leave --time out"),
+        (&["--verify", "--destroy-data"], "writing flags out"),
+        (&["--reconnect"], "leave --reconnect out"),
+        (&["--nsid", "1"], "leave --nsid out"),
+        (&["--block-size", "0"], "1 byte to 1GiB"),
+        (&["--block-size", "4GiB", "--depth", "1"], "1 byte to 1GiB"),
+    ] {
+        let output = ferroce()
+            .args(["probe", "--ceiling"])
+            .args(arguments)
+            .output()
+            .expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
     for (url, why) in [
         ("tcp://127.0.0.1:1", "nothing listens there"),
         (
@@ -849,6 +869,14 @@ fn rdma_is_measured_and_verified_and_compared() {
         assert!(verified.is_some_and(|blocks| blocks > 0), "{found}");
     }
     good(probe(&["--against", &node.url(), "--depth", "2"]));
+    for digest in ["--header-digest", "--data-digest"] {
+        let refused = probe(&[digest]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !refused.status.success() && said.contains("are of TCP"),
+            "{said}"
+        );
+    }
     // Both ends need the port.
     let refused = probe(&["--bind", &at]);
     let said = String::from_utf8_lossy(&refused.stderr);

@@ -114,10 +114,29 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
             "--target-pid {pid}: there is no such process here, or the kernel does not tell its CPU time"
         );
     }
-    if args.ceiling && args.url.is_none() && (args.baseline.is_some() || args.against.is_some()) {
-        fail!(
-            "--ceiling without a URL measures the probe alone: leave --baseline and --against out"
-        );
+    if args.url.is_none() {
+        for (there, flag) in [
+            (args.time.is_some(), "--time"),
+            (args.slo.is_some(), "--slo"),
+            (args.rate.is_some(), "--rate"),
+            (writes(args) > 0, "the writing flags"),
+            (args.baseline.is_some(), "--baseline"),
+            (args.against.is_some(), "--against"),
+            (args.neighbour.is_some(), "--neighbour"),
+            (args.target_pid.is_some(), "--target-pid"),
+            (args.reconnect, "--reconnect"),
+            (args.nsid.is_some(), "--nsid"),
+            (args.size.is_some(), "--size"),
+            (args.hostnqn.is_some(), "--hostnqn"),
+            (args.bind.is_some(), "--bind"),
+            (args.dscp.is_some(), "--dscp"),
+            (args.header_digest, "--header-digest"),
+            (args.data_digest, "--data-digest"),
+        ] {
+            if there {
+                fail!("--ceiling without a URL measures the probe alone: leave {flag} out");
+            }
+        }
     }
     Ok(())
 }

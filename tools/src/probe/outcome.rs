@@ -11,7 +11,7 @@ use super::side::{Phase, Side};
 use super::{SCHEMA, workload};
 use crate::cli::{Arrival, Pattern, ProbeArgs, Workload};
 use crate::fail::{Result, fail};
-use crate::units::{about, thousands};
+use crate::units::{about, per_second, thousands};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Measured {
     pub fn begin(side: &Side, phases: &[Phase]) -> Measured {
         let stage = |phase: &Phase, part: &str| Stage {
             name: match phase.rate {
-                Some(rate) if phases.len() > 1 => format!("{} per s{part}", thousands(rate as u64)),
+                Some(rate) if phases.len() > 1 => format!("{} per s{part}", per_second(rate)),
                 _ => String::new(),
             },
             rate: phase.rate,
@@ -261,7 +261,7 @@ impl Outcome {
         let rate = match (&args.rate, args.arrival) {
             (None, _) => String::new(),
             (Some(rates), arrival) => {
-                let rates: Vec<_> = rates.0.iter().map(|rate| thousands(*rate as u64)).collect();
+                let rates: Vec<_> = rates.0.iter().copied().map(per_second).collect();
                 let arrival = match arrival {
                     None | Some(Arrival::Poisson) => "as of many users",
                     Some(Arrival::Fixed) => "at even distances",

@@ -11,7 +11,7 @@ use super::watch::Watch;
 use super::workload;
 use crate::cli::ProbeArgs;
 use crate::fail::Result;
-use crate::units::{thousands, us};
+use crate::units::{per_second, thousands, us};
 
 /// Where it starts, and the least that is tried, in commands per second.
 const START: f64 = 1_000.0;
@@ -142,7 +142,7 @@ impl Sweep {
             let _ = writeln!(
                 out,
                 "{:>12}{:>9}{:>9}  {verdict}",
-                thousands(tried.rate as u64),
+                per_second(tried.rate),
                 us(at(0.5)),
                 us(at(0.99))
             );
@@ -151,7 +151,7 @@ impl Sweep {
             Some(rate) => writeln!(
                 out,
                 "\nhighest rate found within the objective: {} per second",
-                thousands(rate as u64)
+                per_second(rate)
             ),
             None => writeln!(out, "\nno rate was found within the objective"),
         };

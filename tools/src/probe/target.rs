@@ -295,6 +295,9 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
             fail!("--dscp: packets are marked for RDMA only")
         }
         Scheme::Tcp => Via::Tcp,
+        _ if args.header_digest || args.data_digest => {
+            fail!("--header-digest and --data-digest are of TCP: RDMA has checksums of its own")
+        }
         Scheme::Roce | Scheme::Rdma | Scheme::Verbs => {
             // Those of a connection that was lost, and of the one in its place.
             let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
