@@ -14,7 +14,8 @@ use ferroce_engine::counters::Counters;
 use ferroce_engine::phases::{CountsView, Phase};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+    NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
@@ -140,9 +141,9 @@ const GAUGES: &[OfCore] = &[
 ];
 
 /// A metric of each drive that has a SMART / Health log, likewise.
-type OfDrive = (&'static str, &'static str, fn(&HealthView) -> u64);
+type OfDrive<T> = (&'static str, &'static str, fn(&HealthView) -> T);
 
-const DRIVE_GAUGES: &[OfDrive] = &[
+const DRIVE_GAUGES: &[OfDrive<f64>] = &[
     (
         "drive_critical_warning",
         "Critical Warning of the drive's SMART / Health log: bits, 0 is none",
@@ -153,22 +154,22 @@ const DRIVE_GAUGES: &[OfDrive] = &[
         "Composite temperature; 0 is unknown",
         |health| health.kelvin.into(),
     ),
-    ("drive_spare_percent", "Available spare", |health| {
-        health.spare_percent.into()
+    ("drive_spare_ratio", "Available spare, of 1", |health| {
+        ratio(health.spare_percent)
     }),
     (
-        "drive_spare_threshold_percent",
-        "Available spare below which the drive warns",
-        |health| health.spare_threshold_percent.into(),
+        "drive_spare_threshold_ratio",
+        "Available spare below which the drive warns, of 1",
+        |health| ratio(health.spare_threshold_percent),
     ),
     (
-        "drive_used_percent",
-        "Endurance used; may exceed 100",
-        |health| health.used_percent.into(),
+        "drive_used_ratio",
+        "Endurance used; may exceed 1",
+        |health| ratio(health.used_percent),
     ),
 ];
 
-const DRIVE_COUNTERS: &[OfDrive] = &[
+const DRIVE_COUNTERS: &[OfDrive<u64>] = &[
     (
         "drive_media_errors",
         "Media and data integrity errors in the drive's life",
@@ -180,11 +181,16 @@ const DRIVE_COUNTERS: &[OfDrive] = &[
         |health| health.unsafe_shutdowns,
     ),
     (
-        "drive_power_on_hours",
-        "Hours powered on in the drive's life",
-        |health| health.power_on_hours,
+        "drive_power_on_seconds",
+        "Time powered on in the drive's life",
+        |health| health.power_on_hours.saturating_mul(3600),
     ),
 ];
+
+/// Base units are what Prometheus wants, and a percentage is none.
+fn ratio(percent: u8) -> f64 {
+    f64::from(percent) / 100.0
+}
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
@@ -345,7 +351,11 @@ fn counter(
     one.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-fn gauge(metric: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+fn gauge(
+    metric: &mut MetricEncoder,
+    labels: &impl EncodeLabelSet,
+    value: impl EncodeGaugeValue,
+) -> fmt::Result {
     metric.encode_family(labels)?.encode_gauge(&value)
 }
 

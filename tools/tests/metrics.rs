@@ -224,6 +224,11 @@ impl Metrics {
                     !help.is_empty() && families.insert(name.to_owned()),
                     "{line}"
                 );
+                let unit = name.rsplit('_').next();
+                let base = !["percent", "hours", "ms", "us", "ns"]
+                    .map(Some)
+                    .contains(&unit);
+                assert!(base, "{name} is in no base unit");
                 name.clone_into(&mut family);
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, of) = rest.split_once(' ').expect("a type");
