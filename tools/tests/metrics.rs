@@ -475,6 +475,21 @@ fn clients_that_mean_no_good_cost_only_themselves() {
     says(b"POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed");
     says(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "400 Bad Request");
     says(b"GET /metrics HTTP/7.0\r\n\r\n", "400 Bad Request");
+    says(b"GET http://node/log?all HTTP/1.1\r\n\r\n", "200 OK");
+    says(b"GET http://node HTTP/1.1\r\n\r\n", "404 Not Found");
+    for (request, status, line) in [
+        (&b"PUT / HTTP/1.1\r\n\r\n"[..], "405", "Allow: GET, HEAD"),
+        (b"HEAD / HTTP/1.1\r\n\r\n", "200", "Content-Length: 22"),
+    ] {
+        let mut stream = node.client();
+        stream.write_all(request).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        let as_it_should = head.contains(status) && head.lines().any(|found| found == line);
+        assert!(as_it_should, "{head}");
+        assert_eq!(body.is_empty(), request.starts_with(b"HEAD"), "{body}");
+    }
     let long = format!("GET / HTTP/1.1\r\nLong: {}", "x".repeat(9000));
     says(long.as_bytes(), "431 Request Header Fields Too Large");
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));

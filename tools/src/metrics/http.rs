@@ -1,4 +1,4 @@
-//! As much of an HTTP/1.1 server as a scrape needs: GET, one request per connection, one thread for
+//! As much of an HTTP/1.1 server as a scrape needs: GET and HEAD, one request per connection, one thread for
 //! all (RFC 9112). Made for clients that are slow or mean no good: connections, time, request size
 //! and the work of making pages are bounded, and when there are too many, the oldest goes.
 
@@ -220,12 +220,22 @@ impl<P: Fn(&str) -> Option<Page>> Press<P> {
             }
             Err(_) => return error("400 Bad Request"),
         }
-        if parsed.method != Some("GET") {
+        let is_head = parsed.method == Some("HEAD");
+        if !is_head && parsed.method != Some("GET") {
             return error("405 Method Not Allowed");
         }
         let target = parsed.path.unwrap_or_default();
-        let path = target.split('?').next().unwrap_or_default();
-        self.page(path).or_else(|| error("404 Not Found"))
+        // Proxies may ask with the whole URL (RFC 9112, 3.2.2).
+        let path = match target.strip_prefix("http://") {
+            Some(rest) => &rest[rest.find('/').unwrap_or(rest.len())..],
+            None => target,
+        };
+        let path = path.split('?').next().unwrap_or_default();
+        let mut answer = self.page(path).or_else(|| error("404 Not Found"))?;
+        if is_head {
+            answer.body = "".into();
+        }
+        Some(answer)
     }
 
     fn page(&mut self, path: &str) -> Option<Answer> {
@@ -243,8 +253,13 @@ impl<P: Fn(&str) -> Option<Page>> Press<P> {
 
 impl Answer {
     fn new(status: &str, media: &str, body: String) -> Answer {
+        // A refused method has to be told which are not (RFC 9110, 15.5.6).
+        let allow = match status.starts_with("405") {
+            true => "Allow: GET, HEAD\r\n",
+            false => "",
+        };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 {status}\r\n{allow}Content-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             body.len()
         );
         Answer {
