@@ -546,6 +546,39 @@ fn who_never_enables_or_was_shut_down_is_not_kept_for_ever() {
 }
 
 #[test]
+fn a_core_that_stood_still_takes_nobody_for_dead_whom_it_did_not_hear() {
+    let mut node = Node::new();
+    let (waits, _) = node.admin(5000);
+    let (dead, _) = node.admin(5000);
+    let (late, cntlid) = node.admin(0);
+    let io = node.open();
+    node.pass(3000);
+    // More connections than a turn takes come before the Keep Alive and the Connect that lie unread.
+    for slot in 100..140 {
+        node.wires().came.push_back(Came::Opened(slot));
+    }
+    node.send(waits, Sqe::new(AdminOpcode::KEEP_ALIVE.0), &[]);
+    let data = ConnectData::new([1; 16], cntlid, &nqn(NQN), &nqn("nqn.2026-01.test:host"));
+    let sgl = in_capsule(ConnectData::LEN as u32);
+    let connect = ConnectCmd::new(1, 7, 0, 0, sgl).to_sqe();
+    node.send(io, connect, data.as_bytes());
+    node.wires().answers.clear();
+    node.now = node.now.plus_ms(60_000);
+    node.pass(100);
+    assert_eq!(node.wires().closed, []);
+    let answers = node.wires().answers.clone();
+    let answered: Vec<u32> = answers.iter().map(|(slot, _)| *slot).collect();
+    assert_eq!(answered, [waits, io]);
+    assert!(answers.iter().all(|(_, cqe)| cqe.status().is_success()));
+    // Who sent nothing has the time that was left when the core stood still.
+    node.pass(2800);
+    assert!(!node.is_closed(dead));
+    node.pass(300);
+    assert!(node.is_closed(dead));
+    assert!(!node.is_closed(waits) && !node.is_closed(late));
+}
+
+#[test]
 fn want_of_room_excuses_no_silent_host_for_ever() {
     let mut node = Node::new();
     let (dead, _) = node.admin(5000);

@@ -1,10 +1,10 @@
 //! Software RoCEv2 over real sockets on the loopback interface: packets are dealt to the right core,
 //! messages and memory arrive whole at every MTU, with and without loss, and who is in the way is named.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::port::Tick;
@@ -13,11 +13,14 @@ use ferroce_transport::rdma::provider::{
     Access, Answer, Demand, Dial, Event, Message, Provider, QpId, Read, Remote, WcStatus,
 };
 use ferroce_transport::roce::device::mad_packet;
+use ferroce_transport::roce::icrc::Flow;
 use ferroce_transport::roce::mad;
-use ferroce_transport::roce::packet::{Mtu, Psn};
+use ferroce_transport::roce::packet::{self, Mtu, Psn};
+use ferroce_transport::roce::payload::{Outlet, Route};
 use ferroce_transport::roce::provider::Roce;
-use ferroce_transport::roce::udp::{self, Listener, OpenError, Options};
+use ferroce_transport::roce::udp::{self, Listener, OpenError, Options, Sockets};
 use ferroce_wire::roce::{CmReq, PORT};
+use socket2::{SockFilter, SockRef};
 
 /// An address of this machine that no other test has, nor another run of this one.
 fn address() -> IpAddr {
@@ -427,4 +430,76 @@ fn who_is_in_the_way_is_named() {
     assert!(matches!(open(wildcard), Err(OpenError::Wildcard(_))));
     let elsewhere = Ipv4Addr::new(192, 0, 2, 1).into();
     assert!(matches!(open(elsewhere), Err(OpenError::Interface(..))));
+}
+
+/// DSCP 26, and no ECN.
+const CLASS: u8 = 26 << 2;
+
+/// A socket that hears nothing but datagrams whose IP header has [`CLASS`].
+fn hears_the_class(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).expect("a port");
+    // TOS is the second byte of an IPv4 header, Traffic Class bits 11:4 of the first two bytes of IPv6's.
+    let shift = if ip.is_ipv4() { 0 } else { 4 };
+    let (mask, class) = (0xFF << shift, u32::from(CLASS) << shift);
+    let ip_header = libc::SKF_NET_OFF as u32;
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let filter = [
+        step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, ip_header),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, class),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filtered = SockRef::from(&socket).attach_filter(&filter);
+    filtered.expect("sockets have filters");
+    let patience = Duration::from_nanos(PATIENCE);
+    socket.set_read_timeout(Some(patience)).expect("it may be");
+    socket
+}
+
+/// The one core's sockets there, once no other run of this test has the address.
+fn sockets(ip: IpAddr, options: Options) -> Sockets {
+    let begin = Instant::now();
+    loop {
+        match udp::open(&[ip], Vec::new(), 1, options) {
+            Ok((mut cores, _)) => return cores.remove(0),
+            Err(OpenError::Taken(_)) if begin.elapsed() < Duration::from_nanos(PATIENCE) => {
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn packets_leave_with_the_traffic_class_that_was_asked_for() {
+    let mad = mad::build(1, mad::Message::Req(&CmReq::default()));
+    for ip in [address(), Ipv6Addr::LOCALHOST.into()] {
+        let peer = hears_the_class(ip);
+        let to = peer.local_addr().expect("it is bound");
+        let flow = Flow::new(SocketAddr::new(ip, PORT), ip);
+        let route = Route { port: 0, to, flow };
+        // What leaves without a class is not heard, what leaves with it is: one by one and cut by the system.
+        for (first, segment) in [(0, false), (4, true)] {
+            for (psn, traffic_class) in [(first, None), (first + 2, Some(CLASS))] {
+                let options = Options {
+                    traffic_class,
+                    segment: Some(segment),
+                    ..Options::default()
+                };
+                let packets = [psn, psn + 1].map(|psn| mad_packet(&mad, Psn::new(psn)));
+                assert_eq!(sockets(ip, options).send(&route, &packets), 2);
+            }
+            for psn in [first + 2, first + 3] {
+                let mut datagram = [0; 512];
+                let len = peer.recv(&mut datagram).expect("it comes");
+                let heard = packet::parse(&datagram[..len]).expect("a packet");
+                assert_eq!(
+                    heard.bth.psn.get(),
+                    psn,
+                    "{ip}, cut by the system: {segment}"
+                );
+            }
+        }
+    }
 }
