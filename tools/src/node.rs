@@ -138,9 +138,13 @@ impl Node {
         #[cfg(feature = "verbs")]
         let mut devices = verbs::open(&config.listen, cpus.len(), &regions, class)?;
         #[cfg(feature = "verbs")]
-        let (others, both) = (&devices.others, devices.verbs.is_some());
+        let (others, both, soft_device) = (
+            &devices.others,
+            devices.verbs.is_some(),
+            devices.verbs.as_ref().is_some_and(|all| all.any_is_soft()),
+        );
         #[cfg(not(feature = "verbs"))]
-        let (others, both) = (&config.listen, false);
+        let (others, both, soft_device) = (&config.listen, false, false);
         let roce::Opened {
             mut fabrics,
             listener,
@@ -197,7 +201,7 @@ impl Node {
             let core = Core::new(config_of_core, all, mailbox, to_control.clone());
             let idling = core::Idling {
                 spin: config.spin,
-                pinned: cpu.is_some(),
+                alone: cpu.is_some() && !soft_device,
             };
             let thread = core::Thread {
                 core,

@@ -50,8 +50,8 @@ impl Clock {
 pub struct Idling {
     /// As configured.
     pub spin: Spin,
-    /// The CPU is its own. Otherwise others get a chance between two looks.
-    pub pinned: bool,
+    /// Nobody else wants its CPU. Otherwise others get a chance between two looks.
+    pub alone: bool,
 }
 
 /// With requests at a drive an answer is near, so a core stays awake longer: sleeping inside every
@@ -120,7 +120,7 @@ impl Thread {
                 let copied = self.core.fabrics.iter().map(AnyFabric::copied).sum();
                 self.facts.copied_bytes.set(copied);
             } else if self.idling.keeps_awake(&work, now.since(last_busy)) {
-                if self.idling.pinned {
+                if self.idling.alone {
                     std::hint::spin_loop();
                 } else {
                     std::thread::yield_now();

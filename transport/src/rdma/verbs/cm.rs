@@ -253,6 +253,14 @@ impl Verbs {
         devices.iter().map(|device| device.name.clone()).collect()
     }
 
+    /// True if the system plays one of them (rxe). Its work is then done by threads of the system's, on the CPU of whoever
+    /// gave it: one that polls without giving way keeps it from being done until the next tick.
+    pub fn any_is_soft(&self) -> bool {
+        lock(&self.shared.devices)
+            .iter()
+            .any(|device| device.ability.soft)
+    }
+
     /// What was counted of each device, by its name and what it is: `port_errors`, how often a port of it went down, and
     /// `rnr_naks_sent`, how often a peer was told that there was no RECV, as far as the device counts it. Reads files, so
     /// it is nothing for a core.
