@@ -458,6 +458,12 @@ impl RamQueue {
             self.read_into(at, end, bufs);
             return;
         }
+        for page in at / PAGE as u64 + 1..end.div_ceil(PAGE as u64) {
+            let entry = Entry(self.drive.entry(page).load(Ordering::Relaxed));
+            if let Some((segment, page)) = entry.at() {
+                self.drive.pages(segment).hint(page);
+            }
+        }
         while at < end {
             let mut buf = self.share(at / PAGE as u64);
             let offset = (at % PAGE as u64) as usize;
