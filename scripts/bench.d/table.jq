@@ -18,6 +18,7 @@ def targets:
         least("4 KiB write QD32"; "per second, of reads"; over(.write32.write.iops / .read32.read.iops); 1; ""),
         least("4 KiB 70/30 QD32"; "per second, of reads"; over((.mix32.read.iops + .mix32.write.iops) / .read32.read.iops); 1; ""),
         least("128 KiB read QD32"; "bandwidth, of raw"; over(ratio("large128k"; "read"; "iops")); 0.8; ""),
+        least("128 KiB read QD32, after 4 KiB writes"; "bandwidth, of raw"; over(ratio("aged128k"; "read"; "iops")); 0.8; ""),
         least("1 MiB read QD32"; "bandwidth, of raw"; over(ratio("large1m"; "read"; "iops")); 0.8; ""),
         ( ["open100", "100 reads/s"], ["open1k", "1,000 reads/s"], ["open10k", "10,000 reads/s"]
           | . as [$key, $work] | $rounds
@@ -37,7 +38,8 @@ def figures:
     . as $rounds
     | ( ["read1", "4 KiB read QD1"], ["read32", "4 KiB read QD32"], ["read128", "4 KiB read QD128"],
         ["write32", "4 KiB write QD32"], ["mix32", "4 KiB 70/30 QD32"],
-        ["large128k", "128 KiB read QD32"], ["large1m", "1 MiB read QD32"],
+        ["large128k", "128 KiB read QD32"], ["aged128k", "128 KiB read QD32, after 4 KiB writes"],
+        ["large1m", "1 MiB read QD32"],
         ["open100", "100 reads/s"], ["open1k", "1,000 reads/s"], ["open10k", "10,000 reads/s"],
         ["neighbour", "QD1 beside eight of 1 MiB QD16"] ) as [$key, $work]
     | (["node", []], ["raw", ["baseline"]], ["neighbour", ["neighbour"]]) as [$name, $path]
