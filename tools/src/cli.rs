@@ -305,8 +305,8 @@ pub struct ProbeArgs {
     )]
     pub storms: u16,
 
-    /// Sleep between what --rate has to do, where it would poll: others have its CPUs, and its own waking up is measured
-    #[arg(long, requires = "rate", help_heading = "Open loop")]
+    /// Sleep where it would poll: others have its CPUs, and its own waking up is measured
+    #[arg(long)]
     pub doze: bool,
 
     /// What has to hold, as p99<500us,p99.9<2ms,errors=0; the status is 3 if it does not
@@ -538,6 +538,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1:4420 --sweep --slo p99<1ms --arrival fixed",
             "ferroce probe tcp://127.0.0.1:4420 --crowd 1000 --storms 5 --target-pid 1",
             "ferroce probe tcp://127.0.0.1:4420 --rate 100 --doze",
+            "ferroce probe nvme:0000:3b:00.0 --doze",
             "ferroce probe --ceiling",
             "ferroce raw-server --listen tcp://127.0.0.1:4421 --size 512MiB --core 1 --spin always",
             "ferroce demo",

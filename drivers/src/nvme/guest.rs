@@ -101,10 +101,14 @@ impl Hatch {
     /// The next request.
     #[inline]
     pub fn take(&self) -> Option<Io> {
-        let io = self.asked.pop()?;
+        // Counted before it leaves the queue: who asks whether the place is free sees it in one of the two.
         let taken = self.taken.load(Ordering::Relaxed);
         self.taken.store(taken + 1, Ordering::Relaxed);
-        Some(io)
+        let io = self.asked.pop();
+        if io.is_none() {
+            self.taken.store(taken, Ordering::Relaxed);
+        }
+        io
     }
 
     /// True if a request waits.
@@ -350,6 +354,31 @@ mod tests {
         assert!(!hatch.is_left());
         drop(guest);
         assert!(hatch.is_left());
+    }
+
+    /// Who left with a request in the hatch has it answered there: between the two the place is not free, not even while the
+    /// request is taken.
+    #[test]
+    fn a_place_is_not_free_while_a_request_is_taken() {
+        for _ in 0..5_000 {
+            let hatch =
+                Arc::new(Hatch::new(None, true, Abilities::default()).expect("a descriptor"));
+            let mut guest = Guest::new(hatch.clone());
+            assert!(guest.submit(flush()).is_ok());
+            drop(guest);
+            assert!(!hatch.is_free(), "nobody took the request");
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let Io { tag, bufs, .. } = hatch.take().expect("it asks");
+                    let status = Status::SUCCESS;
+                    hatch.answer(Done { tag, status, bufs });
+                });
+                while !hatch.is_free() {
+                    std::thread::yield_now();
+                }
+                assert_eq!(hatch.done.len(), 1, "free before the answer");
+            });
+        }
     }
 
     /// Both sleep as cores do: their bell is emptied, they leave the note, and look once more. One that is not woken for

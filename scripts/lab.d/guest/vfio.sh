@@ -9,14 +9,14 @@ driver() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")" 2>/dev/null; 
 to_vfio() { local at; for at; do ferroce devices bind "$at" >/dev/null; expect "driver of $at" "$(driver "$at")" = vfio-pci; done; }
 to_kernel() { local at; for at; do ferroce devices unbind "$at" >/dev/null; expect "driver of $at" "$(driver "$at")" = nvme; done; }
 
-# own_disk ADDRESS: the block device that the kernel's driver makes of a drive.
+# own_disk ADDRESS [NSID]: the block device that the kernel's driver makes of a drive.
 own_disk() {
-    until_true 10 find_own_disk "$1"
-    find_own_disk "$1"
+    until_true 10 find_own_disk "$1" "${2-1}"
+    find_own_disk "$1" "${2-1}"
 }
 find_own_disk() {
     local at
-    for at in /sys/bus/pci/devices/"$1"/nvme/nvme*/nvme*n1; do [ -b "/dev/${at##*/}" ] && echo "/dev/${at##*/}" && return; done
+    for at in /sys/bus/pci/devices/"$1"/nvme/nvme*/nvme*n"$2"; do [ -b "/dev/${at##*/}" ] && echo "/dev/${at##*/}" && return; done
     return 1
 }
 
@@ -36,7 +36,8 @@ unplug() {
     qemu "device_del $2"
     until_true 60 not_plugged "$1"
 }
-slot() { printf '0000:%02x:00.0' $(($1 + 1)); }
+# slot SLOT [FUNCTION]: the address of what is there.
+slot() { printf '0000:%02x:00.%d' $(($1 + 1)) "${2-0}"; }
 plugged() { [ -e "/sys/bus/pci/devices/$(slot "$1")" ]; }
 not_plugged() { ! plugged "$1"; }
 QUEUES=max_ioqpairs=8,msix_qsize=9

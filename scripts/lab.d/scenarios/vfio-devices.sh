@@ -24,6 +24,11 @@ serve --device "nvme:$drive"
 ferroce devices | grep -q "$drive  vfio-pci .*process $NODE" || fail 'the user is not shown'
 refused "process $NODE uses" ferroce devices unbind "$drive"
 refused 'another process uses' ferroce serve --device "nvme:$drive" --listen tcp://127.0.0.1:4421 --ctl /tmp/other.sock
+# What is of one group is either ours or nobody's.
+first=$(slot 4) second=$(slot 4 1)
+to_vfio "$first"
+to_kernel "$second"
+refused "not viable.*$second .nvme" ferroce serve --device "nvme:$first/1" --listen tcp://127.0.0.1:4421 --ctl /tmp/other.sock
 # Asked for it back, the node lets go, and lives on.
 ferroce devices unbind "$drive" --force
 expect 'driver' "$(driver "$drive")" = nvme

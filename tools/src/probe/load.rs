@@ -74,8 +74,8 @@ impl Slice {
 
 /// What it takes to start threads.
 const GATHER: Duration = Duration::from_millis(1);
-/// A closed loop with nothing to do polls so long before it sleeps. An open loop never sleeps unless it is to doze: it
-/// would measure its own waking up.
+/// A closed loop with nothing to do polls so long before it sleeps, unless it is to doze. An open loop never sleeps
+/// otherwise: it would measure its own waking up.
 const SPIN: Duration = Duration::from_micros(100);
 /// Silence that ends the run.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -281,7 +281,8 @@ impl Load {
     pub fn rest(&mut self, doze: bool) {
         let limit = Duration::from_millis(10);
         match &self.schedule {
-            None if self.heard.elapsed() > SPIN && !self.is_over() => self.link.wait(limit),
+            None if self.is_over() => {}
+            None if doze || self.heard.elapsed() > SPIN => self.link.wait(limit),
             Some(schedule) if doze && self.link.outstanding() == 0 => {
                 std::thread::sleep(schedule.until_next().min(limit));
             }
