@@ -10,7 +10,12 @@ done
 systemctl start ferroce
 expect 'without a configuration it' "$(systemctl is-active ferroce || true)" = inactive
 
+# As README has it.
 mkdir -p /etc/ferroce
+ferroce serve --print-config > /etc/ferroce/ferroce.toml
+systemctl enable --now ferroce
+expect 'with the explained configuration it' "$(systemctl is-active ferroce)" = active
+systemctl disable --now ferroce
 echo 'spin = 5' >/etc/ferroce/ferroce.toml
 refused '' systemctl start ferroce
 journal | grep 'ferroce.toml' || fail 'the journal does not say what is wrong with the file'
