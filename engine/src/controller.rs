@@ -163,6 +163,11 @@ impl Association {
         self.io_queues.store(true, Ordering::Relaxed);
     }
 
+    /// The I/O queues that there were are gone.
+    pub fn forget_io_queues(&self) {
+        self.io_queues.store(false, Ordering::Relaxed);
+    }
+
     /// See [`Association::note_io_queue`].
     pub fn has_io_queues(&self) -> bool {
         self.io_queues.load(Ordering::Relaxed)
@@ -510,7 +515,6 @@ impl Controller {
     /// The host's reset begins: what Set Features kept and all events are forgotten. Who calls takes
     /// the requests in `aers` and answers them. RDY stays set until the I/O queues are gone.
     pub fn forget(&mut self) {
-        self.who.io_queues.store(false, Ordering::Relaxed);
         self.who.grant_queues(0);
         self.who.set_acre(false);
         self.features = Features::initial(self.who.kind, self.kato_connect_ms);

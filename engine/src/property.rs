@@ -111,6 +111,8 @@ pub fn set(
 pub fn reset_done(controller: &mut Controller) {
     if !controller.cc.en() {
         controller.csts = controller.csts.with_rdy(false);
+        // Not when the reset begins: another core may still admit a queue then, which ends at once.
+        controller.who.forget_io_queues();
     }
 }
 
@@ -334,10 +336,19 @@ mod tests {
     }
 
     #[test]
+    fn an_io_queue_that_another_core_admits_during_a_reset_is_forgotten_with_it() {
+        let mut controller = controller(Kind::Io);
+        set_cc(&mut controller, ENABLE).expect("enabled");
+        set_cc(&mut controller, Cc(0)).expect("reset");
+        controller.who.note_io_queue();
+        reset_done(&mut controller);
+        assert!(!controller.who.has_io_queues());
+    }
+
+    #[test]
     fn a_reset_forgets() {
         let mut controller = controller(Kind::Io);
         set_cc(&mut controller, ENABLE).expect("enabled");
-        controller.who.note_io_queue();
         controller
             .who
             .note_error(&Refusal::opcode(), 0, &Sqe::new(0xFF));
@@ -350,7 +361,7 @@ mod tests {
         controller.who.saw(0, Tick(77));
         set_cc(&mut controller, Cc(0)).expect("reset");
         assert_eq!(controller.features.async_event_config, 0);
-        assert!(!controller.features.acre() && !controller.who.has_io_queues());
+        assert!(!controller.features.acre());
         assert!(controller.changed_namespaces.is_empty());
         assert_eq!(controller.events, crate::controller::Events::default());
         assert_eq!((controller.kato_ms, controller.reset_at), (0, Tick(77)));
