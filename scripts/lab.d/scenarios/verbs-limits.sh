@@ -1,4 +1,4 @@
-# Verbs: too little locked memory is said at the start, or to the host that comes too late, with the limit; others go on
+# Verbs: too little locked memory, or too few RDMA objects of a control group: said at the start, or to the host that is too late; others go on
 #: node timeout=240
 use_verbs 4500
 ip addr add 10.9.0.50/24 dev rdma0
@@ -25,5 +25,21 @@ grep -E 'no memory for a queue pair.*locked memory.*ulimit -l' /tmp/node.log
 # 6 is No Resources of NVMe/RDMA; the kernel has words of its own for it.
 dmesg | grep 'Connect rejected.*nvme status 6 ' || fail 'the host was not told why'
 prlimit --pid "$NODE" --memlock=unlimited:unlimited
+# Nor is there one for a control group that has all the objects it may have, until it may have more.
+mkdir -p /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo +rdma >/sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/node
+echo "$NODE" >/sys/fs/cgroup/node/cgroup.procs
+# The node says such a thing once in ten seconds.
+sleep 10
+echo 'rxe0 hca_object=0' >/sys/fs/cgroup/node/rdma.max
+refused 'Input/output|reset|refused' dial -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
+grep -E 'hca_object in its rdma.max' /tmp/node.log
+echo 'rxe0 hca_object=max' >/sys/fs/cgroup/node/rdma.max
+FIRST=$CTRL
+connect -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
+disconnect
+CTRL=$FIRST
 stop_load
 expect 'recoveries' "$(recoveries)" = 0

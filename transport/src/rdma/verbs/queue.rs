@@ -145,9 +145,12 @@ impl CoreShared {
     /// A completion queue with room for so many entries, which are dealt.
     fn cq(&self, device: &Device, entries: u32) -> Result<Arc<Cq>, String> {
         let told = |what: &str, cause: io::Error| {
+            let (cqs, cqes) = (device.ability.cqs, device.ability.cqes);
+            let device_has = format!("the device has {cqs} completion queues of {cqes} entries");
             format!(
-                "{}: no {what}: {cause} (the device has {} completion queues of {} entries)",
-                device.name, device.ability.cqs, device.ability.cqes
+                "{}: no {what}: {}",
+                device.name,
+                limited(&cause, &device_has)
             )
         };
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,7 +167,11 @@ impl CoreShared {
                 let fd = unsafe { (*channel).fd };
                 nonblocking(fd)
                     .and_then(|()| self.watch(fd))
-                    .map_err(|cause| told("completion channel", cause))?;
+                    .map_err(|cause| {
+                        // SAFETY: it was just made, and nothing is in it.
+                        unsafe { sys::ibv_destroy_comp_channel(channel) };
+                        told("completion channel", cause)
+                    })?;
                 ends.push(End {
                     context: device.context,
                     channel,
@@ -208,6 +215,17 @@ impl CoreShared {
         });
         end.cqs.push(cq.clone());
         Ok(cq)
+    }
+}
+
+/// Why there is no more of something, and which limit it is: one of the node's control group, or else those named.
+fn limited(cause: &io::Error, limits: &str) -> String {
+    match cause.raw_os_error() {
+        // What the kernel says for a control group that has all it may have.
+        Some(libc::EAGAIN) => format!(
+            "{cause} (the control group may have no more RDMA objects: raise hca_object in its rdma.max)"
+        ),
+        _ => format!("{cause} ({limits})"),
     }
 }
 
@@ -275,9 +293,11 @@ impl Made {
         let (device, plan) = (&*conn.device, conn.plan);
         let slots = plan.recvs + plan.sends;
         let slab = Slab::new(device, slots as usize * 64).map_err(|cause| {
+            let limits = format!("locked memory, `ulimit -l`; {} regions", device.ability.mrs);
             format!(
-                "{}: no memory for a queue pair: {cause} (locked memory, `ulimit -l`; {} regions)",
-                device.name, device.ability.mrs
+                "{}: no memory for a queue pair: {}",
+                device.name,
+                limited(&cause, &limits)
             )
         })?;
         let windows = Windows::new(device, plan.windows)?;
@@ -312,14 +332,14 @@ impl Made {
             failed = Some(io::Error::last_os_error());
         }
         cq.give_back(&plan);
-        let cause = failed.map_or_else(String::new, |cause| cause.to_string());
+        let device_has = format!("the device has {} queue pairs", device.ability.qps);
+        let cause = failed.map_or_else(String::new, |cause| limited(&cause, &device_has));
         Err(format!(
-            "{}: no queue pair of {} + {} work requests with {} pieces each: {cause} (the device has {} queue pairs)",
+            "{}: no queue pair of {} + {} work requests with {} pieces each: {cause}",
             device.name,
             plan.recvs,
             plan.all_sends(),
             plan.sges,
-            device.ability.qps
         ))
     }
 
