@@ -134,6 +134,13 @@ impl Net {
         }
     }
 
+    /// The node has no room for what came first. Who is left unread for long may be taken for silent in the end.
+    fn leave_unread(&mut self, id: LinkId) {
+        let now = self.common.now();
+        let link = self.link(id);
+        link.excused |= link.to_target.front().is_some_and(|(at, _)| now > at + S);
+    }
+
     /// A link that a host has just asked for.
     pub fn dial(&mut self, path: usize, core: usize) -> LinkId {
         self.links.push(Link {
@@ -674,6 +681,7 @@ impl SimFabric {
             let capsule = matches!(net.arrived(link)?, ToTarget::Capsule { .. });
             let closing = self.conns[at].closing;
             if capsule && !self.room && !closing {
+                net.leave_unread(link);
                 return None;
             }
             let message = net.take(link);
