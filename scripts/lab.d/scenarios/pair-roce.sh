@@ -1,13 +1,9 @@
-# Two machines, the node by RoCE in software of its own: checksummed writes read back, lost packets, kill -9 and restart
+# Two machines, the node by RoCE in software of its own: checksummed writes read back, kill -9 and restart
 #: machine=pair timeout=300
 use_pair rdma 4500
 serve --device ram:64MiB --device file:/data/a,size=64MiB
 connect --reconnect-delay=1 --keep-alive-tmo=5 --ctrl-loss-tmo=120
 for nsid in 1 2; do verify "$(disk $nsid)" 4 io_uring '4k 128k' '1 8'; done
-modprobe sch_netem
-tc qdisc replace dev rdma0 root netem loss 1%
-verify "$(disk 1)" 1 io_uring '4k 64k' '8'
-tc qdisc del dev rdma0 root
 disconnect
 stop
 serve --device file:/data/a
