@@ -459,10 +459,7 @@ impl RamQueue {
             return;
         }
         for page in at / PAGE as u64 + 1..end.div_ceil(PAGE as u64) {
-            let entry = Entry(self.drive.entry(page).load(Ordering::Relaxed));
-            if let Some((segment, page)) = entry.at() {
-                self.drive.pages(segment).hint(page);
-            }
+            self.hint(self.drive.entry(page));
         }
         while at < end {
             let mut buf = self.share(at / PAGE as u64);
@@ -699,6 +696,14 @@ impl RamQueue {
             .get(page % CHUNK_PAGES)
     }
 
+    /// The page that the index names here is shared soon: the count of who holds it is asked for.
+    #[inline]
+    fn hint(&self, entry: &AtomicU32) {
+        if let Some((segment, page)) = Entry(entry.load(Ordering::Relaxed)).at() {
+            self.drive.pages(segment).hint(page);
+        }
+    }
+
     /// Does a request; false if it has to wait for a page.
     #[inline]
     fn finish(&mut self, io: &mut Io) -> bool {
@@ -739,11 +744,8 @@ impl Backend for RamQueue {
         }
         let mut asked = std::mem::take(&mut self.asked);
         for io in &asked {
-            let entry = self
-                .first_entry(io.op)
-                .map(|entry| entry.load(Ordering::Relaxed));
-            if let Some((segment, page)) = entry.and_then(|entry| Entry(entry).at()) {
-                self.drive.pages(segment).hint(page);
+            if let Some(entry) = self.first_entry(io.op) {
+                self.hint(entry);
             }
         }
         for io in &mut asked {

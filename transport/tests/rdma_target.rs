@@ -364,7 +364,7 @@ fn dial(private: &[u8], recvs: u32) -> Dial<'_> {
 
 impl Bench {
     fn new(recvs: usize, host: Limits) -> Bench {
-        let world = World::prompt();
+        let world = World::punctual();
         let server = world.end("10.0.0.1".parse().unwrap(), LIMITS);
         let host = world.end("10.0.0.2".parse().unwrap(), host);
         let mut landing = pool(Home(9), &[(limits::IN_CAPSULE as usize, recvs.max(1))]);
@@ -727,7 +727,7 @@ fn who_does_not_go_on_cannot_take_what_others_need() {
 
 #[test]
 fn the_reject_carries_its_status() {
-    let world = World::prompt();
+    let world = World::punctual();
     let server = world.end("10.0.0.1".parse().unwrap(), LIMITS);
     let mut host = world.end("10.0.0.2".parse().unwrap(), LIMITS);
     let mut fabric = RdmaFabric::new(server, Vec::new());

@@ -29,26 +29,13 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
         }
         _ => (),
     }
-    if let Some(Place::Drive(device)) = &args.url {
-        for (there, flag) in [
-            (args.baseline.is_some(), "--baseline"),
-            (args.neighbour.is_some(), "--neighbour"),
-            (args.crowd.is_some(), "--crowd"),
-            (args.reconnect, "--reconnect"),
-            (args.nsid.is_some(), "--nsid"),
-            (args.hostnqn.is_some(), "--hostnqn"),
-            (args.bind.is_some(), "--bind"),
-            (args.dscp.is_some(), "--dscp"),
-            (args.header_digest, "--header-digest"),
-            (args.data_digest, "--data-digest"),
-        ] {
-            if there {
-                fail!(
-                    "{flag} is about a connection, and {} is a drive without one",
-                    device.text
-                );
-            }
-        }
+    if let Some(Place::Drive(device)) = &args.url
+        && let Some(flag) = of_a_connection(args)
+    {
+        fail!(
+            "{flag} is about a connection, and {} is a drive without one",
+            device.text
+        );
     }
     if args.verify && args.write == Some(0) {
         fail!(
@@ -115,28 +102,40 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
         );
     }
     if args.url.is_none() {
-        for (there, flag) in [
+        let of_a_load = first([
             (args.time.is_some(), "--time"),
             (args.slo.is_some(), "--slo"),
             (args.rate.is_some(), "--rate"),
             (writes(args) > 0, "the writing flags"),
-            (args.baseline.is_some(), "--baseline"),
             (args.against.is_some(), "--against"),
-            (args.neighbour.is_some(), "--neighbour"),
             (args.target_pid.is_some(), "--target-pid"),
-            (args.reconnect, "--reconnect"),
-            (args.nsid.is_some(), "--nsid"),
             (args.size.is_some(), "--size"),
-            (args.hostnqn.is_some(), "--hostnqn"),
-            (args.bind.is_some(), "--bind"),
-            (args.dscp.is_some(), "--dscp"),
-            (args.header_digest, "--header-digest"),
-            (args.data_digest, "--data-digest"),
-        ] {
-            if there {
-                fail!("--ceiling without a URL measures the probe alone: leave {flag} out");
-            }
+        ]);
+        if let Some(flag) = of_a_load.or_else(|| of_a_connection(args)) {
+            fail!("--ceiling without a URL measures the probe alone: leave {flag} out");
         }
     }
     Ok(())
+}
+
+/// A flag that is given, and has a meaning for connections only.
+fn of_a_connection(args: &ProbeArgs) -> Option<&'static str> {
+    first([
+        (args.baseline.is_some(), "--baseline"),
+        (args.neighbour.is_some(), "--neighbour"),
+        (args.crowd.is_some(), "--crowd"),
+        (args.reconnect, "--reconnect"),
+        (args.nsid.is_some(), "--nsid"),
+        (args.hostnqn.is_some(), "--hostnqn"),
+        (args.bind.is_some(), "--bind"),
+        (args.dscp.is_some(), "--dscp"),
+        (args.header_digest, "--header-digest"),
+        (args.data_digest, "--data-digest"),
+    ])
+}
+
+/// The first of these flags that is given.
+fn first<const N: usize>(flags: [(bool, &'static str); N]) -> Option<&'static str> {
+    let given = flags.into_iter().find(|(there, _)| *there);
+    given.map(|(_, flag)| flag)
 }

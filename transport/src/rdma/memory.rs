@@ -180,7 +180,7 @@ pub struct MemoryProvider {
 
 impl World {
     /// Everything happens at the next flush, in order.
-    pub fn prompt() -> World {
+    pub fn punctual() -> World {
         World::with(None)
     }
 
