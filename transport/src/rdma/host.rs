@@ -31,7 +31,7 @@ use crate::rdma::provider::{
 };
 
 /// Memory that is mapped at a time for data that does not lie in Bufs.
-const GROW_LEN: usize = 1 << 20;
+const GROW_LEN: usize = 128 << 10;
 
 /// One connection, seen from the host.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::model::{Ended, MediumId, Model};
 use crate::net::{LinkId, Wire};
 use crate::plan::Plan;
-use crate::shared::Common;
+use crate::shared::{Common, MS};
 
 /// Where a namespace is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,7 +130,8 @@ impl Ground {
     pub fn dial(&mut self, path: usize) -> LinkId {
         let core = self.rng.usize(0..self.plan.cores);
         let fabric = self.rng.usize(0..self.plan.fabrics);
-        let link = self.net.borrow_mut().dial(path, core);
+        let kato = u64::from(self.plan.paths[path].kato_ms) * MS;
+        let link = self.net.borrow_mut().dial(path, core, kato);
         self.dials.push((link, core, fabric));
         link
     }

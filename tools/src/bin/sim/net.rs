@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use ferroce_buf::BufList;
+use ferroce_engine::limits;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_wire::cqe::Cqe;
@@ -78,6 +79,9 @@ pub struct Weather {
     pub one_fetch: bool,
 }
 
+/// How exact the node's Keep Alive Timer is, in ns.
+const KAS: u64 = limits::KAS as u64 * 100 * MS;
+
 /// A connection between a host and the node.
 #[derive(Debug)]
 pub struct Link {
@@ -85,6 +89,8 @@ pub struct Link {
     pub path: usize,
     /// Where it was dealt to.
     pub core: usize,
+    /// Its host's Keep Alive Timeout in ns.
+    kato: u64,
     to_target: VecDeque<(u64, ToTarget)>,
     to_host: VecDeque<(u64, ToHost)>,
     due_target: u64,
@@ -98,6 +104,8 @@ pub struct Link {
     pub deaf: bool,
     /// Somebody had a reason to end it.
     pub excused: bool,
+    /// When it was last left unread, that was for longer than a node bears.
+    neglected: bool,
     /// The core has heard of its end, or never will hear of the link.
     pub target_closed: bool,
     /// The host's end, if it is one by RDMA.
@@ -134,18 +142,28 @@ impl Net {
         }
     }
 
-    /// The node has no room for what came first. Who is left unread for long may be taken for silent in the end.
+    /// The node has no room for what came first. That is not the host's silence, and the node bears it for as long as
+    /// silence itself and once more; a third of a Keep Alive Timeout may have gone by before.
     fn leave_unread(&mut self, id: LinkId) {
         let now = self.common.now();
         let link = self.link(id);
-        link.excused |= link.to_target.front().is_some_and(|(at, _)| now > at + S);
+        let borne = (link.kato + KAS) / 2 * 3;
+        link.neglected = (link.to_target.front()).is_some_and(|(at, _)| now > at + borne);
     }
 
-    /// A link that a host has just asked for.
-    pub fn dial(&mut self, path: usize, core: usize) -> LinkId {
+    /// A core took a host for silent: one that it did not read for long may be meant.
+    pub fn on_expiry(&mut self, core: usize) {
+        for link in self.links.iter_mut().filter(|link| link.core == core) {
+            link.excused |= link.neglected;
+        }
+    }
+
+    /// A link that a host has just asked for, whose Keep Alive Timeout is `kato` ns.
+    pub fn dial(&mut self, path: usize, core: usize, kato: u64) -> LinkId {
         self.links.push(Link {
             path,
             core,
+            kato,
             to_target: VecDeque::new(),
             to_host: VecDeque::new(),
             due_target: 0,
@@ -155,6 +173,7 @@ impl Net {
             silent: false,
             deaf: false,
             excused: false,
+            neglected: false,
             target_closed: false,
             remote: None,
         });
@@ -163,7 +182,7 @@ impl Net {
 
     /// A link by RDMA that a host has just asked for, for queue `qid` of so many entries.
     pub fn dial_rdma(&mut self, path: usize, qid: u16, depth: u16) -> LinkId {
-        let id = self.dial(path, 0);
+        let id = self.dial(path, 0, 0);
         let now = Tick(self.common.now());
         let in_capsule = self.rng.bool();
         let remote = Remote::new(&self.medium, id, (qid, depth), in_capsule, now);

@@ -30,6 +30,7 @@ const WALL_MS: u64 = 1_700_000_000_000;
 #[derive(Debug)]
 pub struct Node {
     common: Common,
+    net: Wire,
     rng: fastrand::Rng,
     life: u32,
     naps: u32,
@@ -44,6 +45,7 @@ pub struct Node {
 #[derive(Debug)]
 struct Slot {
     core: SimCore,
+    counters: Arc<Counters>,
     bell: Arc<Bell>,
     /// A turn is on the agenda.
     planned: bool,
@@ -86,6 +88,7 @@ impl Node {
                 size: limits::IN_CAPSULE as usize,
                 count: plan.landing,
             }];
+            let counters = Arc::new(Counters::default());
             let config = CoreConfig {
                 index,
                 cores: plan.cores,
@@ -93,7 +96,7 @@ impl Node {
                 pool: pool(Home::CORE, &plan.classes),
                 landing: pool(LANDING, &landing),
                 facts: Arc::new(Facts::default()),
-                counters: Arc::new(Counters::default()),
+                counters: counters.clone(),
             };
             let mut fabrics: Vec<_> = (0..plan.fabrics)
                 .map(|_| SimFabric::new(net.clone(), common.clone(), index))
@@ -107,6 +110,7 @@ impl Node {
             }
             cores.push(Slot {
                 core: Core::new(config, fabrics, mailbox, to_control.clone()),
+                counters,
                 bell,
                 planned: true,
                 last_look: false,
@@ -120,6 +124,7 @@ impl Node {
         }
         Node {
             common,
+            net: net.clone(),
             rng,
             life,
             naps: plan.naps,
@@ -147,7 +152,11 @@ impl Node {
         if slot.stopped {
             return;
         }
+        let expiries = slot.counters.keep_alive_expiries.get();
         let work = slot.core.turn(Tick(now), WALL_MS + now / MS, || Tick(now));
+        if slot.counters.keep_alive_expiries.get() > expiries {
+            self.net.borrow_mut().on_expiry(at);
+        }
         let (commands, bufs) = slot.core.outstanding();
         let numbers = [at as u64, commands as u64, bufs as u64, work.busy.into()];
         self.common.note("turn", &numbers);
