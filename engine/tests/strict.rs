@@ -47,6 +47,11 @@ struct Wires {
     answers: VecDeque<(u32, Cqe)>,
     /// What was sent since it was last looked at.
     sent: Vec<u8>,
+    /// Of which commands it was given data, or an answer.
+    replies: Vec<u16>,
+    /// How many replies it takes until the next flush; 0 is any number.
+    room: usize,
+    taken: usize,
     fetching: Vec<(ConnId, BufList)>,
     homes: VecDeque<(ConnId, BufList)>,
     closed: Vec<u32>,
@@ -100,12 +105,14 @@ impl Fabric for Wires {
     fn reply(&mut self, conn: ConnId, reply: Reply) {
         let bytes = reply.bufs.iter().flat_map(|buf| buf.bytes().to_vec());
         self.sent.extend(bytes);
+        self.replies.push(reply.cid);
+        self.taken += 1;
         self.answers.extend(reply.cqe.map(|cqe| (conn.slot, cqe)));
         self.homes.push_back((conn, reply.bufs));
     }
 
     fn wants_more(&self, _: ConnId) -> bool {
-        true
+        self.room == 0 || self.taken < self.room
     }
 
     fn close(&mut self, conn: ConnId, _: Close) {
@@ -119,7 +126,9 @@ impl Fabric for Wires {
         self.homes.pop_front()
     }
 
-    fn flush(&mut self, _: Tick) {}
+    fn flush(&mut self, _: Tick) {
+        self.taken = 0;
+    }
 
     fn next_timeout(&self) -> Option<Tick> {
         None
@@ -199,6 +208,11 @@ fn nqn(name: &str) -> Nqn {
 
 impl Node {
     fn new() -> Node {
+        Node::with_chunks(16)
+    }
+
+    /// With so many of the pool's largest buffers.
+    fn with_chunks(count: usize) -> Node {
         let (to_core, mail) = mailbox(1024, Waker::noop().clone());
         let (to_control, from_core) = mailbox(1024, Waker::noop().clone());
         let mut control = Control::new(vec![to_core]);
@@ -206,7 +220,10 @@ impl Node {
             index: 0,
             cores: 1,
             commands: COMMANDS,
-            pool: pool(Home::CORE, &[(4096, 512), (limits::CHUNK_LEN as usize, 16)]),
+            pool: pool(
+                Home::CORE,
+                &[(4096, 512), (limits::CHUNK_LEN as usize, count)],
+            ),
             landing: pool(LANDING, &[(limits::IN_CAPSULE as usize, LANDINGS)]),
             facts: Arc::default(),
             counters: Arc::default(),
@@ -779,6 +796,23 @@ fn a_write_that_waits_for_memory_is_aborted_and_one_that_is_fetched_is_not() {
         (0, 0),
         "every slot and Buf is back"
     );
+}
+
+#[test]
+fn a_queues_large_reads_are_done_one_after_the_other() {
+    let mut node = Node::with_chunks(256);
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 32);
+    node.wires().room = 1;
+    node.wires().replies.clear();
+    let read = nvme::read(1, 0, 256).with_sgl(Sgl::transport(1 << 20));
+    let cids: Vec<u16> = (0..4).map(|_| node.send(io, read, &[])).collect();
+    node.settle();
+    let mut order = std::mem::take(&mut node.wires().replies);
+    assert_eq!(order.len(), 4 * 8, "each in eight parts");
+    order.dedup();
+    assert_eq!(order, cids);
+    assert_eq!(node.wires().answers.len(), 4);
 }
 
 #[test]

@@ -108,7 +108,9 @@ impl Queues {
         busy
     }
 
-    /// Gives the fabric a command's data in order, and its answer after the last.
+    /// Gives the fabric a command's data in order, and its answer after the last. Who finds no room keeps its place
+    /// among those of its fabric, and what it has sent makes room for more of it: so a queue's large commands are done
+    /// one after the other, not all at last.
     fn send<F: Fabric, D: Backend>(
         &mut self,
         slot: u32,
@@ -123,6 +125,9 @@ impl Queues {
             if !fabric.wants_more(conn) {
                 let generation = command.generation;
                 self.outboxes[queue.fabric].push_back(Outgoing::Send { slot, generation });
+                if busy {
+                    self.go_on(slot, drives);
+                }
                 return busy;
             }
             busy = true;
