@@ -48,3 +48,16 @@ read_beside() {
         --time_based --runtime=300 --rate_iops=200 --minimal --terse-version=3 >/tmp/beside 2>&1 &
     BESIDE=$!
 }
+
+# leave NUMBER DISK HEAD: writes 8 MiB to the disk at 48 MiB, and notes what its first HEAD MiB are.
+leave() {
+    random_file "/tmp/left$1" 8
+    dd if="/tmp/left$1" of="$2" bs=1M seek=48 oflag=direct conv=notrunc,fsync status=none
+    dd if="$2" bs=1M count="$3" iflag=direct status=none | sha256sum >"/tmp/head$1"
+}
+# kernel_finds NUMBER DISK HEAD: the kernel's own disk has all that was left.
+kernel_finds() {
+    dd if="$2" bs=1M count="$3" iflag=direct status=none | sha256sum | cmp - "/tmp/head$1"
+    cmp "/tmp/left$1" <(dd if="$2" bs=1M skip=48 count=8 iflag=direct status=none)
+    say "the kernel reads from $2 what the host wrote"
+}

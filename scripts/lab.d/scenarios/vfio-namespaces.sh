@@ -22,17 +22,8 @@ ctl add "nvme:$drive/1" --nsid 1
 disks[0]=$(disk 1)
 sleep 1
 stop_load
-for i in 0 1; do
-    random_file /tmp/data$i 8
-    dd if=/tmp/data$i of="${disks[i]}" bs=1M seek=48 oflag=direct conv=notrunc,fsync status=none
-    dd if="${disks[i]}" bs=1M count=44 iflag=direct status=none | sha256sum >/tmp/sum$i
-done
+for i in 0 1; do leave $i "${disks[i]}" 44; done
 disconnect
 stop
 to_kernel "$drive"
-for i in 0 1; do
-    own=$(own_disk "$drive" $((i + 1)))
-    dd if="$own" bs=1M count=44 iflag=direct status=none | sha256sum | cmp - /tmp/sum$i
-    cmp /tmp/data$i <(dd if="$own" bs=1M skip=48 count=8 iflag=direct status=none)
-    say "the kernel reads from $own what the host wrote"
-done
+for i in 0 1; do kernel_finds $i "$(own_disk "$drive" $((i + 1)))" 44; done
