@@ -216,6 +216,8 @@ pub struct Command {
     pub to_send: bool,
     /// Bytes of a part at most: what the drive takes in one request.
     pub part_max: u32,
+    /// Of a read of several parts that has its place among those of its queue: the bytes it is counted with there.
+    pub large: u32,
     /// Blocks of the namespace when the command came.
     pub capacity: u64,
     /// First block of the whole command, or of the range under way.
@@ -437,6 +439,7 @@ impl Slab {
         }
         command.error = None;
         command.answer = None;
+        command.large = 0;
         command.in_line = false;
         command.in_landed = false;
         command.to_send = false;
@@ -501,6 +504,7 @@ fn blank() -> Command {
         in_landed: false,
         to_send: false,
         part_max: 0,
+        large: 0,
         capacity: 0,
         lba: 0,
         blocks: 0,

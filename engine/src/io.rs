@@ -310,6 +310,16 @@ impl Queues {
         if len == 0 {
             return Served::Leaves;
         }
+        if len < command.len && command.large == 0 {
+            let behind = (slot, command.generation);
+            let queue = &mut self.queues[queue as usize];
+            if !queue.behind.is_empty() || !queue.takes_large(command.len) {
+                queue.behind.push_back(behind);
+                return Served::Leaves;
+            }
+            queue.large += command.len;
+            command.large = command.len;
+        }
         let Some(drive) = drives.slot(command.drive) else {
             return Served::Blocked;
         };

@@ -20,6 +20,9 @@ pub const IO_QUEUES_MAX: u16 = 128;
 pub const CHUNK_LEN: u32 = 128 * 1024;
 /// Parts of one command that are under way at once. The first is enough for progress.
 pub const CHUNKS_PER_COMMAND: usize = 4;
+/// Bytes of a queue's reads of several parts that are under way at once; the next ones wait for these to be answered. It is
+/// what keeps a drive busy: more would have all of a deep queue's reads get on together, and none of them done for long.
+pub const LARGE_READS: u32 = 4 << 20;
 /// Lists for the Bufs of a part, and places for the parts of large commands, that a core makes at its start. Should more
 /// be under way at once, more are made, and kept.
 pub const LISTS: usize = 1024;

@@ -1,5 +1,6 @@
 //! One SQ and CQ, which is one connection: from the transport's handshake to its end.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use ferroce_wire::sqe::Sqe;
 
 use crate::command::{NONE, Slab};
 use crate::controller::Association;
+use crate::limits;
 use crate::plant::{self, Bug};
 use crate::port::{ConnId, Tick};
 use crate::table::{Subsystem, Transport};
@@ -81,6 +83,10 @@ pub struct Queue {
     pub disconnect: u32,
     /// Those of them that have something to send, and wait for it.
     pub to_send: u32,
+    /// Bytes of its reads of several parts that are under way.
+    pub large: u32,
+    /// Those (slot, generation) that wait for these, in order.
+    pub behind: VecDeque<(u32, u32)>,
     /// Index of its host on this core; 0 until Connect is admitted.
     pub host: u32,
     /// It must be connected by then.
@@ -115,10 +121,17 @@ impl Queue {
             in_flight: 0,
             disconnect: NONE,
             to_send: 0,
+            large: 0,
+            behind: VecDeque::new(),
             host: 0,
             deadline: Tick(u64::MAX),
             admitted: false,
         }
+    }
+
+    /// A read of so many bytes, in several parts, may begin.
+    pub fn takes_large(&self, len: u32) -> bool {
+        self.large == 0 || self.large + len <= limits::LARGE_READS
     }
 
     /// A command was taken from the submission queue.

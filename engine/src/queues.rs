@@ -75,6 +75,8 @@ pub struct Queues {
     by_conn: Vec<Vec<u32>>,
     pub(crate) controllers: Vec<Option<Controller>>,
     pub(crate) line: Line,
+    /// Queues that had a large read answered.
+    let_on: Vec<u32>,
     outboxes: Vec<VecDeque<Outgoing>>,
     /// Data of commands that is to be fetched, by fabric.
     fetches: Vec<VecDeque<(ConnId, Fetch)>>,
@@ -132,6 +134,7 @@ impl Queues {
             by_conn: vec![Vec::new(); fabrics],
             controllers: Vec::new(),
             line: Line::default(),
+            let_on: Vec::new(),
             outboxes: (0..fabrics).map(|_| VecDeque::new()).collect(),
             fetches: (0..fabrics).map(|_| VecDeque::new()).collect(),
             mail: VecDeque::new(),
@@ -475,8 +478,34 @@ impl Queues {
         self.config.counters.waits.add(1);
     }
 
+    /// Of queues whose large reads were answered, the next ones begin.
+    fn let_on<D: Backend>(&mut self, drives: &mut Drives<D>) {
+        while let Some(at) = self.let_on.pop() {
+            loop {
+                let queue = &mut self.queues[at as usize];
+                let Some(&(slot, generation)) = queue.behind.front() else {
+                    break;
+                };
+                let command = &mut self.slab[slot];
+                let waits = command.generation == generation && command.large == 0;
+                if waits && !queue.takes_large(command.len) {
+                    break;
+                }
+                queue.behind.pop_front();
+                if waits {
+                    queue.large += command.len;
+                    command.large = command.len;
+                    self.go_on(slot, drives);
+                }
+            }
+        }
+    }
+
     /// Serves those who wait, once round all hosts.
     pub(crate) fn serve_line<D: Backend>(&mut self, drives: &mut Drives<D>) -> bool {
+        if !self.let_on.is_empty() {
+            self.let_on(drives);
+        }
         if self.line.is_empty() {
             return false;
         }

@@ -180,10 +180,14 @@ impl Queues {
             command.leave_table(&mut self.in_flight);
         }
         let at = std::mem::replace(&mut command.queue, NONE);
-        let waited = u32::from(command.to_send);
+        let (waited, large) = (u32::from(command.to_send), command.large);
         self.clerk.end(&self.config.counters.phases, command.series);
         let queue = &mut self.queues[at as usize];
         queue.to_send -= waited;
+        if large > 0 {
+            queue.large -= large;
+            self.let_on.push(at);
+        }
         queue.unlink(&mut self.slab, slot);
         self.slab.free(slot);
         if queue.state != State::Live {

@@ -5,4 +5,8 @@ serve --device ram:64MiB
 connect
 verify "$(disk 1)" 4 io_uring '4k 128k' '1 8'
 nothing_lost
+# The node's own counts, of which those that are 0 are not shown. What rxe sent again after a stall is a duplicate here.
+counts=$(ctl show | grep '^  rdma ')
+say "$counts"
+! grep -E 'naks|overflows|dropped_' <<<"${counts//dropped_duplicate/}" || fail 'the node dropped packets'
 ! dmesg | grep -i 'bad icrc' || fail 'rxe found a wrong ICRC'

@@ -36,12 +36,13 @@ const BESIDE_DATA: usize = 4096;
 const PLACED_MIN: usize = 8192;
 /// Bufs that are read into by one system call.
 const PLACES: usize = 64;
-/// Bytes read from, and sent to, all connections in a turn, each of which has an equal share.
-const BYTES_PER_TURN: usize = 1 << 20;
+/// Bytes read from, and sent to, all connections in a turn, each of which has an equal share. It is what a small command
+/// waits for beside large ones.
+const BYTES_PER_TURN: usize = 512 * 1024;
 /// The least and the most that is one connection's share.
 const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
 /// The same of sending, for one that alone is busy. With a quarter of it large reads bring a third less.
-const ALONE_MAX: usize = BYTES_PER_TURN;
+const ALONE_MAX: usize = 1 << 20;
 /// Connections that are tried without asking epoll.
 const HOT_MAX: usize = 2;
 /// A connection that had nothing so many times is not hot any more.
