@@ -51,11 +51,13 @@ pub enum Bug {
     Repeated,
     /// Bufs of RECVs are lost with their queue pair.
     RecvsLost,
+    /// A large read that is answered lets none of those behind it begin.
+    LeftBehind,
 }
 
 impl Bug {
     /// All there are, by the name they are asked for.
-    pub const ALL: [(&'static str, Bug); 23] = [
+    pub const ALL: [(&'static str, Bug); 24] = [
         ("generation-kept", Bug::GenerationKept),
         ("head-too-far", Bug::HeadTooFar),
         ("bufs-lost", Bug::BufsLost),
@@ -79,6 +81,7 @@ impl Bug {
         ("read-holes", Bug::ReadHoles),
         ("repeated", Bug::Repeated),
         ("recvs-lost", Bug::RecvsLost),
+        ("left-behind", Bug::LeftBehind),
     ];
 }
 
