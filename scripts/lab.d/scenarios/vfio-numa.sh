@@ -9,7 +9,7 @@ placed() {
 }
 to_vfio "${DRIVES[@]}"
 serve --cores 0,1 --device "nvme:${DRIVES[0]}" --device "nvme:${DRIVES[1]}"
-grep NUMA /tmp/node.out
+until_true 10 grep NUMA /tmp/node.out
 for node in 0 1; do grep -q "NUMA node $node: core $node with its buffers, nvme:${DRIVES[node]}\$" /tmp/node.out; done
 placed
 for node in 0 1; do placed | grep -q "^prefer[^ ]*:$node N$node [0-9]" || fail "nothing is on node $node"; done
@@ -20,7 +20,7 @@ disconnect
 stop
 # A core that is not pinned stays where its drive is.
 serve --device "nvme:${DRIVES[1]}"
-grep NUMA /tmp/node.out
+until_true 10 grep NUMA /tmp/node.out
 grep -q "NUMA node 1: core 0 with its buffers, nvme:${DRIVES[1]}\$" /tmp/node.out
 for thread in /proc/"$NODE"/task/*; do
     [ "$(cat "$thread/comm")" != 'core 0' ] || expect 'CPUs of the core' "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$thread/status")" = 1
@@ -28,5 +28,5 @@ done
 stop
 # And one that is, is where it was put.
 serve --cores 0 --device "nvme:${DRIVES[1]}"
-grep -q "NUMA node 1: nvme:${DRIVES[1]}, and no core" /tmp/node.out
+until_true 10 grep -q "NUMA node 1: nvme:${DRIVES[1]}, and no core" /tmp/node.out
 stop
