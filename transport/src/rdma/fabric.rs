@@ -343,6 +343,13 @@ impl<P: Provider> RdmaFabric<P> {
     /// soon as it sees the response.
     #[inline]
     fn repost(&mut self) {
+        if self.current.is_some() {
+            self.repost_current();
+        }
+    }
+
+    #[inline(never)]
+    fn repost_current(&mut self) {
         if let Some(recv) = self.current.take() {
             self.recycle(recv.qp, Some(recv.buf));
         }
