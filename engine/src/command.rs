@@ -136,8 +136,8 @@ impl Part {
     /// Something comes to a place where nothing is.
     #[inline(always)]
     pub fn fill(&mut self, chunk: Chunk) {
-        let was = std::mem::replace(&mut self.chunk, chunk);
-        assert!(matches!(was, Chunk::Free), "nothing is lost");
+        assert!(matches!(self.chunk, Chunk::Free), "nothing is lost");
+        self.chunk = chunk;
     }
 }
 
@@ -400,11 +400,11 @@ impl Slab {
     pub fn take(&mut self, queue: u32, sqe: &Sqe, now: Tick) -> Option<u32> {
         let slot = self.free.pop()?;
         let command = &mut self.commands[slot as usize];
-        let before = command.ticket.replace(Ticket::new(sqe.cid.get()));
         assert!(
-            before.is_none() && command.count == 0,
+            command.ticket.is_none() && command.count == 0,
             "a free slot is blank"
         );
+        command.ticket = Some(Ticket::new(sqe.cid.get()));
         command.queue = queue;
         command.sqe = *sqe;
         command.kind = Kind::Admin;
@@ -422,9 +422,9 @@ impl Slab {
         Some(slot)
     }
 
-    /// The command is over: nothing of it is anywhere.
+    /// The command is over: nothing of it is anywhere. Its neighbours in its queue's list.
     #[inline(always)]
-    pub fn free(&mut self, slot: u32) {
+    pub fn free(&mut self, slot: u32) -> (u32, u32) {
         let command = &mut self.commands[slot as usize];
         assert!(
             command.ticket.is_none(),
@@ -443,12 +443,13 @@ impl Slab {
         command.in_line = false;
         command.in_landed = false;
         command.to_send = false;
-        command.before = NONE;
-        command.after = NONE;
+        let neighbours = (command.before, command.after);
+        (command.before, command.after) = (NONE, NONE);
         if command.staged.capacity() > 0 {
             command.staged = Vec::new();
         }
         self.free.push(slot);
+        neighbours
     }
 
     /// How many more fit.

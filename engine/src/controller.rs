@@ -246,8 +246,9 @@ impl Association {
     /// A read of so many bytes is done. Only the core itself writes its counters.
     #[inline]
     pub fn count_read(&self, core: usize, bytes: u64) {
-        add(&self.cores[core].reads, 1);
-        self.count_units_read(core, bytes);
+        let mine = &self.cores[core];
+        add(&mine.reads, 1);
+        add(&mine.blocks_512_read, bytes / 512);
     }
 
     /// So many bytes were read by a command that is no host read: Verify is a "SMART Data Units Read

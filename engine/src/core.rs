@@ -75,18 +75,13 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 if room == 0 {
                     room = self.queues.room();
                 }
-                // Looked at where it lies: it is not small.
                 match fabric.poll(now, room > 0) {
                     None => break,
-                    Some(Inbound::Capsule {
-                        conn,
-                        ref sqe,
-                        data,
-                    }) => {
+                    Some(Inbound::Capsule { conn, sqe, data }) => {
                         self.queues
                             .on_capsule(index, conn, sqe, data, &mut self.drives);
                     }
-                    Some(Inbound::Spoiled { conn, ref sqe }) => {
+                    Some(Inbound::Spoiled { conn, sqe }) => {
                         self.queues.on_spoiled(index, conn, sqe, &mut self.drives);
                     }
                     Some(Inbound::Fetched {
@@ -121,7 +116,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             busy |= self.queues.send_ready(index, fabric, &mut self.drives);
             fabric.flush(now);
-            while let Some((_, bufs)) = fabric.home() {
+            while let Some(bufs) = fabric.home() {
                 self.queues.take_home(bufs, &mut self.drives);
                 busy = true;
             }

@@ -111,9 +111,11 @@ impl<D: Backend> Drives<D> {
     #[inline]
     pub(crate) fn poll(&mut self, id: DriveId) -> Option<Done> {
         let slot = self.slots.get_mut(usize::from(id.0))?.as_mut()?;
-        let done = slot.drive.poll()?;
-        slot.out += own(&done.bufs, id);
-        Some(done)
+        let done = slot.drive.poll();
+        if let Some(done) = &done {
+            slot.out += own(&done.bufs, id);
+        }
+        done
     }
 
     pub(crate) fn add(&mut self, id: DriveId, drive: D) {

@@ -184,16 +184,12 @@ impl Queues {
     #[inline(always)]
     pub(crate) fn begin_io<D: Backend>(
         &mut self,
+        opcode: NvmOpcode,
         at: u32,
         slot: u32,
         capsule: InCapsule<'_>,
         drives: &mut Drives<D>,
     ) {
-        let command = &mut self.slab[slot];
-        // It is counted as begun under the present table.
-        command.parity = (self.table.epoch % 2) as u8;
-        self.in_flight[usize::from(command.parity)] += 1;
-        let opcode = command.sqe.nvm_opcode();
         if opcode == NvmOpcode::READ {
             // For itself: of what is looked at here a read needs little.
             self.begin_as(opcode, at, slot, capsule, drives);
@@ -224,6 +220,9 @@ impl Queues {
         drives: &mut Drives<D>,
     ) {
         let command = &mut self.slab[slot];
+        // It is counted as begun under the present table.
+        command.parity = (self.table.epoch % 2) as u8;
+        self.in_flight[usize::from(command.parity)] += 1;
         let queue = &self.queues[at as usize];
         let (phases, now) = (&self.config.counters.phases, self.now);
         let checked = match check_io(opcode, command, queue, &mut self.clerk, phases, now) {
@@ -841,7 +840,7 @@ impl Queues {
             return;
         }
         if command.ticket.is_none() {
-            self.finish(slot);
+            self.finish_unanswered(slot);
         } else if let Some(status) = command.error {
             let lba = command.lba;
             let is_admin = command.kind == Kind::Admin;

@@ -412,8 +412,8 @@ pub(crate) struct Clerk {
     pub on: bool,
     /// By queue.
     places: Vec<[Place; PLACES]>,
-    /// By series.
-    books: Vec<Book>,
+    /// When a series was used last.
+    used: Vec<Tick>,
     /// Slots whose first request was given to a drive in this turn.
     pub submitted: Vec<u32>,
     /// Slots and queues of commands that were answered in this turn. The slots are free, but have no
@@ -428,24 +428,13 @@ pub(crate) struct Clerk {
 struct Place {
     nsid: u32,
     series: u16,
-    life: u16,
 }
 
 const PLACES: usize = 64;
 const NOWHERE: Place = Place {
     nsid: 0,
     series: OTHERS,
-    life: 0,
 };
-
-/// What a core remembers of a series.
-#[derive(Clone, Copy, Debug, Default)]
-struct Book {
-    /// Counts its owners.
-    life: u16,
-    /// Its last I/O.
-    used: Tick,
-}
 
 impl Clerk {
     /// For a core of so many commands.
@@ -453,7 +442,7 @@ impl Clerk {
         Clerk {
             on: phases.on,
             places: Vec::new(),
-            books: vec![Book::default(); phases.series.len()],
+            used: vec![Tick::default(); phases.series.len()],
             submitted: Vec::with_capacity(commands),
             answered: Vec::with_capacity(commands),
             late: Vec::with_capacity(SLOWEST),
@@ -484,7 +473,7 @@ impl Clerk {
         }
         let place = self.places[queue as usize][nsid as usize % PLACES];
         let mut series = place.series;
-        if place.nsid != nsid || self.books[usize::from(series)].life != place.life {
+        if place.nsid != nsid {
             series = self.look_up(phases, queue, who, nsid, now);
         }
         phases.series[usize::from(series)].in_flight.add(1);
@@ -513,8 +502,7 @@ impl Clerk {
         let Some(series) = self.find_or_take(phases, who, nsid, now) else {
             return OTHERS;
         };
-        let life = self.books[usize::from(series)].life;
-        self.places[queue as usize][nsid as usize % PLACES] = Place { nsid, series, life };
+        self.places[queue as usize][nsid as usize % PLACES] = Place { nsid, series };
         series
     }
 
@@ -529,11 +517,10 @@ impl Clerk {
     ) -> Option<u16> {
         let mut free = None;
         for (index, series) in phases.series.iter().enumerate().skip(1) {
-            let book = self.books[index];
             match &*series.who.try_lock().ok()? {
                 Some(other) if other.is(who, nsid) => return Some(index as u16),
                 Some(_) if series.in_flight.get() > 0 => {}
-                Some(_) if now.since(book.used) < SERIES_IDLE_MS * 1_000_000 => {}
+                Some(_) if now.since(self.used[index]) < SERIES_IDLE_MS * 1_000_000 => {}
                 Some(_) => free = free.or(Some(index)),
                 None => {
                     free = free.or(Some(index));
@@ -550,11 +537,13 @@ impl Clerk {
             subnqn: who.subnqn.clone(),
             nsid,
         });
-        let book = &mut self.books[index];
-        *book = Book {
-            life: book.life.wrapping_add(1),
-            used: now,
-        };
+        self.used[index] = now;
+        // Those it was of do not take it for theirs any more.
+        for place in self.places.iter_mut().flatten() {
+            if usize::from(place.series) == index {
+                *place = NOWHERE;
+            }
+        }
         Some(index as u16)
     }
 
@@ -568,8 +557,7 @@ impl Clerk {
         }
     }
 
-    /// A command is over, answered or not.
-    #[inline]
+    /// A command is over that was not answered.
     pub fn end(&self, phases: &Phases, series: u16) {
         if series != NO_SERIES {
             phases.series[usize::from(series)].in_flight.sub(1);
@@ -603,9 +591,11 @@ impl Clerk {
             }
             let times = first.stamps.times(sent);
             let index = usize::from(first.series);
-            self.books[index].used = sent;
+            self.used[index] = sent;
             let operation = Operation::of(first.sqe.opc);
-            let counts = &phases.series[index].operations[operation as usize];
+            let series = &phases.series[index];
+            series.in_flight.sub((to - from) as u64);
+            let counts = &series.operations[operation as usize];
             if operation != Operation::Other {
                 counts.bytes.add(bytes);
             }
@@ -771,7 +761,6 @@ mod tests {
             let command = &mut self.slab[slot];
             let ticket = command.ticket.take().expect("not answered yet");
             let _ = ticket.complete(Status::SUCCESS, 0);
-            self.clerk.end(&self.phases, command.series);
             self.clerk.answered.push((slot, queue));
             self.slab.free(slot);
             let (slab, phases) = (&self.slab, &self.phases);

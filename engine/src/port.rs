@@ -96,8 +96,8 @@ pub enum Inbound<'a> {
     Capsule {
         /// Where it came from.
         conn: ConnId,
-        /// The submission queue entry as it was sent.
-        sqe: Sqe,
+        /// The submission queue entry as it was sent. It stays valid until the next poll.
+        sqe: &'a Sqe,
         /// In-capsule data. It stays valid until the next poll: who wants it later takes it.
         data: InCapsule<'a>,
     },
@@ -107,7 +107,7 @@ pub enum Inbound<'a> {
         /// Where it came from.
         conn: ConnId,
         /// The submission queue entry as it was sent.
-        sqe: Sqe,
+        sqe: &'a Sqe,
     },
     /// The data of a [`Fetch`] is there, all of it, checked by digest if there is one.
     Fetched {
@@ -204,7 +204,7 @@ pub trait Fabric {
     fn close(&mut self, conn: ConnId, how: Close);
 
     /// Data whose last byte left, or whose connection died.
-    fn home(&mut self) -> Option<(ConnId, BufList)>;
+    fn home(&mut self) -> Option<BufList>;
 
     /// Sends what is waiting to be sent. Called once a turn.
     fn flush(&mut self, now: Tick);

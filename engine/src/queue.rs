@@ -170,11 +170,9 @@ impl Queue {
         self.in_flight += 1;
     }
 
-    /// Takes a command out of the queue's list.
+    /// Takes a command out of the queue's list, where it had these neighbours.
     #[inline]
-    pub fn unlink(&mut self, slab: &mut Slab, slot: u32) {
-        let command = &slab[slot];
-        let (before, after) = (command.before, command.after);
+    pub fn unlink(&mut self, slab: &mut Slab, slot: u32, (before, after): (u32, u32)) {
         if before == NONE {
             assert!(
                 self.commands == slot,

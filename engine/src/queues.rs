@@ -246,7 +246,7 @@ impl Queues {
             return;
         };
         if takes_io && !is_fabrics(sqe) {
-            self.begin_io(at, slot, data, drives);
+            self.begin_io(sqe.nvm_opcode(), at, slot, data, drives);
         } else {
             self.begin_admin(slot, data.bytes(), drives);
         }

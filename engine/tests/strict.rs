@@ -43,6 +43,8 @@ enum Came {
 #[derive(Default)]
 struct Wires {
     came: VecDeque<Came>,
+    /// The capsule reported last.
+    sqe: Option<Sqe>,
     data: Vec<u8>,
     answers: VecDeque<(u32, Cqe)>,
     /// What was sent since it was last looked at.
@@ -53,7 +55,7 @@ struct Wires {
     room: usize,
     taken: usize,
     fetching: Vec<(ConnId, BufList)>,
-    homes: VecDeque<(ConnId, BufList)>,
+    homes: VecDeque<BufList>,
     closed: Vec<u32>,
 }
 
@@ -85,13 +87,13 @@ impl Fabric for Wires {
                 self.data = data;
                 Inbound::Capsule {
                     conn: conn(slot),
-                    sqe,
+                    sqe: self.sqe.insert(sqe),
                     data: InCapsule::Bytes(&self.data),
                 }
             }
             Came::Spoiled(slot, sqe) => Inbound::Spoiled {
                 conn: conn(slot),
-                sqe,
+                sqe: self.sqe.insert(sqe),
             },
             Came::Closed(slot) => Inbound::Closed { conn: conn(slot) },
         })
@@ -108,7 +110,7 @@ impl Fabric for Wires {
         self.replies.push(reply.cid);
         self.taken += 1;
         self.answers.extend(reply.cqe.map(|cqe| (conn.slot, cqe)));
-        self.homes.push_back((conn, reply.bufs));
+        self.homes.push_back(reply.bufs);
     }
 
     fn wants_more(&self, _: ConnId) -> bool {
@@ -117,12 +119,13 @@ impl Fabric for Wires {
 
     fn close(&mut self, conn: ConnId, _: Close) {
         let mine = |fetch: &mut (ConnId, BufList)| fetch.0 == conn;
-        self.homes.extend(self.fetching.extract_if(.., mine));
+        let fetching = self.fetching.extract_if(.., mine);
+        self.homes.extend(fetching.map(|(_, bufs)| bufs));
         self.closed.push(conn.slot);
         self.came.push_back(Came::Closed(conn.slot));
     }
 
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         self.homes.pop_front()
     }
 
@@ -789,7 +792,8 @@ fn a_write_that_waits_for_memory_is_aborted_and_one_that_is_fetched_is_not() {
     assert_eq!(node.wires().fetching.len(), fetched);
     node.wires().came.push_back(Came::Closed(io));
     let fetching = std::mem::take(&mut node.wires().fetching);
-    node.wires().homes.extend(fetching);
+    let bufs = fetching.into_iter().map(|(_, bufs)| bufs);
+    node.wires().homes.extend(bufs);
     node.settle();
     assert_eq!(
         node.core.outstanding(),

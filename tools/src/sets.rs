@@ -160,7 +160,7 @@ impl Fabric for AnyFabric {
     }
 
     #[inline]
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         each_fabric!(self, fabric => fabric.home())
     }
 

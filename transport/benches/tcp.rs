@@ -151,7 +151,7 @@ impl Node<'_> {
             self.fabric.reply(conn, reply);
         }
         self.fabric.flush(NOW);
-        while let Some((_, mut bufs)) = self.fabric.home() {
+        while let Some(mut bufs) = self.fabric.home() {
             while let Some(page) = bufs.pop() {
                 self.memory.pages.push(page);
             }

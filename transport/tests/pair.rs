@@ -128,7 +128,7 @@ impl Line {
                     at,
                     data_at,
                     data_len,
-                } => self.on_capsule(sqe_at(&bytes, at), &bytes[data_at..data_at + data_len]),
+                } => self.on_capsule(*sqe_at(&bytes, at), &bytes[data_at..data_at + data_len]),
                 Took::Filled => {
                     let filled = self.target.filled().expect("it was told");
                     let cid = filled.tag.slot as u16;

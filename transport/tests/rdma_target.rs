@@ -405,7 +405,7 @@ impl Bench {
                     Seen::Opened(conn)
                 }
                 Inbound::Capsule { conn, sqe, data } => {
-                    Seen::Capsule(conn, sqe, data.bytes().to_vec())
+                    Seen::Capsule(conn, *sqe, data.bytes().to_vec())
                 }
                 Inbound::Fetched { tag, bufs, .. } => {
                     let mut data = vec![0; bufs.len()];
@@ -418,7 +418,7 @@ impl Bench {
             });
         }
         self.fabric.flush(self.now);
-        while let Some((_, bufs)) = self.fabric.home() {
+        while let Some(bufs) = self.fabric.home() {
             home(&mut self.pool, bufs);
         }
         seen

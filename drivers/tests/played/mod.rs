@@ -241,6 +241,7 @@ impl State {
             bus: bus.clone(),
             inbox: VecDeque::new(),
             homes: VecDeque::new(),
+            sqe: None,
             in_capsule: Vec::new(),
             commands: BTreeMap::new(),
             answers: VecDeque::new(),
@@ -632,7 +633,9 @@ fn ring_of(sqe: &Sqe) -> Ring {
 struct Board {
     bus: Arc<Bus>,
     inbox: VecDeque<Event>,
-    homes: VecDeque<(ConnId, BufList)>,
+    homes: VecDeque<BufList>,
+    /// The capsule reported last.
+    sqe: Option<Sqe>,
     in_capsule: Vec<u8>,
     /// Commands under way, by queue and CID: where their data is.
     commands: BTreeMap<(u16, u16), Sqe>,
@@ -764,8 +767,11 @@ impl Fabric for Board {
             },
             Event::Capsule(conn, sqe, data) => {
                 self.in_capsule = data;
-                let data = InCapsule::Bytes(&self.in_capsule);
-                Inbound::Capsule { conn, sqe, data }
+                Inbound::Capsule {
+                    conn,
+                    sqe: self.sqe.insert(sqe),
+                    data: InCapsule::Bytes(&self.in_capsule),
+                }
             }
             Event::Fetched(conn, tag, bufs, status) => Inbound::Fetched {
                 conn,
@@ -824,7 +830,7 @@ impl Fabric for Board {
             self.commands.remove(&(qid, reply.cid));
             self.answers.push_back((qid, cqe));
         }
-        self.homes.push_back((conn, reply.bufs));
+        self.homes.push_back(reply.bufs);
     }
 
     fn wants_more(&self, _: ConnId) -> bool {
@@ -837,7 +843,7 @@ impl Fabric for Board {
         self.inbox.push_back(Event::Closed(conn));
     }
 
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         self.homes.pop_front()
     }
 

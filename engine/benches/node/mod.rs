@@ -30,7 +30,9 @@ pub const BLOCKS: u64 = 16 * 1024;
 pub struct Memory {
     opened: VecDeque<u32>,
     capsules: VecDeque<(u32, Sqe)>,
-    homes: VecDeque<(ConnId, BufList)>,
+    homes: VecDeque<BufList>,
+    /// The capsule reported last.
+    sqe: Option<Sqe>,
     /// Data of the one capsule that has some.
     in_capsule: Vec<u8>,
     pub replies: u64,
@@ -63,24 +65,24 @@ impl Memory {
         let (slot, sqe) = self.capsules.pop_front()?;
         Some(Inbound::Capsule {
             conn: conn(slot),
-            sqe,
+            sqe: self.sqe.insert(sqe),
             data: InCapsule::Bytes(&self.in_capsule),
         })
     }
 
     #[inline(never)]
-    fn uncounted_reply(&mut self, conn: ConnId, reply: Reply) {
+    fn uncounted_reply(&mut self, reply: Reply) {
         self.bytes += reply.bufs.len() as u64;
         if let Some(cqe) = reply.cqe {
             assert!(cqe.status().is_success(), "{}", cqe.status());
             self.replies += 1;
             self.last_dw0 = cqe.dw0.get();
         }
-        self.homes.push_back((conn, reply.bufs));
+        self.homes.push_back(reply.bufs);
     }
 
     #[inline(never)]
-    fn uncounted_home(&mut self) -> Option<(ConnId, BufList)> {
+    fn uncounted_home(&mut self) -> Option<BufList> {
         self.homes.pop_front()
     }
 }
@@ -97,13 +99,13 @@ impl Fabric for Memory {
         self.uncounted_poll(room)
     }
 
-    fn fetch(&mut self, conn: ConnId, fetch: Fetch) {
-        self.homes.push_back((conn, fetch.bufs));
+    fn fetch(&mut self, _: ConnId, fetch: Fetch) {
+        self.homes.push_back(fetch.bufs);
     }
 
     #[inline]
-    fn reply(&mut self, conn: ConnId, reply: Reply) {
-        self.uncounted_reply(conn, reply);
+    fn reply(&mut self, _: ConnId, reply: Reply) {
+        self.uncounted_reply(reply);
     }
 
     fn wants_more(&self, _: ConnId) -> bool {
@@ -113,7 +115,7 @@ impl Fabric for Memory {
     fn close(&mut self, _: ConnId, _: Close) {}
 
     #[inline]
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         self.uncounted_home()
     }
 

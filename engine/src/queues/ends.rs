@@ -39,7 +39,7 @@ impl Queues {
             }
             self.drop_parts(slot, drives);
             if !self.slab[slot].at_drive() {
-                self.finish(slot);
+                self.finish_unanswered(slot);
             }
         }
         self.release_if_over(at);

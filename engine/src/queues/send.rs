@@ -172,16 +172,22 @@ impl Queues {
         busy
     }
 
+    /// The command is over, and nobody is left to answer.
+    pub(crate) fn finish_unanswered(&mut self, slot: u32) {
+        let series = self.slab[slot].series;
+        self.clerk.end(&self.config.counters.phases, series);
+        self.finish(slot);
+    }
+
     /// The command is over: answered, or abandoned. Nothing of it is anywhere.
     #[inline(always)]
-    pub(crate) fn finish(&mut self, slot: u32) {
+    fn finish(&mut self, slot: u32) {
         let command = &mut self.slab[slot];
         if !plant::on(Bug::ParityKept) {
             command.leave_table(&mut self.in_flight);
         }
         let at = std::mem::replace(&mut command.queue, NONE);
         let (waited, large) = (u32::from(command.to_send), command.large);
-        self.clerk.end(&self.config.counters.phases, command.series);
         let queue = &mut self.queues[at as usize];
         queue.to_send -= waited;
         if large > 0 {
@@ -190,8 +196,8 @@ impl Queues {
                 self.let_on.push(at);
             }
         }
-        queue.unlink(&mut self.slab, slot);
-        self.slab.free(slot);
+        let neighbours = self.slab.free(slot);
+        queue.unlink(&mut self.slab, slot, neighbours);
         if queue.state != State::Live {
             self.finished_apart(at);
         }

@@ -15,13 +15,13 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use bytemuck::pod_read_unaligned;
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::limits;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_wire::Wire;
 use ferroce_wire::rdma::RdmaCmStatus;
+use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
 use crate::rdma::provider::{Event, HEAD_LEN, Incoming, Provider, QpId, WcStatus, Why};
@@ -63,9 +63,11 @@ pub struct RdmaFabric<P> {
     held: VecDeque<Held>,
     /// There was room for commands when it was polled last.
     room: bool,
-    /// The command reported last. Its RECV is posted again before anything is sent.
-    current: Option<Held>,
-    homes: VecDeque<(ConnId, BufList)>,
+    /// The command reported last.
+    sqe: Sqe,
+    /// Its RECV, if there is data in it. It is posted again before anything is sent.
+    current: Option<Recv>,
+    homes: Vec<BufList>,
     closed: VecDeque<ConnId>,
     refused: u64,
     warned: Option<Tick>,
@@ -103,10 +105,18 @@ struct Held {
     buf: Option<Buf>,
 }
 
-/// What is reported. A command is in `current`.
+/// A RECV that was used up, and the bytes of in-capsule data at the start of its Buf.
+#[derive(Debug)]
+struct Recv {
+    qp: QpId,
+    buf: Buf,
+    len: usize,
+}
+
+/// What is reported. A command is in `sqe`, its data in `current`.
 enum Next {
     Opened(QpId),
-    Capsule,
+    Capsule(ConnId),
     Fetched(ConnId, Tag, BufList),
     Closed(ConnId),
 }
@@ -136,8 +146,9 @@ impl<P: Provider> RdmaFabric<P> {
             spare: recvs,
             held: VecDeque::with_capacity(limits::INBOUND_PER_TURN),
             room: false,
+            sqe: Sqe::new(0),
             current: None,
-            homes: VecDeque::with_capacity(HOMES_READY),
+            homes: Vec::with_capacity(HOMES_READY),
             closed: VecDeque::new(),
             refused: 0,
             warned: None,
@@ -180,8 +191,9 @@ impl<P: Provider> RdmaFabric<P> {
     #[inline]
     fn next(&mut self, room: bool) -> Option<Next> {
         while room && let Some(held) = self.held.pop_front() {
-            if let Some(next) = self.on_received(held, true) {
-                return Some(next);
+            let next = self.on_received(held.qp, held.len, &held.head, held.buf, true);
+            if next.is_some() {
+                return next;
             }
         }
         loop {
@@ -190,39 +202,41 @@ impl<P: Provider> RdmaFabric<P> {
             {
                 return Some(Next::Closed(conn));
             }
-            let next = match self.provider.poll(self.now)? {
-                Event::Received {
+            // Looked at where it lies: it is not small.
+            let next = match self.provider.poll(self.now) {
+                None => return None,
+                Some(Event::Received {
                     qp,
                     len,
-                    head,
+                    ref head,
                     buf,
                     invalidated: _,
-                } => self.on_received(Held { qp, len, head, buf }, room),
-                Event::Sent {
+                }) => self.on_received(qp, len, head, buf, room),
+                Some(Event::Sent {
                     qp,
                     tag,
                     bufs,
                     status,
-                } => {
+                }) => {
                     self.on_sent(qp, tag, bufs, status);
                     None
                 }
-                Event::ReadDone {
+                Some(Event::ReadDone {
                     qp,
                     tag,
                     bufs,
                     status,
-                } => self.on_read_done(qp, tag, bufs, status),
-                Event::Unposted { buf } => {
+                }) => self.on_read_done(qp, tag, bufs, status),
+                Some(Event::Unposted { buf }) => {
                     self.spare.push(buf);
                     None
                 }
-                Event::Established { qp } => self.on_established(qp),
-                Event::Disconnected { qp, why } => {
+                Some(Event::Established { qp }) => self.on_established(qp),
+                Some(Event::Disconnected { qp, why }) => {
                     self.on_disconnected(qp, why);
                     None
                 }
-                Event::Gone { qp } => {
+                Some(Event::Gone { qp }) => {
                     self.on_gone(qp);
                     None
                 }
@@ -329,13 +343,20 @@ impl<P: Provider> RdmaFabric<P> {
     /// soon as it sees the response.
     #[inline]
     fn repost(&mut self) {
-        if let Some(held) = self.current.take() {
-            self.recycle(held.qp, held.buf);
+        if self.current.is_some() {
+            self.repost_current();
+        }
+    }
+
+    #[inline(never)]
+    fn repost_current(&mut self) {
+        if let Some(recv) = self.current.take() {
+            self.recycle(recv.qp, Some(recv.buf));
         }
     }
 
     /// A RECV was used up, and its Buf is not needed any more.
-    #[inline]
+    #[inline(never)]
     fn recycle(&mut self, qp: QpId, buf: Option<Buf>) {
         match self.conn(qp) {
             Some(conn) if conn.machine.state() != State::Over => self.provider.post_recv(qp, buf),
@@ -345,32 +366,44 @@ impl<P: Provider> RdmaFabric<P> {
 
     /// A message came: if it is a command, it is reported, or held until there is room.
     #[inline]
-    fn on_received(&mut self, held: Held, room: bool) -> Option<Next> {
-        let (qp, len) = (held.qp, held.len);
+    fn on_received(
+        &mut self,
+        qp: QpId,
+        len: u32,
+        head: &[u8; HEAD_LEN],
+        buf: Option<Buf>,
+        room: bool,
+    ) -> Option<Next> {
         let outcome = match live(&mut self.conns, qp) {
             Some(conn) => conn.machine.received(len),
             None => Outcome::Ignore,
         };
         if outcome == Outcome::Execute {
-            if room {
-                self.current = Some(held);
-                return Some(Next::Capsule);
+            if !room {
+                let head = *head;
+                self.held.push_back(Held { qp, len, head, buf });
+                return None;
             }
-            self.held.push_back(held);
-            return None;
+            self.sqe = bytemuck::cast(*head);
+            // Of a RECV without data nothing is looked at any more: it goes back at once.
+            match (len as usize - HEAD_LEN, buf) {
+                (len @ 1.., Some(buf)) => self.current = Some(Recv { qp, buf, len }),
+                (_, buf) => self.provider.post_recv(qp, buf),
+            }
+            return Some(Next::Capsule(conn_of(qp)));
         }
         if outcome == Outcome::Close {
             log::debug!("queue pair {qp:?}: {len} bytes are no capsule");
             self.close_now(qp);
         }
-        self.recycle(qp, held.buf);
+        self.recycle(qp, buf);
         None
     }
 
     /// An answer is done: its data is the engine's again, and others may have room now.
     #[inline]
     fn on_sent(&mut self, qp: QpId, tag: u32, bufs: BufList, status: WcStatus) {
-        self.come_home(qp, bufs);
+        self.come_home(bufs);
         let Some(conn) = live(&mut self.conns, qp) else {
             return;
         };
@@ -387,9 +420,9 @@ impl<P: Provider> RdmaFabric<P> {
     }
 
     #[inline]
-    fn come_home(&mut self, qp: QpId, bufs: BufList) {
+    fn come_home(&mut self, bufs: BufList) {
         if !bufs.is_empty() || bufs.capacity() > 1 {
-            self.homes.push_back((conn_of(qp), bufs));
+            self.homes.push(bufs);
         }
     }
 
@@ -401,7 +434,7 @@ impl<P: Provider> RdmaFabric<P> {
         status: WcStatus,
     ) -> Option<Next> {
         let Some(conn) = live(&mut self.conns, qp) else {
-            self.come_home(qp, bufs);
+            self.come_home(bufs);
             return None;
         };
         let whose = conn.machine.read_done(tag);
@@ -413,7 +446,7 @@ impl<P: Provider> RdmaFabric<P> {
         }
         // A READ that failed has broken the queue pair; its command ends with it.
         log::debug!("{}: a READ ended with {status:?}", conn.peer);
-        self.come_home(qp, bufs);
+        self.come_home(bufs);
         None
     }
 
@@ -450,8 +483,7 @@ impl<P: Provider> RdmaFabric<P> {
             return;
         };
         let homes = &mut self.homes;
-        conn.machine
-            .give_up(&mut |bufs| homes.push_back((conn_of(qp), bufs)));
+        conn.machine.give_up(&mut |bufs| homes.push(bufs));
         self.opened(qp);
     }
 
@@ -525,18 +557,14 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.room = room;
         self.repost();
         Some(match self.next(room)? {
-            Next::Capsule => {
-                let held = self.current.as_mut()?;
-                let data = match &mut held.buf {
-                    Some(buf) => InCapsule::Buf(buf, held.len as usize - HEAD_LEN),
+            Next::Capsule(conn) => Inbound::Capsule {
+                conn,
+                sqe: &self.sqe,
+                data: match &mut self.current {
+                    Some(recv) => InCapsule::Buf(&mut recv.buf, recv.len),
                     None => InCapsule::Bytes(&[]),
-                };
-                Inbound::Capsule {
-                    conn: conn_of(held.qp),
-                    sqe: pod_read_unaligned(&held.head),
-                    data,
-                }
-            }
+                },
+            },
             Next::Fetched(conn, tag, bufs) => Inbound::Fetched {
                 conn,
                 tag,
@@ -565,11 +593,11 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         match read {
             Ok(Some(read)) => self.provider.read(qp, read),
             Ok(None) => {}
-            Err(bufs) => self.come_home(qp, bufs),
+            Err(bufs) => self.come_home(bufs),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn reply(&mut self, conn: ConnId, reply: Reply) {
         self.repost();
         let qp = qp_of(conn);
@@ -580,7 +608,7 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         match answer {
             Ok(Some(answer)) => self.provider.answer(qp, answer),
             Ok(None) => {}
-            Err(bufs) => self.come_home(qp, bufs),
+            Err(bufs) => self.come_home(bufs),
         }
     }
 
@@ -598,9 +626,7 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         let homes = &mut self.homes;
         let now = match how {
             Close::Now => true,
-            Close::Sent => conn
-                .machine
-                .end(&mut |bufs| homes.push_back((conn_of(qp), bufs))),
+            Close::Sent => conn.machine.end(&mut |bufs| homes.push(bufs)),
         };
         if now && conn.machine.state() != State::Over {
             self.close_now(qp);
@@ -608,8 +634,8 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     }
 
     #[inline]
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
-        self.homes.pop_front()
+    fn home(&mut self) -> Option<BufList> {
+        self.homes.pop()
     }
 
     fn flush(&mut self, now: Tick) {

@@ -442,7 +442,12 @@ impl Limits {
     /// the SEND if there is one.
     #[inline]
     pub const fn wrs(&self, bufs: usize, send: bool) -> u32 {
-        (bufs as u32).div_ceil(self.sges) + send as u32
+        // Without a division where there is nothing to cut.
+        let lists = match bufs as u32 <= self.sges {
+            true => (bufs > 0) as u32,
+            false => (bufs as u32).div_ceil(self.sges),
+        };
+        lists + send as u32
     }
 }
 

@@ -239,7 +239,7 @@ impl Target {
     ///
     /// # Errors
     /// Gives the Bufs back if nothing is sent any more.
-    #[inline]
+    #[inline(always)]
     pub fn reply(&mut self, reply: Reply) -> Result<Option<Answer>, BufList> {
         if self.state == State::Over {
             return Err(reply.bufs);
@@ -255,7 +255,7 @@ impl Target {
 
     /// A reply as a chain: its data where the host wants it, then its completion. The tag is the
     /// number of work requests it takes, which is all there is to know when it completes.
-    #[inline]
+    #[inline(always)]
     fn answer_of(&self, reply: Reply) -> Answer {
         let keyed = reply.sgl.keyed();
         // With exactly the command's key, on errors too: the host waits for that, or takes its memory

@@ -128,7 +128,7 @@ pub struct TcpFabric {
     /// Connections whose sockets take nothing.
     blocked: usize,
     lingering: usize,
-    homes: VecDeque<(ConnId, BufList)>,
+    homes: Vec<BufList>,
     closed: VecDeque<ConnId>,
     /// No connection's deadline is earlier.
     next_deadline: Option<Tick>,
@@ -220,7 +220,7 @@ impl TcpFabric {
             share: SHARE.1,
             blocked: 0,
             lingering: 0,
-            homes: VecDeque::new(),
+            homes: Vec::new(),
             closed: VecDeque::new(),
             next_deadline: None,
             now: Tick::default(),
@@ -527,8 +527,7 @@ impl TcpFabric {
                 Ok(count) => {
                     share -= count;
                     let homes = &mut self.homes;
-                    conn.machine
-                        .sent(count, &mut |bufs| homes.push_back((id, bufs)));
+                    conn.machine.sent(count, &mut |bufs| homes.push(bufs));
                     if count < asked {
                         return self.block(id);
                     }
@@ -577,8 +576,7 @@ impl TcpFabric {
         conn.deadline = Some(deadline);
         sooner(&mut self.next_deadline, deadline);
         let homes = &mut self.homes;
-        conn.machine
-            .give_up_fetches(&mut |bufs| homes.push_back((id, bufs)));
+        conn.machine.give_up_fetches(&mut |bufs| homes.push(bufs));
         self.mark_dirty(id);
     }
 
@@ -629,8 +627,7 @@ impl TcpFabric {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot);
         let homes = &mut self.homes;
-        conn.machine
-            .give_up(&mut |bufs| homes.push_back((id, bufs)));
+        conn.machine.give_up(&mut |bufs| homes.push(bufs));
         self.blocked -= usize::from(conn.blocked);
         self.lingering -= usize::from(conn.phase == Phase::Lingering);
         if conn.opened {
@@ -784,7 +781,7 @@ impl Fabric for TcpFabric {
             None => Some(fetch.bufs),
         };
         match back {
-            Some(bufs) => self.homes.push_back((id, bufs)),
+            Some(bufs) => self.homes.push(bufs),
             None => self.mark_dirty(id),
         }
     }
@@ -802,7 +799,7 @@ impl Fabric for TcpFabric {
         if let Some(bufs) = back
             && (!bufs.is_empty() || bufs.capacity() > 1)
         {
-            self.homes.push_back((id, bufs));
+            self.homes.push(bufs);
         }
     }
 
@@ -822,8 +819,8 @@ impl Fabric for TcpFabric {
     }
 
     #[inline]
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
-        self.homes.pop_front()
+    fn home(&mut self) -> Option<BufList> {
+        self.homes.pop()
     }
 
     fn flush(&mut self, now: Tick) {
@@ -1023,7 +1020,7 @@ mod tests {
                 seen.push(match inbound {
                     Inbound::Opened { conn, .. } => Seen::Opened(conn),
                     Inbound::Capsule { conn, sqe, data } => {
-                        Seen::Capsule(conn, sqe, data.bytes().to_vec())
+                        Seen::Capsule(conn, *sqe, data.bytes().to_vec())
                     }
                     Inbound::Fetched {
                         tag,
@@ -1038,12 +1035,12 @@ mod tests {
                         }
                         Seen::Fetched(tag, bytes, status)
                     }
-                    Inbound::Spoiled { conn, sqe } => Seen::Spoiled(conn, sqe),
+                    Inbound::Spoiled { conn, sqe } => Seen::Spoiled(conn, *sqe),
                     Inbound::Closed { conn } => Seen::Closed(conn),
                 });
             }
             self.fabric.flush(self.now);
-            while let Some((_, mut bufs)) = self.fabric.home() {
+            while let Some(mut bufs) = self.fabric.home() {
                 while let Some(buf) = bufs.pop() {
                     self.pool.put(buf);
                 }

@@ -176,10 +176,9 @@ pub enum Took {
 /// # Panics
 /// If [`Took`] did not say so.
 #[inline]
-pub fn sqe_at(bytes: &[u8], at: usize) -> Sqe {
-    CapsuleCmd::view(&bytes[at..])
-        .expect("the capsule is whole")
-        .sqe
+pub fn sqe_at(bytes: &[u8], at: usize) -> &Sqe {
+    let capsule = CapsuleCmd::view(&bytes[at..]);
+    &capsule.expect("the capsule is whole").sqe
 }
 
 /// The target's end of one connection.

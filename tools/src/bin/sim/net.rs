@@ -403,7 +403,8 @@ pub struct SimFabric {
     conns: Vec<Conn>,
     free: Vec<u32>,
     homes: VecDeque<(ConnId, BufList)>,
-    /// In-capsule data of the capsule reported last.
+    /// The capsule reported last, and its in-capsule data.
+    sqe: Option<Sqe>,
     current: Vec<u8>,
     /// Where the next look begins, so that all get their turn.
     first: usize,
@@ -477,6 +478,7 @@ impl SimFabric {
             conns: Vec::new(),
             free: Vec::new(),
             homes: VecDeque::new(),
+            sqe: None,
             current: Vec::new(),
             first: 0,
             next_fetch: 0,
@@ -815,11 +817,15 @@ impl Fabric for SimFabric {
                 conn,
                 sqe,
                 spoiled: true,
-            } => Inbound::Spoiled { conn, sqe },
-            Ready::Capsule { conn, sqe, .. } => {
-                let data = InCapsule::Bytes(&self.current);
-                Inbound::Capsule { conn, sqe, data }
-            }
+            } => Inbound::Spoiled {
+                conn,
+                sqe: self.sqe.insert(sqe),
+            },
+            Ready::Capsule { conn, sqe, .. } => Inbound::Capsule {
+                conn,
+                sqe: self.sqe.insert(sqe),
+                data: InCapsule::Bytes(&self.current),
+            },
             Ready::Fetched {
                 conn,
                 tag,
@@ -902,14 +908,14 @@ impl Fabric for SimFabric {
         }
     }
 
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         let (conn, bufs) = self.homes.pop_front()?;
         if let Some(found) = self.conns.get_mut(conn.slot as usize)
             && found.generation == conn.generation
         {
             found.homes_out -= 1;
         }
-        Some((conn, bufs))
+        Some(bufs)
     }
 
     fn flush(&mut self, _now: Tick) {

@@ -181,7 +181,7 @@ impl Fabric for AnyFabric {
         each!(mut self, fabric => fabric.close(conn, how));
     }
 
-    fn home(&mut self) -> Option<(ConnId, BufList)> {
+    fn home(&mut self) -> Option<BufList> {
         each!(mut self, fabric => fabric.home())
     }
 
