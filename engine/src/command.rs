@@ -439,7 +439,6 @@ impl Slab {
         }
         command.error = None;
         command.answer = None;
-        command.large = 0;
         command.in_line = false;
         command.in_landed = false;
         command.to_send = false;

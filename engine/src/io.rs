@@ -241,8 +241,8 @@ impl Queues {
             }
         }
         if opcode == NvmOpcode::READ && self.line.is_empty() {
-            let len = self.slab[slot].len;
-            if self.start_read(slot, drives) == Served::Took(len) {
+            let (len, part_max) = (self.slab[slot].len, self.slab[slot].part_max);
+            if len <= part_max && self.start_read(slot, drives) == Served::Took(len) {
                 return;
             }
         }
@@ -275,7 +275,9 @@ impl Queues {
             if took >= budget {
                 return Served::Took(took);
             }
-            let step = match command.kind {
+            let (kind, large) = (command.kind, command.len > command.part_max);
+            let step = match kind {
+                Kind::Read if large && !self.takes_large(slot) => Served::Leaves,
                 Kind::Read => self.start_read(slot, drives),
                 Kind::Write { .. } | Kind::Compare => self.start_write(slot, drives),
                 Kind::Flush | Kind::Verify | Kind::WriteZeroes { .. } => {
@@ -308,16 +310,6 @@ impl Queues {
         let len = (command.len - offset).min(command.part_max);
         if len == 0 {
             return Served::Leaves;
-        }
-        if len < command.len && command.large == 0 {
-            let behind = (slot, command.generation);
-            let queue = &mut self.queues[queue as usize];
-            if !queue.behind.is_empty() || !queue.takes_large(command.len) {
-                queue.behind.push_back(behind);
-                return Served::Leaves;
-            }
-            queue.large += command.len;
-            command.large = command.len;
         }
         let Some(drive) = drives.slot(command.drive) else {
             return Served::Blocked;

@@ -8,7 +8,7 @@ use ferroce_wire::cqe::Cqe;
 use ferroce_wire::opcode::FabricsType;
 use ferroce_wire::sqe::Sqe;
 
-use crate::command::{NONE, Slab};
+use crate::command::{Command, NONE, Slab};
 use crate::controller::Association;
 use crate::limits;
 use crate::plant::{self, Bug};
@@ -130,8 +130,14 @@ impl Queue {
     }
 
     /// A read of so many bytes, in several parts, may begin.
-    pub fn takes_large(&self, len: u32) -> bool {
+    pub fn has_room(&self, len: u32) -> bool {
         self.large == 0 || self.large + len <= limits::LARGE_READS
+    }
+
+    /// It begins.
+    pub fn begin_large(&mut self, command: &mut Command) {
+        command.large = command.len;
+        self.large += command.len;
     }
 
     /// A command was taken from the submission queue.

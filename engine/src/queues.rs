@@ -478,7 +478,35 @@ impl Queues {
         self.config.counters.waits.add(1);
     }
 
+    /// A read of several parts may begin, or has begun; if not, it stands behind those of its queue that have.
+    #[cold]
+    pub(crate) fn takes_large(&mut self, slot: u32) -> bool {
+        let command = &mut self.slab[slot];
+        let queue = &mut self.queues[command.queue as usize];
+        let has_begun = command.large > 0;
+        if !has_begun && (!queue.behind.is_empty() || !queue.has_room(command.len)) {
+            queue.behind.push_back((slot, command.generation));
+            return false;
+        }
+        if !has_begun {
+            queue.begin_large(command);
+        }
+        true
+    }
+
+    /// A read of several parts is over.
+    #[cold]
+    fn end_large(&mut self, slot: u32) {
+        let command = &mut self.slab[slot];
+        let queue = &mut self.queues[command.queue as usize];
+        queue.large -= std::mem::take(&mut command.large);
+        if !plant::on(Bug::LeftBehind) {
+            self.let_on.push(command.queue);
+        }
+    }
+
     /// Of queues whose large reads were answered, the next ones begin.
+    #[inline(never)]
     fn let_on<D: Backend>(&mut self, drives: &mut Drives<D>) {
         while let Some(at) = self.let_on.pop() {
             loop {
@@ -488,13 +516,12 @@ impl Queues {
                 };
                 let command = &mut self.slab[slot];
                 let waits = command.generation == generation && command.large == 0;
-                if waits && !queue.takes_large(command.len) {
+                if waits && !queue.has_room(command.len) {
                     break;
                 }
                 queue.behind.pop_front();
                 if waits {
-                    queue.large += command.len;
-                    command.large = command.len;
+                    queue.begin_large(command);
                     self.go_on(slot, drives);
                 }
             }

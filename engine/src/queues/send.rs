@@ -111,6 +111,7 @@ impl Queues {
     /// Gives the fabric a command's data in order, and its answer after the last. Who finds no room keeps its place
     /// among those of its fabric, and what it has sent makes room for more of it: so a queue's large commands are done
     /// one after the other, not all at last.
+    #[inline(never)]
     fn send<F: Fabric, D: Backend>(
         &mut self,
         slot: u32,
@@ -186,16 +187,14 @@ impl Queues {
         if !plant::on(Bug::ParityKept) {
             command.leave_table(&mut self.in_flight);
         }
+        if command.large > 0 {
+            self.end_large(slot);
+        }
+        let command = &mut self.slab[slot];
         let at = std::mem::replace(&mut command.queue, NONE);
-        let (waited, large) = (u32::from(command.to_send), command.large);
+        let waited = u32::from(command.to_send);
         let queue = &mut self.queues[at as usize];
         queue.to_send -= waited;
-        if large > 0 {
-            queue.large -= large;
-            if !plant::on(Bug::LeftBehind) {
-                self.let_on.push(at);
-            }
-        }
         let neighbours = self.slab.free(slot);
         queue.unlink(&mut self.slab, slot, neighbours);
         if queue.state != State::Live {
