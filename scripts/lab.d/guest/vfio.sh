@@ -2,7 +2,7 @@
 # finds them with no driver, and takes them by `ferroce devices bind`.
 for module in vfio_iommu_type1 vfio_pci nvme; do modprobe "$module"; done
 read -ra DRIVES <<<"$(for at in /sys/bus/pci/devices/*; do [ "$(cat "$at/class")" != 0x010802 ] || echo -n "${at##*/} "; done)"
-expect 'number of drives' ${#DRIVES[@]} -ge 2
+expect 'number of drives' ${#DRIVES[@]} -ge 1
 
 qemu() { echo "@@qemu $*"; }
 driver() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")" 2>/dev/null; }
