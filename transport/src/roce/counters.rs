@@ -75,6 +75,8 @@ pub struct Counters {
     pub sent: u64,
     /// Packets sent again.
     pub resent: u64,
+    /// Requests that came before others, and were kept for a moment.
+    pub early: u64,
     /// Acknowledgements that never came in time.
     pub timeouts: u64,
     /// NAKs for missing packets that came.
@@ -101,6 +103,7 @@ impl Counters {
             ("received", self.received),
             ("sent", self.sent),
             ("resent", self.resent),
+            ("early", self.early),
             ("timeouts", self.timeouts),
             ("naks_received", self.naks_received),
             ("naks_sent", self.naks_sent),

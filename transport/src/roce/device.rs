@@ -482,11 +482,17 @@ impl Device {
             }
             _ => return Err(Dropped::State),
         }
-        self.dispatch(now, slot, &packet)
+        self.dispatch(now, slot, datagram, &packet)
     }
 
     /// A packet that is what it says it is.
-    fn dispatch(&mut self, now: Tick, slot: u32, packet: &Packet<'_>) -> Result<(), Dropped> {
+    fn dispatch(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        datagram: &[u8],
+        packet: &Packet<'_>,
+    ) -> Result<(), Dropped> {
         let (_, qp) = &mut self.slots[slot as usize];
         let qp = &mut **qp.as_mut().expect("its number is known");
         let (events, counters) = (&mut self.events, &mut self.counters);
@@ -513,10 +519,14 @@ impl Device {
                 Ok(())
             }
             Opcode::ATOMIC_ACKNOWLEDGE => Err(Dropped::Stray),
-            _ => match qp
-                .responder
-                .on_request(packet, &mut qp.grants, events, counters)
-            {
+            _ => match qp.responder.on_request(
+                now,
+                datagram,
+                packet,
+                &mut qp.grants,
+                events,
+                counters,
+            ) {
                 Ok(()) => Ok(()),
                 Err(Refused::Dropped(why)) => Err(why),
                 Err(Refused::Fatal(why, syndrome)) => {
@@ -526,7 +536,7 @@ impl Device {
             },
         };
         // A peer without a RECV names a time that may be much sooner than what was due before.
-        let due = qp.requester.next_timeout();
+        let due = qp.next_timeout();
         if qp.responder.has_work() || qp.requester.has_work() {
             self.list(slot);
         }
@@ -677,8 +687,14 @@ impl Device {
                     Err(status) => self.down(id, status, Some(Why::Error(status)), now),
                 }
             }
-            let (_, qp) = &self.slots[slot as usize];
-            let due = qp.as_ref().and_then(|qp| qp.requester.next_timeout());
+            let (_, Some(qp)) = &mut self.slots[slot as usize] else {
+                continue;
+            };
+            qp.responder.on_time(now, &mut self.counters);
+            let (due, works) = (qp.next_timeout(), qp.responder.has_work());
+            if works {
+                self.list(slot);
+            }
             self.lower_due(due);
         }
     }
@@ -750,6 +766,13 @@ impl Qp {
             peer.send_psn,
             self.limits.reads as usize,
         );
+    }
+
+    fn next_timeout(&self) -> Option<Tick> {
+        match (self.requester.next_timeout(), self.responder.next_timeout()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     fn ours(&self) -> Ours {

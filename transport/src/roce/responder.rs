@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 
 use ferroce_buf::Buf;
 use ferroce_engine::plant::{self, Bug};
+use ferroce_engine::port::Tick;
 use ferroce_wire::roce::{ACK_REQ, Opcode, Reth, Syndrome};
 
 use crate::rdma::provider::{Access, Event, HEAD_LEN, QpId, Remote};
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::grants::Grants;
-use crate::roce::packet::{Head, Mtu, Packet, Psn, packets};
+use crate::roce::packet::{self, Head, Mtu, Packet, Psn, packets};
 use crate::roce::payload::{Burst, PacketOut, Payload};
 
 /// What a peer without a RECV of ours is told to wait: code 12, 640 us.
@@ -59,6 +60,10 @@ pub struct Responder {
     responses_max: usize,
     /// The gap before the packets that come now was told.
     gap_told: bool,
+    /// Requests that came before others, which are on their way, or lost: whole datagrams.
+    early: Vec<(Psn, Box<[u8]>)>,
+    /// Since when the first of those others is missing.
+    early_since: Tick,
     /// What is owed to the peer, once all READs are answered.
     owed: Option<Syndrome>,
 }
@@ -78,6 +83,10 @@ impl From<Dropped> for Refused {
     }
 }
 
+/// Requests of a queue pair that are kept for those before them.
+const EARLY_MAX: usize = 16;
+/// How long, in ms.
+const EARLY_MS: u64 = 1;
 const INVALID: Refused = Refused::Fatal(Dropped::Invalid, Syndrome::NAK_INVALID);
 const ACCESS: Refused = Refused::Fatal(Dropped::Access, Syndrome::NAK_ACCESS);
 
@@ -104,6 +113,8 @@ impl Responder {
             responses: VecDeque::with_capacity(usize::from(reads)),
             responses_max: usize::from(reads),
             gap_told: false,
+            early: Vec::new(),
+            early_since: Tick(0),
             owed: None,
         }
     }
@@ -128,12 +139,14 @@ impl Responder {
         self.recvs.push_back(buf);
     }
 
-    /// A request came.
+    /// A request came, in this datagram.
     ///
     /// # Errors
     /// Why it was not executed.
     pub fn on_request(
         &mut self,
+        now: Tick,
+        datagram: &[u8],
         packet: &Packet<'_>,
         grants: &mut Grants,
         events: &mut VecDeque<Event>,
@@ -142,17 +155,79 @@ impl Responder {
         let psn = Psn::new(packet.bth.psn.get());
         let ahead = psn.since(self.expected);
         if ahead > 0 {
-            if !self.gap_told {
-                self.gap_told = true;
-                counters.naks_sent += 1;
-                self.owed = Some(Syndrome::NAK_SEQUENCE);
+            if self.keep(now, psn, datagram) {
+                counters.early += 1;
+                return Ok(());
             }
+            self.tell_gap(counters);
             return Err(Dropped::Gap.into());
         }
         if ahead < 0 && !plant::on(Bug::Repeated) {
             self.on_duplicate(psn, packet, grants);
             return Err(Dropped::Duplicate.into());
         }
+        let mut done = self.take(psn, packet, grants, events, counters);
+        while done.is_ok()
+            && let Some(at) = self.early.iter().position(|early| early.0 == self.expected)
+        {
+            let (psn, datagram) = self.early.swap_remove(at);
+            let packet = packet::parse(&datagram).expect("it was looked at when it came");
+            self.early_since = now;
+            done = self.take(psn, &packet, grants, events, counters);
+        }
+        if done.is_err() {
+            // The peer sends again what comes after this one.
+            self.early.clear();
+        }
+        done
+    }
+
+    /// Keeps a request that came before others, a few packets and a short time: those are more often late than lost, and
+    /// soft-RoCE at the peer, whose CPUs overtake each other, comes off badly when it is told of a gap.
+    fn keep(&mut self, now: Tick, psn: Psn, datagram: &[u8]) -> bool {
+        if self.gap_told || self.early.len() >= EARLY_MAX {
+            return false;
+        }
+        if self.early.is_empty() {
+            self.early_since = now;
+        }
+        if self.early.iter().all(|early| early.0 != psn) {
+            self.early.push((psn, datagram.into()));
+        }
+        true
+    }
+
+    /// Packets are missing: the peer is to send again from there.
+    fn tell_gap(&mut self, counters: &mut Counters) {
+        self.early.clear();
+        if !self.gap_told {
+            self.gap_told = true;
+            counters.naks_sent += 1;
+            self.owed = Some(Syndrome::NAK_SEQUENCE);
+        }
+    }
+
+    /// When [`Responder::on_time`] may have something to do.
+    pub fn next_timeout(&self) -> Option<Tick> {
+        (!self.early.is_empty()).then(|| self.early_since.plus_ms(EARLY_MS))
+    }
+
+    /// Whose predecessors did not come in time are not waited for any more.
+    pub fn on_time(&mut self, now: Tick, counters: &mut Counters) {
+        if self.next_timeout().is_some_and(|due| due <= now) {
+            self.tell_gap(counters);
+        }
+    }
+
+    /// Executes the request whose turn it is.
+    fn take(
+        &mut self,
+        psn: Psn,
+        packet: &Packet<'_>,
+        grants: &mut Grants,
+        events: &mut VecDeque<Event>,
+        counters: &mut Counters,
+    ) -> Result<(), Refused> {
         self.execute(psn, packet, grants, events, counters)?;
         // A gap that was told is closed; a NAK that was not sent yet must not be.
         self.gap_told = false;
@@ -496,6 +571,7 @@ impl Responder {
     /// Ends everything: the Bufs of RECVs come back.
     pub fn fail(&mut self, events: &mut VecDeque<Event>) {
         self.responses.clear();
+        self.early.clear();
         self.owed = None;
         let lost = plant::on(Bug::RecvsLost);
         for buf in self.recvs.drain(..).flatten().filter(|_| !lost) {
@@ -550,7 +626,14 @@ mod tests {
             let datagram = read(psn, remote, 512);
             let packet = crate::roce::packet::parse(&datagram).expect("a READ");
             let (mut events, mut counters) = (VecDeque::new(), Counters::default());
-            responder.on_request(&packet, &mut grants, &mut events, &mut counters)
+            responder.on_request(
+                Tick(1),
+                &datagram,
+                &packet,
+                &mut grants,
+                &mut events,
+                &mut counters,
+            )
         };
         let reads = u32::from(READS);
         for psn in 0..reads {
@@ -577,5 +660,75 @@ mod tests {
                 .pop()
                 .expect("one"),
         );
+    }
+
+    /// Requests of one byte each, of a peer that may have many out.
+    fn early(order: &[u32], times: &[u64]) -> (Vec<u32>, Responder, Counters) {
+        let mut grants = Grants::new();
+        let qp = QpId {
+            slot: 0,
+            generation: 0,
+        };
+        let mtu = Mtu::from_code(5).expect("1 to 5");
+        let mut responder = Responder::new(qp, 9, mtu, Psn::new(0), 64, READS);
+        (0..64).for_each(|_| responder.post(None));
+        let (mut events, mut counters) = (VecDeque::new(), Counters::default());
+        for (psn, ms) in order.iter().zip(times) {
+            let head = Head::new(Opcode::SEND_ONLY, 5, Psn::new(*psn), 0);
+            let mut datagram = head.bytes().to_vec();
+            datagram.extend(psn.to_be_bytes());
+            datagram.extend([0; 4]);
+            let packet = packet::parse(&datagram).expect("a SEND");
+            let now = Tick(0).plus_ms(*ms);
+            responder.on_time(now, &mut counters);
+            let _ = responder.on_request(
+                now,
+                &datagram,
+                &packet,
+                &mut grants,
+                &mut events,
+                &mut counters,
+            );
+        }
+        let heard = events.iter().map(|event| match event {
+            Event::Received { head, .. } => u32::from_be_bytes(*head.first_chunk().expect("4")),
+            other => panic!("{other:?}"),
+        });
+        (heard.collect(), responder, counters)
+    }
+
+    #[test]
+    fn requests_that_overtook_others_wait_for_these_and_are_executed_once_in_order() {
+        let order = [0, 3, 2, 3, 1, 4, 6, 5];
+        let (heard, responder, counters) = early(&order, &[1; 8]);
+        assert_eq!(heard, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!((counters.early, counters.naks_sent), (4, 0));
+        assert_eq!(responder.next_timeout(), None);
+        assert_ne!(responder.owed, Some(Syndrome::NAK_SEQUENCE));
+    }
+
+    #[test]
+    fn a_gap_is_told_once_when_it_lasts() {
+        let (heard, mut responder, mut counters) = early(&[0, 2, 3], &[1; 3]);
+        assert_eq!(heard, [0]);
+        let due = responder.next_timeout().expect("it waits");
+        responder.on_time(Tick(due.0 - 1), &mut counters);
+        assert_eq!((counters.naks_sent, responder.has_work()), (0, false));
+        responder.on_time(due, &mut counters);
+        assert_eq!(responder.owed, Some(Syndrome::NAK_SEQUENCE));
+        assert_eq!(responder.next_timeout(), None);
+        // What was kept comes again, after what was missing.
+        let order = [0, 2, 3, 4, 1, 2, 3, 4];
+        let (heard, _, counters) = early(&order, &[1, 1, 1, 9, 9, 9, 9, 9]);
+        assert_eq!(heard, [0, 1, 2, 3, 4]);
+        assert_eq!(counters.naks_sent, 1);
+    }
+
+    #[test]
+    fn few_requests_are_kept() {
+        let order: Vec<u32> = (2..60).collect();
+        let (heard, responder, counters) = early(&order, &[1; 58]);
+        assert!(heard.is_empty() && responder.early.is_empty());
+        assert_eq!((counters.early, counters.naks_sent), (EARLY_MAX as u64, 1));
     }
 }
