@@ -75,7 +75,7 @@ pub struct Counters {
     pub sent: u64,
     /// Packets sent again.
     pub resent: u64,
-    /// Requests that came before others, and were kept for a moment.
+    /// Requests that came before others, and wait for these a moment instead of being dropped.
     pub early: u64,
     /// Acknowledgements that never came in time.
     pub timeouts: u64,

@@ -166,14 +166,14 @@ impl Responder {
             self.on_duplicate(psn, packet, grants);
             return Err(Dropped::Duplicate.into());
         }
-        let mut done = self.take(psn, packet, grants, events, counters);
+        let mut done = self.execute(psn, packet, grants, events, counters);
         while done.is_ok()
             && let Some(at) = self.early.iter().position(|early| early.0 == self.expected)
         {
             let (psn, datagram) = self.early.swap_remove(at);
             let packet = packet::parse(&datagram).expect("it was looked at when it came");
             self.early_since = now;
-            done = self.take(psn, &packet, grants, events, counters);
+            done = self.execute(psn, &packet, grants, events, counters);
         }
         if done.is_err() {
             // The peer sends again what comes after this one.
@@ -217,27 +217,6 @@ impl Responder {
         if self.next_timeout().is_some_and(|due| due <= now) {
             self.tell_gap(counters);
         }
-    }
-
-    /// Executes the request whose turn it is.
-    fn take(
-        &mut self,
-        psn: Psn,
-        packet: &Packet<'_>,
-        grants: &mut Grants,
-        events: &mut VecDeque<Event>,
-        counters: &mut Counters,
-    ) -> Result<(), Refused> {
-        self.execute(psn, packet, grants, events, counters)?;
-        // A gap that was told is closed; a NAK that was not sent yet must not be.
-        self.gap_told = false;
-        if packet.bth.opcode == Opcode::READ_REQUEST {
-            // Its data acknowledges it, and all before it.
-            self.owed = None;
-        } else if self.owed.is_some() || packet.bth.ack_req & ACK_REQ != 0 {
-            self.owed = Some(Syndrome::ACK);
-        }
-        Ok(())
     }
 
     /// A request that was executed: a READ's data may have been lost, of others the ACK.
@@ -297,6 +276,7 @@ impl Responder {
         });
     }
 
+    /// Executes the request whose turn it is.
     fn execute(
         &mut self,
         psn: Psn,
@@ -315,6 +295,7 @@ impl Responder {
             };
             if fits { Ok(()) } else { Err(INVALID) }
         };
+        let mut count = 1;
         match packet.bth.opcode {
             Opcode::SEND_FIRST
             | Opcode::SEND_ONLY
@@ -395,15 +376,21 @@ impl Responder {
                 if !self.make_room() {
                     return Err(INVALID);
                 }
-                let count = packets(len, self.mtu);
+                count = packets(len, self.mtu);
                 self.msn = self.msn.wrapping_add(1);
                 self.respond(psn, remote, len, count, false);
-                self.expected = psn.plus(count);
-                return Ok(());
             }
             _ => return Err(INVALID),
         }
-        self.expected = psn.plus(1);
+        self.expected = psn.plus(count);
+        // A gap that was told is closed; a NAK that was not sent yet must not be.
+        self.gap_told = false;
+        if packet.bth.opcode == Opcode::READ_REQUEST {
+            // Its data acknowledges it, and all before it.
+            self.owed = None;
+        } else if self.owed.is_some() || packet.bth.ack_req & ACK_REQ != 0 {
+            self.owed = Some(Syndrome::ACK);
+        }
         Ok(())
     }
 
