@@ -50,6 +50,8 @@ pub const SLOWEST: usize = 64;
 /// How long a pair of namespace and host must have been without I/O before its counters may become
 /// another pair's, in ms.
 pub const SERIES_IDLE_MS: u64 = 600_000;
+/// How long pairs that found no counters free do without before they look again, in ms.
+pub const SERIES_FULL_MS: u64 = 1000;
 /// The time a host has between a transport's handshake and Connect, in ms.
 pub const CONNECT_MS: u64 = 10_000;
 /// Slots of a core beyond those promised to connected queues: connections that have not got through

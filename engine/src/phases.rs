@@ -8,8 +8,8 @@
 //! not take then are not waited for.
 //!
 //! [`Phases`] is what others read, at any time, without disturbing the core: counters with one writer.
-//! A lock is taken for names and for the slowest I/Os only, never waited for by the core. Everything
-//! is made before the first Connect. What finds no series of its own is counted in the first one.
+//! A lock is taken for names and for the slowest I/Os only, never waited for by the core. Counters are
+//! made before the first Connect. What finds no series of its own is counted in the first one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use ferroce_wire::opcode::NvmOpcode;
 use crate::command::{Command, Slab};
 use crate::controller::Association;
 use crate::counters::Counter;
-use crate::limits::{SERIES_IDLE_MS, SLOWEST};
+use crate::limits::{SERIES_FULL_MS, SERIES_IDLE_MS, SLOWEST};
 use crate::port::Tick;
 
 /// Not an I/O command.
@@ -412,8 +412,12 @@ pub(crate) struct Clerk {
     pub on: bool,
     /// By queue.
     places: Vec<[Place; PLACES]>,
+    /// Whose each series is: the core alone gives them away, and need not lock to look.
+    owners: Vec<Option<Who>>,
     /// When a series was used last.
     used: Vec<Tick>,
+    /// There was no series to give away: those that were told so do not ask again before.
+    full_until: Tick,
     /// Slots whose first request was given to a drive in this turn.
     pub submitted: Vec<u32>,
     /// Slots and queues of commands that were answered in this turn. The slots are free, but have no
@@ -442,7 +446,9 @@ impl Clerk {
         Clerk {
             on: phases.on,
             places: Vec::new(),
+            owners: vec![None; phases.series.len()],
             used: vec![Tick::default(); phases.series.len()],
+            full_until: Tick::default(),
             submitted: Vec::with_capacity(commands),
             answered: Vec::with_capacity(commands),
             late: Vec::with_capacity(SLOWEST),
@@ -473,7 +479,7 @@ impl Clerk {
         }
         let place = self.places[queue as usize][nsid as usize % PLACES];
         let mut series = place.series;
-        if place.nsid != nsid {
+        if place.nsid != nsid || series == OTHERS {
             series = self.look_up(phases, queue, who, nsid, now);
         }
         phases.series[usize::from(series)].in_flight.add(1);
@@ -499,15 +505,17 @@ impl Clerk {
         nsid: u32,
         now: Tick,
     ) -> u16 {
-        let Some(series) = self.find_or_take(phases, who, nsid, now) else {
+        let (queue, at) = (queue as usize, nsid as usize % PLACES);
+        if self.places[queue][at].nsid == nsid && now < self.full_until {
             return OTHERS;
-        };
-        self.places[queue as usize][nsid as usize % PLACES] = Place { nsid, series };
+        }
+        let series = self.find_or_take(phases, who, nsid, now).unwrap_or(OTHERS);
+        self.places[queue][at] = Place { nsid, series };
         series
     }
 
     /// The pair's own series, or one that nobody has, or one that was long not used; `None` if there
-    /// is none, or somebody is reading: then the next command asks again.
+    /// is none, or somebody is reading it: then the next command asks again.
     fn find_or_take(
         &mut self,
         phases: &Phases,
@@ -515,28 +523,33 @@ impl Clerk {
         nsid: u32,
         now: Tick,
     ) -> Option<u16> {
-        let mut free = None;
-        for (index, series) in phases.series.iter().enumerate().skip(1) {
-            match &*series.who.try_lock().ok()? {
-                Some(other) if other.is(who, nsid) => return Some(index as u16),
-                Some(_) if series.in_flight.get() > 0 => {}
-                Some(_) if now.since(self.used[index]) < SERIES_IDLE_MS * 1_000_000 => {}
-                Some(_) => free = free.or(Some(index)),
-                None => {
-                    free = free.or(Some(index));
-                    break;
-                }
-            }
+        let is = |owner: &Option<Who>| owner.as_ref().is_some_and(|owner| owner.is(who, nsid));
+        if let Some(index) = self.owners.iter().position(is) {
+            return Some(index as u16);
         }
-        let index = free?;
+        let idle = |index: usize| {
+            let quiet = now.since(self.used[index]) >= SERIES_IDLE_MS * 1_000_000;
+            quiet && phases.series[index].in_flight.get() == 0
+        };
+        let all = 1..self.owners.len();
+        let (unused, owned) = all.partition::<Vec<_>, _>(|&index| self.owners[index].is_none());
+        let mut free = unused
+            .into_iter()
+            .chain(owned.into_iter().filter(|&index| idle(index)));
+        let Some(index) = free.next() else {
+            self.full_until = Tick(now.0 + SERIES_FULL_MS * 1_000_000);
+            return None;
+        };
         let series = &phases.series[index];
-        let mut owner = series.who.try_lock().ok()?;
+        let mut name = series.who.try_lock().ok()?;
         series.clear();
-        *owner = Some(Who {
+        let owner = Who {
             hostnqn: who.hostnqn.clone(),
             subnqn: who.subnqn.clone(),
             nsid,
-        });
+        };
+        *name = Some(owner.clone());
+        self.owners[index] = Some(owner);
         self.used[index] = now;
         // Those it was of do not take it for theirs any more.
         for place in self.places.iter_mut().flatten() {
@@ -835,6 +848,38 @@ mod tests {
         office.serve(0, &a, read(1), 3 * later, 2000);
         assert_eq!(office.of(Some("nqn.b"), 1).operations[0].count(), 1);
         assert_eq!(office.of(None, 0).operations[0].count(), 3);
+    }
+
+    #[test]
+    fn what_nobody_has_is_given_away_before_what_is_idle() {
+        let mut office = Office::new(2);
+        let (a, b) = (host("nqn.a"), host("nqn.b"));
+        (0..2).for_each(|queue| office.clerk.queue_opened(queue));
+        office.serve(0, &a, read(1), 5000, 2000);
+        let later = (SERIES_IDLE_MS + 1) * 1_000_000;
+        office.serve(1, &b, read(1), later, 2000);
+        assert_eq!(office.of(Some("nqn.a"), 1).operations[0].count(), 1);
+        assert_eq!(office.of(Some("nqn.b"), 1).operations[0].count(), 1);
+    }
+
+    #[test]
+    fn who_was_told_that_there_is_none_asks_again_later() {
+        let mut office = Office::new(1);
+        let (a, b) = (host("nqn.a"), host("nqn.b"));
+        (0..2).for_each(|queue| office.clerk.queue_opened(queue));
+        office.serve(0, &a, read(1), 0, 2000);
+        let full = |office: &Office| office.clerk.full_until.0;
+        let wait = SERIES_FULL_MS * 1_000_000;
+        office.serve(1, &b, read(1), 5000, 2000);
+        assert_eq!(full(&office), 5000 + wait);
+        // Nothing is looked up for the same pair until then, but for another one.
+        office.serve(1, &b, read(1), 6000, 2000);
+        assert_eq!(full(&office), 5000 + wait);
+        office.serve(1, &b, read(2), 7000, 2000);
+        assert_eq!(full(&office), 7000 + wait);
+        office.serve(1, &b, read(1), 7000 + wait, 2000);
+        assert_eq!(full(&office), 7000 + 2 * wait);
+        assert_eq!(office.of(None, 0).operations[0].count(), 4);
     }
 
     #[test]

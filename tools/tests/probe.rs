@@ -386,36 +386,29 @@ fn a_full_disk_loses_no_result() {
     let file = std::fs::File::create(&disk).expect("creates");
     file.set_len(16 << 20).expect("grows");
     let device = format!("file:{}", disk.display());
-    // A limit on the size of files stands for the disk's end; the signal that goes with it is none of a full disk.
-    let mut without_signal = Command::new("sh");
-    without_signal.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
-    without_signal.arg(env!("CARGO_BIN_EXE_ferroce"));
-    let node = Node::serve_by(without_signal, &["--device", &device, "--nqn", NQN]);
-    let limited = Command::new("prlimit")
-        .args([
-            format!("--pid={}", node.child.id()),
-            format!("--fsize={}", 4 << 20),
-        ])
-        .status();
-    if limited.is_ok_and(|status| status.success()) {
-        let writes = &[
-            "--time",
-            "300ms",
-            "--json",
-            "--write",
-            "50",
-            "--destroy-data",
-        ];
-        let output = node.probe(writes);
-        assert!(!output.status.success());
-        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let errors = value["errors"].as_object().expect("errors");
-        assert!(
-            errors.keys().any(|kind| kind.contains("Capacity Exceeded")),
-            "{value}"
-        );
-        assert!(value["write"]["ios"].as_u64() > Some(0), "{value}");
-    }
+    // A limit on the size of files (here of 8,192 times 512 bytes) stands for the disk's end; the signal that goes
+    // with it is none of a full disk.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\""]);
+    limited.arg(env!("CARGO_BIN_EXE_ferroce"));
+    let node = Node::serve_by(limited, &["--device", &device, "--nqn", NQN]);
+    let writes = &[
+        "--time",
+        "300ms",
+        "--json",
+        "--write",
+        "50",
+        "--destroy-data",
+    ];
+    let output = node.probe(writes);
+    assert!(!output.status.success());
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let errors = value["errors"].as_object().expect("errors");
+    assert!(
+        errors.keys().any(|kind| kind.contains("Capacity Exceeded")),
+        "{value}"
+    );
+    assert!(value["write"]["ios"].as_u64() > Some(0), "{value}");
 
     let full = std::fs::File::options()
         .write(true)
@@ -432,6 +425,19 @@ fn a_full_disk_loses_no_result() {
         said.contains("No space left") && said.contains("read "),
         "{said}"
     );
+}
+
+/// Figures beside those of a target that fails are no comparison.
+#[test]
+fn what_fails_beside_it_is_told_by_the_status() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("disk");
+    let file = std::fs::File::create(&disk).expect("creates");
+    file.set_len(16 << 20).expect("grows");
+    let failing = Node::serve(&["--device", &format!("file:{}", disk.display())]);
+    file.set_len(1 << 20).expect("shrinks");
+    let against = format!("--against={}", failing.url());
+    Node::one().refused(&[&against], "commands of other failed");
 }
 
 #[test]

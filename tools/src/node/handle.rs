@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferroce_buf::Region;
 use ferroce_engine::control::Change;
@@ -44,6 +44,9 @@ use crate::persist::{self, persist};
 use crate::sets::AnyDrive;
 use crate::units::{Size, about};
 use crate::url::{Scheme, Url};
+
+/// How long who only looks waits for the control thread.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The way to a node's control thread.
 #[derive(Debug)]
@@ -547,7 +550,7 @@ impl Handle {
 
     /// What is served.
     pub fn table(&self) -> Result<Table> {
-        Ok(self.ask(Ask::Look)?.table)
+        Ok(self.look()?.table)
     }
 
     /// Shuts all drives down. The cores must be done with them.
@@ -569,13 +572,30 @@ impl Handle {
     }
 
     fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
+        let answer = self.asked(make)?;
+        answer
+            .recv()
+            .map_err(|_| Fail("the node is stopping".into()))
+    }
+
+    /// What there is. Who only looks, as metrics do, does not wait long for a control thread that has much to do.
+    fn look(&self) -> Result<Look> {
+        let answer = self.asked(Ask::Look)?;
+        answer.recv_timeout(LOOK).map_err(|why| match why {
+            RecvTimeoutError::Timeout => Fail(format!(
+                "the control thread has not answered for {} s; try again",
+                LOOK.as_secs()
+            )),
+            RecvTimeoutError::Disconnected => Fail("the node is stopping".into()),
+        })
+    }
+
+    fn asked<T>(&self, make: impl FnOnce(Reply<T>) -> Ask) -> Result<Receiver<T>> {
         let (reply, answer) = sync_channel(1);
         if self.asks.send(make(reply)).is_err() {
             fail!("the node has too much to answer; try again");
         }
-        answer
-            .recv()
-            .map_err(|_| Fail("the node is stopping".into()))
+        Ok(answer)
     }
 
     /// What is known of the cores.
@@ -740,7 +760,7 @@ impl Handle {
 
     /// Who is connected.
     pub fn hosts(&self) -> Result<Vec<Host>> {
-        let Look { hosts, .. } = self.ask(Ask::Look)?;
+        let Look { hosts, .. } = self.look()?;
         let view = |host: ferroce_engine::control::HostView| {
             let usage = host.who.usage();
             Host {

@@ -348,7 +348,7 @@ impl Load {
         let mut any = false;
         while let Some(&at) = self.idle.last()
             && let Some((turn, start)) = self.next(now, slice)
-            && self.send(at, turn, start)
+            && self.send(at, turn, start, slice)
         {
             any = true;
         }
@@ -379,7 +379,7 @@ impl Load {
     }
 
     #[inline]
-    fn send(&mut self, at: usize, turn: Turn, start: Instant) -> bool {
+    fn send(&mut self, at: usize, turn: Turn, start: Instant, slice: &Slice) -> bool {
         let Work {
             nsid,
             block_len,
@@ -407,23 +407,24 @@ impl Load {
             }
             Data::Vec(memory)
         };
+        if turn.object >= self.objects_from + self.objects.len() as u64 {
+            self.objects.push_back(Object {
+                start,
+                left: turn.parts,
+                failed: false,
+            });
+        }
         match self.link.submit(&io, data, at as u64) {
             Ok(()) => {
                 self.idle.pop();
-                if turn.object >= self.objects_from + self.objects.len() as u64 {
-                    self.objects.push_back(Object {
-                        start,
-                        left: turn.parts,
-                        failed: false,
-                    });
-                }
                 self.unserved_since.get_or_insert(start);
                 true
             }
-            // It is dead, which `advance` will find.
+            // It is dead, which `advance` will find; the command was due, and is lost as those under way are.
             Err(data) => {
                 self.slots[at].memory = data.into_vec();
-                self.ledger.done(turn, false);
+                self.done(turn, false, Instant::now());
+                self.failed(start, slice, LOST.to_owned());
                 false
             }
         }
@@ -452,25 +453,17 @@ impl Load {
         let (turn, start) = (slot.turn, slot.start);
         slot.memory = completion.data.into_vec();
         self.idle.push(at);
-        self.ledger.done(turn, success);
-        if turn.object > 0 {
-            self.part_done(turn, success, now);
-        }
-        let early = slice.early_until.is_some_and(|until| start < until);
-        let totals = if early {
-            &mut self.early
-        } else {
-            &mut self.totals
-        };
+        self.done(turn, success, now);
         if !success {
             let kind = if self.link.is_dead() {
                 LOST.to_owned()
             } else {
                 status.to_string()
             };
-            *totals.errors.entry(kind).or_default() += 1;
+            self.failed(start, slice, kind);
             return;
         }
+        let totals = totals_of((&mut self.totals, &mut self.early), start, slice);
         if !matches!(self.phase, Phase::ReadingBack(_)) {
             let flow = if turn.write {
                 &mut totals.writes
@@ -488,6 +481,20 @@ impl Load {
         if !turn.write && self.work.verify.is_some() {
             self.check(at);
         }
+    }
+
+    /// A command is over.
+    #[inline]
+    fn done(&mut self, turn: Turn, success: bool, now: Instant) {
+        self.ledger.done(turn, success);
+        if turn.object > 0 {
+            self.part_done(turn, success, now);
+        }
+    }
+
+    fn failed(&mut self, start: Instant, slice: &Slice, kind: String) {
+        let totals = totals_of((&mut self.totals, &mut self.early), start, slice);
+        *totals.errors.entry(kind).or_default() += 1;
     }
 
     /// A part of an object was answered.
@@ -517,6 +524,19 @@ impl Load {
             }
         }
         self.slots[at].memory = memory;
+    }
+}
+
+/// Where a command counts that was meant to start then: with all, or with the early ones.
+#[inline]
+fn totals_of<'a>(
+    (all, early): (&'a mut Totals, &'a mut Totals),
+    start: Instant,
+    slice: &Slice,
+) -> &'a mut Totals {
+    match slice.early_until {
+        Some(until) if start < until => early,
+        _ => all,
     }
 }
 

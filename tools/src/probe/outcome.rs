@@ -92,8 +92,22 @@ impl Outcome {
         if let Some(why) = &self.cut_short {
             fail!("ended after {:.1} s: {why}", whole.time.as_secs_f64());
         }
-        if whole.totals.failed() > 0 {
-            fail!("{} commands failed", thousands(whole.totals.failed()));
+        // A figure beside another one is none, either, if commands of its own failed.
+        for (at, side) in self.sides.iter().enumerate() {
+            let beside = side.stages.iter().flat_map(|stage| &stage.beside);
+            let of = match at {
+                0 => String::new(),
+                _ => format!(" of {}", side.name),
+            };
+            for (of, of_it) in [
+                (of, side.whole()),
+                (" of the neighbour".into(), Sliced::sum(beside)),
+            ] {
+                let failed = of_it.totals.failed();
+                if failed > 0 {
+                    fail!("{} commands{of} failed", thousands(failed));
+                }
+            }
         }
         Ok(())
     }
@@ -287,5 +301,60 @@ impl Outcome {
             }
         ));
         out.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fail::Fail;
+
+    #[test]
+    fn whose_commands_failed_is_said() {
+        let failed = |ones: u64| {
+            let mut slice = Sliced::default();
+            slice.totals.errors = [("Some Status".to_owned(), ones)].into();
+            vec![slice]
+        };
+        let side = |name, slices, beside| Measured {
+            name,
+            about: String::new(),
+            stages: vec![Stage {
+                name: String::new(),
+                rate: None,
+                slices,
+                beside,
+            }],
+        };
+        let url = "tcp://127.0.0.1:4420".parse().expect("a URL");
+        let judged = |sides| {
+            let outcome = Outcome {
+                args: ProbeArgs::of(&url),
+                sides,
+                cut_short: None,
+            };
+            outcome.judge().map_err(|Fail(why)| why)
+        };
+        let (good, bad) = (Vec::new, || failed(2));
+        assert_eq!(
+            judged(vec![
+                side("this", good(), good()),
+                side("other", good(), good())
+            ]),
+            Ok(())
+        );
+        for (sides, why) in [
+            (vec![side("this", bad(), good())], "2 commands failed"),
+            (
+                vec![side("this", good(), bad())],
+                "2 commands of the neighbour failed",
+            ),
+            (
+                vec![side("this", good(), good()), side("other", bad(), good())],
+                "2 commands of other failed",
+            ),
+        ] {
+            assert_eq!(judged(sides), Err(why.into()));
+        }
     }
 }
