@@ -97,8 +97,9 @@ use_verbs() {
     FABRIC=rdma FROM=10.9.0.1 TARGET=10.9.0.1 PROVIDER=verbs
 }
 
-# held KIND: how many queue pairs, regions, connections (qp, mr, cm_id) the kernel holds for programs, which is the node.
-held() { rdma resource show "$1" | grep -c ' pid ' || true; }
+# held KIND: how many queue pairs, regions, connections (qp, mr, cm_id) the kernel holds for programs, which is the node. Its
+# own have a module's name in brackets; what a thread asked for that is gone has no name at all.
+held() { rdma resource show "$1" | grep -vc 'comm \[' || true; }
 # all_held: all of that, and what the node itself says it has out.
 all_held() {
     echo "qp $(held qp), mr $(held mr), cm_id $(held cm_id), connections $(metric core_connections)," \

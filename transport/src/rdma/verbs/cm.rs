@@ -7,26 +7,30 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{null_mut, read_unaligned};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::{self, JoinHandle};
 
 use ferroce_buf::Region;
+use ferroce_wire::Wire as _;
+use ferroce_wire::rdma::{RdmaCmReject, RdmaCmStatus};
 use rdma_sys as sys;
 use sys::rdma_cm_event_type as event;
 
 use super::conn::{Conn, MAKE};
 use super::device::Device;
 use super::inbox::Inbox;
-use super::queue::{Cq, Made};
+use super::listen::{Listener, Place};
+use super::queue::{CoreShared, Cq, Made};
 use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
 
 /// Set-up threads: one that destroys does not keep others from being made.
 const SETUP_THREADS: usize = 2;
-/// Requests of one listener that no core has looked at yet. What is more is refused.
-const REQUESTS_MAX: usize = 256;
+/// How often the control thread looks after what no event tells of: regions that are gone, in ms.
+const TEND_MS: libc::c_int = 1000;
+
 /// How RDMA devices are to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
@@ -44,15 +48,6 @@ pub struct Options {
 pub struct Verbs {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// A place where peers ask for connections.
-#[derive(Debug)]
-pub struct Listener {
-    id: Id,
-    local: SocketAddr,
-    inbox: Arc<Inbox<VerbsIncoming>>,
-    shared: Arc<Shared>,
 }
 
 /// A request for a connection, on its way to a core.
@@ -80,7 +75,11 @@ pub(super) struct Shared {
     channel: Channel,
     options: Options,
     devices: Mutex<Vec<Arc<Device>>>,
-    regions: Mutex<Vec<std::sync::Weak<Region>>>,
+    regions: Mutex<Vec<Weak<Region>>>,
+    /// Cores, which have an end of each device they have used.
+    cores: Mutex<Vec<Weak<CoreShared>>>,
+    /// Places whose device is gone.
+    lost: Mutex<Vec<Weak<Place>>>,
     /// By address of an rdma_cm_id: whom its events are for.
     owners: Mutex<HashMap<usize, Owner>>,
     /// By address of an ibv_qp: whom the device's events are for.
@@ -101,8 +100,8 @@ unsafe impl Send for Channel {}
 unsafe impl Sync for Channel {}
 
 #[derive(Clone, Debug)]
-enum Owner {
-    Listener(Arc<Inbox<VerbsIncoming>>),
+pub(super) enum Owner {
+    Listener(Arc<Place>),
     Conn(Arc<Conn>),
 }
 
@@ -147,7 +146,7 @@ pub(super) enum Mail {
     Destroyed(QpId),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -178,6 +177,8 @@ impl Verbs {
             options,
             devices: Mutex::default(),
             regions: Mutex::default(),
+            cores: Mutex::default(),
+            lost: Mutex::default(),
             owners: Mutex::default(),
             qps: Mutex::default(),
             cqs: Mutex::default(),
@@ -210,19 +211,7 @@ impl Verbs {
     /// # Errors
     /// Of rdma_bind_addr or rdma_listen: no device has this address, or the port is taken.
     pub fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
-        let id = self.shared.bound(address)?;
-        let inbox = Arc::new(Inbox::new()?);
-        lock(&self.shared.owners).insert(id.0 as usize, Owner::Listener(inbox.clone()));
-        let listener = Listener {
-            // SAFETY: the id is bound, so its address is set.
-            local: unsafe { addresses(id) }.0.unwrap_or(address),
-            id,
-            inbox,
-            shared: self.shared.clone(),
-        };
-        // SAFETY: the id lives as long as the listener.
-        check(unsafe { sys::rdma_listen(id.0, REQUESTS_MAX as libc::c_int) })?;
-        Ok(listener)
+        Listener::new(self.shared.clone(), address)
     }
 
     /// Queue pairs for one more core.
@@ -297,33 +286,6 @@ impl Drop for Verbs {
     }
 }
 
-impl Listener {
-    /// The next request, if there is one.
-    pub fn accept(&self) -> Option<VerbsIncoming> {
-        self.inbox.pop()
-    }
-
-    /// Where it listens.
-    pub fn local(&self) -> SocketAddr {
-        self.local
-    }
-}
-
-impl AsFd for Listener {
-    /// Readable while there are requests.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inbox.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        lock(&self.shared.owners).remove(&(self.id.0 as usize));
-        // SAFETY: made in `listen`; the control thread acknowledges its events without us.
-        unsafe { sys::rdma_destroy_id(self.id.0) };
-    }
-}
-
 impl provider::Incoming for VerbsIncoming {
     fn request(&self) -> &Request {
         &self.request
@@ -333,7 +295,7 @@ impl provider::Incoming for VerbsIncoming {
 impl Drop for VerbsIncoming {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.send(0, Job::Refuse(self.id, None));
+            shared.send(0, Job::Refuse(self.id, Some(no_resources())));
         }
     }
 }
@@ -365,6 +327,17 @@ impl Shared {
         Ok(())
     }
 
+    /// What became of regions is known here alone: a region that is gone stays locked until a device hears of it.
+    fn forget_regions(&self) {
+        let devices = lock(&self.devices).clone();
+        devices.iter().for_each(|device| device.forget_regions());
+    }
+
+    /// One more core will have ends of devices.
+    pub(super) fn add_core(&self, core: &Arc<CoreShared>) {
+        lock(&self.cores).push(Arc::downgrade(core));
+    }
+
     pub(super) fn send(&self, slot: usize, job: Job) {
         // Without its thread the process is ending.
         let _ = self.jobs[slot % SETUP_THREADS].send(job);
@@ -372,7 +345,15 @@ impl Shared {
 
     /// Events of the connection's id go to its core from now on.
     pub(super) fn own(&self, conn: &Arc<Conn>) {
-        lock(&self.owners).insert(conn.id.0 as usize, Owner::Conn(conn.clone()));
+        self.owned_by(conn.id, Owner::Conn(conn.clone()));
+    }
+
+    pub(super) fn owned_by(&self, id: Id, owner: Owner) {
+        lock(&self.owners).insert(id.0 as usize, owner);
+    }
+
+    pub(super) fn disown(&self, id: Id) {
+        lock(&self.owners).remove(&(id.0 as usize));
     }
 
     fn new_id(&self) -> io::Result<Id> {
@@ -428,7 +409,7 @@ impl Shared {
         }
         // One that cannot be used gives back what it has when it is dropped here.
         let device = Arc::new(Device::open(context, self.options.host)?);
-        for region in regions.iter().filter_map(std::sync::Weak::upgrade) {
+        for region in regions.iter().filter_map(Weak::upgrade) {
             device.register(&region).map_err(|why| why.to_string())?;
         }
         // SAFETY: the context is open.
@@ -466,11 +447,48 @@ impl Shared {
                 events: libc::POLLIN,
                 revents: 0,
             }));
+            let patience = match devices.is_empty() && lock(&self.lost).is_empty() {
+                true => -1,
+                false => TEND_MS,
+            };
             // SAFETY: the array is ours. A failure is a signal, and tried again.
-            unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+            let ready =
+                unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, patience) };
+            if ready == 0 {
+                self.forget_regions();
+                let mut lost = std::mem::take(&mut *lock(&self.lost));
+                lost.retain(|place| place.upgrade().is_some_and(|place| !place.hear_again(self)));
+                lock(&self.lost).append(&mut lost);
+                continue;
+            }
             while self.cm_event() {}
-            for device in &devices {
-                while self.device_event(device) {}
+            for (device, fd) in devices.iter().zip(&fds[own.len()..]) {
+                let mut told = false;
+                while self.device_event(device) {
+                    told = true;
+                }
+                // A descriptor says for ever that its device is gone, once its last event was read.
+                if !told && fd.revents & !libc::POLLIN != 0 {
+                    self.gone(device);
+                }
+            }
+        }
+    }
+
+    /// Nothing comes from a device any more.
+    fn gone(&self, device: &Arc<Device>) {
+        log::error!("RDMA: {} is gone; its connections end", device.name);
+        lock(&self.devices).retain(|known| !Arc::ptr_eq(known, device));
+        self.end_all(device);
+        for core in lock(&self.cores).iter().filter_map(Weak::upgrade) {
+            core.forget(device);
+        }
+    }
+
+    fn end_all(&self, device: &Device) {
+        for conn in lock(&self.qps).values() {
+            if std::ptr::eq(Arc::as_ptr(&conn.device), device) {
+                conn.over(Why::Device);
             }
         }
     }
@@ -482,6 +500,7 @@ impl Shared {
         if unsafe { sys::rdma_get_cm_event(self.channel.0, &raw mut event) } != 0 {
             return false;
         }
+        let mut lost = None;
         // SAFETY: the event is whole until it is acknowledged, which happens once.
         unsafe {
             let seen = &*event;
@@ -491,14 +510,19 @@ impl Shared {
                 let owner = lock(&self.owners).get(&(seen.id as usize)).cloned();
                 match owner {
                     Some(Owner::Conn(conn)) => self.on_conn(&conn, seen),
-                    Some(Owner::Listener(_)) => {
-                        log::warn!("RDMA: a listener lost its device (event {})", seen.event);
+                    Some(Owner::Listener(place)) => {
+                        lost = Some(place)
+                            .filter(|_| seen.event == event::RDMA_CM_EVENT_DEVICE_REMOVAL);
                     }
                     // A request that is being refused, or that nobody looked at yet.
                     None => {}
                 }
             }
             sys::rdma_ack_cm_event(event);
+        }
+        if let Some(place) = lost {
+            place.lost(self);
+            lock(&self.lost).push(Arc::downgrade(&place));
         }
         true
     }
@@ -520,18 +544,17 @@ impl Shared {
         };
         // SAFETY: as above: a request's id has both addresses, and a device.
         let (context, at) = unsafe { ((*id.0).verbs, addresses(id)) };
-        let (Some(Owner::Listener(inbox)), (Some(local), Some(peer))) = (owner, at) else {
+        let (Some(Owner::Listener(place)), (Some(local), Some(peer))) = (owner, at) else {
             return self.send(0, Job::Refuse(id, None));
         };
         let device = match self.device(context) {
-            Ok(device) if inbox.len() < REQUESTS_MAX => device,
-            Ok(_) => return self.send(0, Job::Refuse(id, None)),
+            Ok(device) => device,
             Err(why) => {
                 log::warn!("{peer}: refused: {why}");
-                return self.send(0, Job::Refuse(id, None));
+                return self.send(0, Job::Refuse(id, Some(no_resources())));
             }
         };
-        inbox.push(VerbsIncoming {
+        let asks = place.ask(VerbsIncoming {
             id,
             device,
             request: Request {
@@ -543,6 +566,9 @@ impl Shared {
             },
             shared: Some(self.clone()),
         });
+        if !asks {
+            log::debug!("{peer}: refused: too many ask at a time");
+        }
     }
 
     /// # Safety
@@ -632,11 +658,7 @@ impl Shared {
                     "RDMA: {} failed (event {kind}); its connections end",
                     device.name
                 );
-                for conn in lock(&self.qps).values() {
-                    if std::ptr::eq(Arc::as_ptr(&conn.device), device) {
-                        conn.over(Why::Device);
-                    }
-                }
+                self.end_all(device);
             }
             9 => log::info!("RDMA: a port of {} is up", device.name),
             10 => {
@@ -768,6 +790,11 @@ impl Id {
         let context = unsafe { (*self.0).verbs };
         (!context.is_null()).then_some(context)
     }
+}
+
+/// What a host is told that cannot be taken in.
+pub(super) fn no_resources() -> PrivateData {
+    PrivateData::new(RdmaCmReject::new(RdmaCmStatus::NO_RESOURCES).as_bytes())
 }
 
 fn conn_param(private: &PrivateData, reads_out: u8, reads_in: u8) -> sys::rdma_conn_param {

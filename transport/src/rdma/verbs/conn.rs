@@ -7,11 +7,9 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use ferroce_wire::Wire as _;
-use ferroce_wire::rdma::{RdmaCmReject, RdmaCmStatus};
 use rdma_sys as sys;
 
-use super::cm::{Id, Mail, addresses, check};
+use super::cm::{Id, Mail, addresses, check, no_resources};
 use super::device::Device;
 use super::queue::{CoreShared, Plan};
 use crate::rdma::provider::{PrivateData, QpId, Why};
@@ -94,8 +92,8 @@ impl Conn {
 
     /// Tells a host that asked for a queue pair why there is none: by then its request has left the binding's hands.
     pub(super) fn refuse(&self) {
-        let reject = RdmaCmReject::new(RdmaCmStatus::NO_RESOURCES);
-        let bytes = reject.as_bytes();
+        let private = no_resources();
+        let bytes = private.bytes();
         // SAFETY: the id lives until `Destroy`, a later job of this thread; the bytes live for the call.
         unsafe { sys::rdma_reject(self.id.0, bytes.as_ptr().cast(), bytes.len() as u8) };
     }

@@ -216,8 +216,10 @@ const QPS_MAX: usize = 1 << 16;
 
 impl VerbsProvider {
     pub(super) fn new(shared: Arc<Shared>) -> io::Result<VerbsProvider> {
+        let core = Arc::new(CoreShared::new()?);
+        shared.add_core(&core);
         Ok(VerbsProvider {
-            core: Arc::new(CoreShared::new()?),
+            core,
             shared,
             slots: Vec::new(),
             free: Vec::new(),
@@ -379,6 +381,7 @@ impl VerbsProvider {
                 if let Some(found) = find(&mut self.slots, qp) {
                     found.stage = Stage::Destroyed;
                 }
+                self.cqs.retain(|cq| !cq.is_given_up());
             }
         }
     }

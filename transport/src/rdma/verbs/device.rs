@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -97,31 +98,26 @@ impl Device {
     /// # Errors
     /// With what was tried and how to make it possible.
     pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
+        self.forget_regions();
         let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        if regions.iter().any(|old| old.region.strong_count() == 0) {
-            self.changes.fetch_add(1, Ordering::Release);
-        }
-        regions.retain(|old| {
-            let lives = old.region.strong_count() > 0;
-            if !lives {
-                // SAFETY: made below, and nothing is posted with it: its Bufs are gone with its region.
-                unsafe { sys::ibv_dereg_mr(old.mr) };
-            }
-            lives
-        });
         if regions.iter().any(|old| old.id == region.id()) {
             return Ok(());
         }
+        let told = |cause: io::Error, hint: &str| {
+            let (mib, name) = (region.len() >> 20, &self.name);
+            let why = format!("cannot register {mib} MiB of memory with {name}: {cause}. {hint}");
+            io::Error::new(cause.kind(), why)
+        };
+        if region.len() as u64 > self.ability.mr_len {
+            let most = self.ability.mr_len >> 20;
+            let hint =
+                format!("A region of its may have {most} MiB: split the drive or the buffers");
+            return Err(told(io::ErrorKind::InvalidInput.into(), &hint));
+        }
         let mr = register(self.pd, region.base(), region.len(), self.access).map_err(|cause| {
-            io::Error::new(
-                cause.kind(),
-                format!(
-                    "cannot register {} MiB of memory with {}: {cause}. It has to be locked: raise the limit with \
-                     `ulimit -l`, LimitMEMLOCK= of the service, or CAP_IPC_LOCK",
-                    region.len() >> 20,
-                    self.name
-                ),
-            )
+            let hint = "It has to be locked: raise the limit with `ulimit -l`, LimitMEMLOCK= of the service, or \
+                        CAP_IPC_LOCK";
+            told(cause, hint)
         })?;
         regions.push(Registered {
             id: region.id(),
@@ -130,6 +126,24 @@ impl Device {
         });
         self.changes.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Lets go of regions that are gone, whose memory the device would keep locked.
+    pub fn forget_regions(&self) {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = regions
+            .extract_if(.., |known| known.region.strong_count() == 0)
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        self.changes.fetch_add(1, Ordering::Release);
+        // It takes its time, which nobody needs to wait for.
+        drop(regions);
+        for known in gone {
+            // SAFETY: made by `register`, and nothing is posted with it: its Bufs are gone with its region.
+            unsafe { sys::ibv_dereg_mr(known.mr) };
+        }
     }
 
     /// What [`Device::keys`] gives is good while this is the same.
@@ -141,18 +155,11 @@ impl Device {
     /// How often a peer was told that there was no RECV. Devices count it under different names, or not at all.
     pub fn rnr_naks(&self) -> u64 {
         let ports = 1..=self.ability.ports.len();
-        let read = |port: usize| {
-            let at = format!(
-                "/sys/class/infiniband/{}/ports/{port}/hw_counters",
-                self.name
-            );
-            ["out_of_buffer", "rcvd_rnr_err", "send_rnr_err"]
-                .iter()
-                .find_map(|name| std::fs::read_to_string(format!("{at}/{name}")).ok())
-                .and_then(|text| text.trim().parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        ports.map(read).sum()
+        let name = &self.name;
+        let of_port = |port| format!("/sys/class/infiniband/{name}/ports/{port}/hw_counters");
+        ports
+            .map(|port| rnr_naks_of(Path::new(&of_port(port))))
+            .sum()
     }
 
     /// The key of each region, by its number.
@@ -172,6 +179,15 @@ impl Device {
         }
         keys
     }
+}
+
+/// What the counters in this folder say of RNR NAKs sent: `out_of_buffer` of mlx5, `send_rnr_err` of rxe.
+fn rnr_naks_of(counters: &Path) -> u64 {
+    ["out_of_buffer", "send_rnr_err"]
+        .iter()
+        .find_map(|name| std::fs::read_to_string(counters.join(name)).ok())
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// The name of a context's device.
@@ -305,5 +321,23 @@ impl Drop for Slab {
             sys::ibv_dereg_mr(self.mr);
             libc::munmap(self.base.cast(), self.len);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rnr_naks_are_those_that_were_sent() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, count: &str| {
+            std::fs::write(folder.path().join(name), count).expect("writes");
+        };
+        assert_eq!(rnr_naks_of(folder.path()), 0);
+        // As rxe has it: what it received, and what it sent.
+        write("rcvd_rnr_err", "7\n");
+        write("send_rnr_err", "3\n");
+        assert_eq!(rnr_naks_of(folder.path()), 3);
     }
 }

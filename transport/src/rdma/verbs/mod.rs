@@ -2,6 +2,7 @@
 //!
 //! - `inventory`: what devices there are.
 //! - `cm`: connections, on a control thread; making and destroying, on set-up threads.
+//! - `listen`: where peers ask for connections.
 //! - `device`: a device as all cores share it, and memory registered with it. Regions are registered for the device's
 //!   own access alone; a host grants peers what they may reach by memory windows.
 //! - `queue`: a queue pair, its completion queue and its windows: the calls of the data path.
@@ -24,9 +25,11 @@ mod inbox;
 pub mod inventory;
 #[cfg(test)]
 mod layout;
+mod listen;
 mod providers;
 mod queue;
 
-pub use cm::{Listener, Options, Verbs, VerbsIncoming, none_here};
+pub use cm::{Options, Verbs, VerbsIncoming, none_here};
 pub use core::VerbsProvider;
+pub use listen::Listener;
 pub use providers::link_providers;

@@ -142,6 +142,22 @@ impl CoreShared {
         }
     }
 
+    /// A device is gone: nobody sleeps on its channel any more, which would wake him for ever, nor makes queue pairs with
+    /// its completion queues.
+    pub fn forget(&self, device: &Device) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = ends.iter().position(|end| end.context == device.context);
+        let Some(end) = at.map(|at| ends.swap_remove(at)) else {
+            return;
+        };
+        end.cqs.iter().for_each(|cq| cq.give_up());
+        // SAFETY: both descriptors are open: a channel stays until the process ends.
+        unsafe {
+            let (epoll, fd) = (self.epoll.as_raw_fd(), (*end.channel).fd);
+            libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, null_mut());
+        }
+    }
+
     /// A completion queue with room for so many entries, which are dealt.
     fn cq(&self, device: &Device, entries: u32) -> Result<Arc<Cq>, String> {
         let told = |what: &str, cause: io::Error| {
@@ -232,7 +248,7 @@ fn limited(cause: &io::Error, limits: &str) -> String {
 impl Cq {
     fn take(&self, entries: u32) -> bool {
         let fits = |dealt: u32| Some(dealt + entries).filter(|all| *all <= self.entries);
-        !self.broken.load(Ordering::Acquire)
+        !self.is_given_up()
             && self
                 .dealt
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
@@ -247,6 +263,11 @@ impl Cq {
     /// No further queue pair uses it. Those that do are to be ended: their completions do not come.
     pub fn give_up(&self) {
         self.broken.store(true, Ordering::Release);
+    }
+
+    /// See [`Cq::give_up`].
+    pub fn is_given_up(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// The entries of a queue pair that is gone, of which no completion is left.
