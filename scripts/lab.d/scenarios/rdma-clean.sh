@@ -2,8 +2,13 @@
 #: timeout=120
 use_rdma 9000
 serve --device ram:64MiB
-connect
-verify "$(disk 1)" 4 io_uring '4k 128k' '1 8'
+for mtu in 9000 1500; do
+    ip link set rdma0 mtu $mtu
+    ip -n node link set rdma1 mtu $mtu
+    connect
+    verify "$(disk 1)" 4 io_uring '4k 128k' '1 8'
+    disconnect
+done
 nothing_lost
 # The node's own counts, of which those that are 0 are not shown. What rxe sent again after a stall is a duplicate here.
 counts=$(ctl show | grep '^  rdma ')

@@ -11,4 +11,8 @@ probe --time 1s
 probe --time 1s --block-size 128KiB --depth 8
 probe --time 2s --write 100 --destroy-data --verify
 nothing_lost
+# More than this target takes of a queue.
+probe --time 1s --workload kv-cache --json >/tmp/probe
+expect 'the depth that was asked for' "$(sed -n '/"run"/,/}/s/.*"depth": \([0-9]*\).*/\1/p' /tmp/probe)" = 256
+expect 'the depth that is granted' "$(sed -n '/"granted"/,/}/s/.*"depth": \([0-9]*\).*/\1/p' /tmp/probe)" -lt 256
 (. /lab/target-nvmet.sh; sweep_target)

@@ -263,6 +263,8 @@ fn bind(ip: IpAddr, port: u16, shared: bool) -> Result<Socket, OpenError> {
         socket
             .set_only_v6(true)
             .map_err(failed("cannot take IPv6 alone"))?;
+        udp::take_without_checksum(socket.as_fd())
+            .map_err(failed("cannot take packets without a UDP checksum"))?;
     }
     udp::never_fragment(socket.as_fd(), ip.is_ipv4()).map_err(failed("cannot forbid fragments"))?;
     socket
