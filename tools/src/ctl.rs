@@ -173,8 +173,10 @@ fn show(node: &Node, before: &Node) -> String {
             about(core.buffer_bytes),
             thousands(core.waits)
         );
-        if !core.rdma.is_empty() {
-            let _ = writeln!(out, "  rdma    {}", counted(&core.rdma));
+        for (name, counts) in [("tcp", &core.tcp), ("rdma", &core.rdma)] {
+            if !counts.is_empty() {
+                let _ = writeln!(out, "  {name:<7} {}", counted(counts));
+            }
         }
     }
     for (device, what, count) in &node.rdma_devices {
@@ -382,6 +384,7 @@ mod tests {
                 buffer_bytes: 64 << 20,
                 buffer_used_bytes: 4096,
                 waits: 1234,
+                tcp: vec![("violations".into(), 2)],
                 rdma: Vec::new(),
             }],
             requests: vec![("received".into(), 1024), ("dropped_cm_flood".into(), 3)],
@@ -423,6 +426,7 @@ mod tests {
              CPUs      wake up at once: /dev/cpu_dma_latency is held at 0 us\n\
              core 0    CPU 1, 3 connections, 25% busy, 13% polling, 63% asleep, 4 KiB of 64 MiB buffers in use, \
              1,234 waits so far\n\
+             \x20 tcp     violations 2\n\
              device    rxe0: port_errors 2\n\
              requests  received 1,024, dropped_cm_flood 3\n\
              missing   nvme:0000:01:00.0: it is not there\n\n\

@@ -258,13 +258,23 @@ impl Metrics {
             let count = facts.connections.load(Ordering::Relaxed) as u64;
             gauge(&mut connections, &[("core", core)], count)?;
         }
-        let help = "What RDMA counted: packets, and why some were dropped";
-        let mut rdma = begin(to, "rdma", help, MetricType::Counter)?;
-        for (core, facts) in cores() {
-            let counts = facts.rdma.lock().unwrap_or_else(PoisonError::into_inner);
-            for (what, count) in counts.iter() {
-                let labels = [("core", core.to_string()), ("what", (*what).to_owned())];
-                counter(&mut rdma, &labels, *count)?;
+        for (transport, help) in [
+            (
+                "tcp",
+                "TCP connections that did not end as they should, and why",
+            ),
+            (
+                "rdma",
+                "What RDMA counted: packets, and why some were dropped",
+            ),
+        ] {
+            let mut metric = begin(to, transport, help, MetricType::Counter)?;
+            for (core, facts) in cores() {
+                let counts = (facts.transports.lock()).unwrap_or_else(PoisonError::into_inner);
+                for (_, what, count) in counts.iter().filter(|(of, ..)| *of == transport) {
+                    let labels = [("core", core.to_string()), ("what", (*what).to_owned())];
+                    counter(&mut metric, &labels, *count)?;
+                }
             }
         }
         let help =

@@ -81,8 +81,8 @@ pub struct CoreFacts {
     pub spinning_ns: Counter,
     /// Bytes of data that its transports copied.
     pub copied_bytes: Counter,
-    /// What RDMA counted, by name, as it was a moment ago.
-    pub rdma: Mutex<Vec<(&'static str, u64)>>,
+    /// What its transports counted, by transport (`tcp`, `rdma`) and name, as it was a moment ago.
+    pub transports: Mutex<Vec<(&'static str, &'static str, u64)>>,
 }
 
 impl Node {

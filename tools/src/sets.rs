@@ -91,13 +91,21 @@ impl AnyFabric {
         }
     }
 
-    /// What RDMA counts, by name.
-    pub fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
+    /// What it counts, by the transport's name and its own.
+    pub fn each_counter(&self, give: &mut dyn FnMut(&'static str, &'static str, u64)) {
         match self {
-            AnyFabric::Tcp(_) => (),
-            AnyFabric::Roce(fabric) => fabric.provider().each_counter(give),
+            AnyFabric::Tcp(fabric) => {
+                fabric.each_counter(&mut |name, count| give("tcp", name, count));
+            }
+            AnyFabric::Roce(fabric) => {
+                let give = &mut |name, count| give("rdma", name, count);
+                fabric.provider().each_counter(give);
+            }
             #[cfg(feature = "verbs")]
-            AnyFabric::Verbs(fabric) => fabric.provider().each_counter(give),
+            AnyFabric::Verbs(fabric) => {
+                let give = &mut |name, count| give("rdma", name, count);
+                fabric.provider().each_counter(give);
+            }
         }
     }
 

@@ -562,3 +562,55 @@ fn an_address_that_is_taken_is_named() {
     );
     assert!(said.contains(&why), "{said}");
 }
+
+#[test]
+fn what_goes_wrong_and_what_waits_is_counted() {
+    let node = Node::serve(&["--cores", "0"]);
+    let until = |name: &str, label: Option<&str>, count: f64| {
+        let labels: Vec<_> = label.map(|what| ("what", what)).into_iter().collect();
+        let is_there = || Metrics::parse(&node.get("/metrics")).sum(name, &labels) >= count;
+        let came = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            is_there()
+        });
+        assert!(came, "{name} {label:?} does not become {count}");
+    };
+    // No PDU is of this type.
+    let mut rude = TcpStream::connect(node.address).expect("connects");
+    rude.write_all(&[0xff; 128]).expect("it reads");
+    until("ferroce_tcp_total", Some("violations"), 1.0);
+    // An H2CTermReq: PDU-type, FLAGS, HLEN, PDO, PLEN, FES 1.
+    let mut leaving = TcpStream::connect(node.address).expect("connects");
+    let mut term = [0; 24];
+    (term[0], term[2], term[4], term[8]) = (0x02, 24, 24, 1);
+    leaving.write_all(&term).expect("it reads");
+    until("ferroce_tcp_total", Some("terminated"), 1.0);
+    let shown = node.ctl(&["show"]);
+    assert!(
+        shown.contains("tcp     violations 1, terminated 1"),
+        "{shown}"
+    );
+
+    let (address, stop) = (node.address, AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut host = Host::connect(address, "busy");
+            while !stop.load(Ordering::Relaxed) {
+                host.load(1, 100);
+            }
+        });
+        until("ferroce_io_depth", None, 1.0);
+        stop.store(true, Ordering::Relaxed);
+    });
+
+    // A host that says nothing for longer than it said it would.
+    let options = Options {
+        identity: HostIdentity::random(),
+        kato_ms: 1000,
+        background: false,
+        ..Options::default()
+    };
+    let subsystem = Nqn::new(NQN).expect("a name");
+    let _silent = Controller::connect(node.address, &subsystem, &options).expect("connects");
+    until("ferroce_core_keep_alive_expiries_total", None, 1.0);
+}

@@ -150,6 +150,9 @@ pub struct CoreView {
     pub buffer_used_bytes: u64,
     /// Commands so far that waited for memory or for room at a drive.
     pub waits: u64,
+    /// Its TCP connections that did not end as they should, by why, without what is 0.
+    #[serde(default)]
+    pub tcp: Vec<(String, u64)>,
     /// What its RDMA has counted, by name, without what is 0.
     #[serde(default)]
     pub rdma: Vec<(String, u64)>,

@@ -150,13 +150,13 @@ impl Thread {
         }
     }
 
-    /// Tells what RDMA counted.
+    /// Tells what the transports counted.
     fn count(&self) {
         // Who reads it is quick; if somebody does just now, the next time will do.
-        if let Ok(mut counts) = self.facts.rdma.try_lock() {
+        if let Ok(mut counts) = self.facts.transports.try_lock() {
             counts.clear();
             for fabric in &self.core.fabrics {
-                fabric.each_counter(&mut |name, count| counts.push((name, count)));
+                fabric.each_counter(&mut |of, name, count| counts.push((of, name, count)));
             }
         }
     }

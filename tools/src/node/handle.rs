@@ -677,6 +677,14 @@ impl Handle {
         let table = self.table()?;
         let core = |core: &Arc<CoreFacts>| {
             let spent = self.spent(core);
+            let transports = lock(&core.transports);
+            let counted = |wanted| {
+                let some = transports
+                    .iter()
+                    .filter(|(of, _, count)| *of == wanted && *count > 0);
+                some.map(|(_, name, count)| ((*name).to_owned(), *count))
+                    .collect()
+            };
             CoreView {
                 cpu: core.cpu,
                 connections: core.counters.queues.get(),
@@ -686,11 +694,8 @@ impl Handle {
                 buffer_bytes: core.counters.pool_bytes.get() + core.counters.landing_bytes.get(),
                 buffer_used_bytes: core.counters.pool_out.get() + core.counters.landing_out.get(),
                 waits: core.counters.waits.get(),
-                rdma: lock(&core.rdma)
-                    .iter()
-                    .filter(|(_, count)| *count > 0)
-                    .map(|(name, count)| ((*name).to_owned(), *count))
-                    .collect(),
+                tcp: counted("tcp"),
+                rdma: counted("rdma"),
             }
         };
         Ok(Node {

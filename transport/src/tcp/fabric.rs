@@ -135,6 +135,20 @@ pub struct TcpFabric {
     /// The time we were last told.
     now: Tick,
     copied: u64,
+    ends: Ends,
+}
+
+/// Connections that did not end as they should.
+#[derive(Debug, Default)]
+struct Ends {
+    /// The host broke the protocol and was told so.
+    violations: u64,
+    /// The host says that we did.
+    terminated: u64,
+    /// The socket failed: the peer is gone, or the network to it.
+    failed: u64,
+    /// A handshake or a PDU was not whole in time.
+    late: u64,
 }
 
 #[derive(Debug)]
@@ -225,6 +239,7 @@ impl TcpFabric {
             next_deadline: None,
             now: Tick::default(),
             copied: 0,
+            ends: Ends::default(),
         })
     }
 
@@ -241,6 +256,14 @@ impl TcpFabric {
     /// Sockets that are open.
     pub fn connections(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// How many connections did not end as they should, by why.
+    pub fn each_counter(&self, give: &mut dyn FnMut(&'static str, u64)) {
+        give("violations", self.ends.violations);
+        give("terminated", self.ends.terminated);
+        give("failed", self.ends.failed);
+        give("late", self.ends.late);
     }
 
     /// Bytes of H2CData that were copied instead of being read into place.
@@ -421,6 +444,7 @@ impl TcpFabric {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => self.later.push(id),
             Err(cause) => {
                 log::debug!("connection of {} failed: {cause}", conn.peer);
+                self.ends.failed += 1;
                 self.end(id);
             }
         }
@@ -468,8 +492,14 @@ impl TcpFabric {
                 self.staged = None;
                 self.no_room.push_back(id);
             }
-            Took::Over => self.begin_ending(id),
-            Took::HungUp => self.end(id),
+            Took::Over => {
+                self.ends.violations += 1;
+                self.begin_ending(id);
+            }
+            Took::HungUp => {
+                self.ends.terminated += 1;
+                self.end(id);
+            }
         }
         None
     }
@@ -540,6 +570,7 @@ impl TcpFabric {
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => {
                     log::debug!("connection of {} failed: {cause}", conn.peer);
+                    self.ends.failed += 1;
                     return self.end(id);
                 }
             }
@@ -678,6 +709,8 @@ impl TcpFabric {
                 sooner(&mut self.next_deadline, deadline);
             } else {
                 log::debug!("{} took too long: {:?}", conn.peer, conn.phase);
+                self.ends.late +=
+                    u64::from(!matches!(conn.phase, Phase::Ending | Phase::Lingering));
                 let id = conn.id;
                 self.end(id);
             }
