@@ -293,7 +293,8 @@ pub struct ProbeArgs {
 
     /// Connect so many queues, 64 a host, and send nothing for --time: tells what they cost a --target-pid
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=20000), help_heading = "Crowd",
-        conflicts_with_all = ["rate", "baseline", "against", "neighbour", "workload", "slo", "verify", "write", "queues", "ceiling"])]
+        conflicts_with_all = ["rate", "baseline", "against", "neighbour", "workload", "slo", "verify", "write", "queues", "ceiling",
+            "block_size", "pattern", "size", "reconnect", "doze", "seed"])]
     pub crowd: Option<u16>,
     /// Then lose all connections at once, so many times: tells how long until every queue serves again
     #[arg(

@@ -255,6 +255,9 @@ fn the_json_is_described() {
     for key in ["read", "write", "object", "low", "p99.9", "neighbour"] {
         assert!(found.contains(key), "{key} is never there");
     }
+    let value = node.measured(&["--depth", "1000", "--queues", "2"]);
+    let granted = serde_json::json!({ "queues": 2, "depth": 1000 });
+    assert_eq!(value["granted"], granted);
 }
 
 #[test]
@@ -457,6 +460,10 @@ fn contradictions_are_refused_with_the_reason() {
         (&["--arrival", "fixed"], "add --rate"),
         (&["--baseline=rdma://127.0.0.1:1"], "speaks plain TCP"),
         (&["--rounds", "5"], "add --baseline or --against"),
+        (
+            &["--crowd", "2", "--pattern", "sequential"],
+            "cannot be used with",
+        ),
         (
             &["--baseline=tcp://127.0.0.1:1", "--baseline-core", "0"],
             "raw-server --core",
@@ -826,6 +833,8 @@ fn the_demo_ends_in_a_table() {
     );
     for line in [
         "each was the last one acknowledged",
+        "NVMe/TCP",
+        "NVMe/RDMA, in software at both ends",
         "4 KiB reads, 32 at a time",
         "ferroce serve",
     ] {

@@ -31,8 +31,12 @@ struct Node {
 
 impl Node {
     fn serve(loss: Option<&str>) -> Node {
+        Node::serve_by("roce", loss)
+    }
+
+    fn serve_by(scheme: &str, loss: Option<&str>) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let url = format!("roce://{}:4420", address());
+        let url = format!("{scheme}://{}:4420", address());
         let mut command = ferroce();
         if let Some(loss) = loss {
             command.env("FERROCE_ROCE_LOSS", loss);
@@ -145,6 +149,15 @@ fn loss_costs_time_and_nothing_else() {
         }
         assert!(start.elapsed().as_secs() < 60, "{shown}");
     }
+}
+
+/// No RDMA device has a loopback address: `rdma://` is RoCE in software there, which the greeting says.
+#[test]
+fn who_listens_by_rdma_is_told_what_it_became() {
+    let node = Node::serve_by("rdma", None);
+    let became = node.url.replace("rdma://", "at roce://");
+    assert!(node.greeting.contains(&became), "{}", node.greeting);
+    well(&node.probe(None, &["--time", "50ms"]));
 }
 
 #[test]

@@ -144,6 +144,11 @@ struct Slot {
 }
 
 impl Load {
+    /// Commands at a time.
+    pub fn depth(&self) -> usize {
+        self.slots.len()
+    }
+
     /// On a link, `depth` commands at a time.
     pub fn new(work: Work, link: Link, ledger: Ledger, depth: u16) -> Load {
         let depth = usize::from(depth).min(link.depth());

@@ -29,6 +29,7 @@ pub struct Outcome {
 pub struct Measured {
     name: &'static str,
     about: String,
+    granted: (usize, usize),
     /// As many as the phases have, in their order.
     pub stages: Vec<Stage>,
 }
@@ -63,6 +64,7 @@ impl Measured {
         Measured {
             name: side.name,
             about: side.about.clone(),
+            granted: side.granted(),
             stages: stages.collect(),
         }
     }
@@ -165,6 +167,8 @@ impl Outcome {
         let side = |side: &Measured| {
             let mut value = report::json(&side.whole());
             value["about"] = json!(side.about);
+            let (queues, depth) = side.granted;
+            value["granted"] = json!({ "queues": queues, "depth": depth });
             if side.stages.len() > 1 {
                 let stage = |stage: &Stage| {
                     let mut value = report::json(&Sliced::sum(&stage.slices));
@@ -319,6 +323,7 @@ mod tests {
         let side = |name, slices, beside| Measured {
             name,
             about: String::new(),
+            granted: (1, 1),
             stages: vec![Stage {
                 name: String::new(),
                 rate: None,

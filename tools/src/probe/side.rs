@@ -130,6 +130,11 @@ impl Side {
         })
     }
 
+    /// Queues, and commands at a time of each: what was asked for, or less.
+    pub fn granted(&self) -> (usize, usize) {
+        (self.loads.len(), self.loads.first().map_or(0, Load::depth))
+    }
+
     /// Of this side, the CPU time that the process uses is told.
     pub fn with_cpu_of(mut self, pid: Option<u32>) -> Side {
         self.cpu_of = pid;
