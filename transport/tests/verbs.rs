@@ -452,6 +452,56 @@ fn messages_writes_and_reads_arrive() {
     assert_eq!(bench.pool.out(), 0);
 }
 
+/// A message for which there is no RECV is tried again soon: not after the 655 ms that devices have by default, in which there
+/// would be one attempt here.
+#[test]
+fn a_message_waits_for_a_recv_and_not_for_long() {
+    let Some(mut bench) = bench(18525) else {
+        return;
+    };
+    let [host, target] = bench.pair();
+    let head = [0x5A; HEAD_LEN];
+    let mut waiting = Vec::new();
+    for tag in 0..RECVS {
+        let bufs = BufList::new();
+        let message = Message { tag, head, bufs };
+        bench.ends[HOST].provider.send(host, message);
+        match bench.next(TARGET) {
+            Event::Received { buf: Some(buf), .. } => waiting.push(buf),
+            event => panic!("{event:?}"),
+        }
+        assert_eq!(bench.sent(HOST, tag), WcStatus::Success);
+    }
+    let naks = |bench: &Bench| {
+        let mut naks = 0;
+        bench.verbs.each_device_counter(&mut |_, what, count| {
+            naks += if what == "rnr_naks_sent" { count } else { 0 };
+        });
+        naks
+    };
+    let before = naks(&bench);
+    let bufs = BufList::new();
+    let message = Message { tag: 9, head, bufs };
+    bench.ends[HOST].provider.send(host, message);
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
+        bench.turn();
+    }
+    let tried = naks(&bench) - before;
+    assert!(tried >= 3, "tried {tried} times in half a second");
+    for buf in waiting {
+        bench.ends[TARGET].provider.post_recv(target, Some(buf));
+    }
+    match bench.next(TARGET) {
+        Event::Received { buf: Some(buf), .. } => bench.pool.put(buf),
+        event => panic!("{event:?}"),
+    }
+    assert_eq!(bench.sent(HOST, 9), WcStatus::Success);
+    let now = bench.now();
+    bench.ends[HOST].provider.close(host, now);
+    bench.gone([host, target]);
+}
+
 #[test]
 fn memory_that_was_taken_back_is_out_of_reach() {
     let Some(mut bench) = bench(18516) else {

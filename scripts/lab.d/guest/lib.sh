@@ -338,10 +338,14 @@ measure_all() {
     measure read-4k-qd8 "$1" --rw=randread --bs=4k --iodepth=8
     measure read-4k-qd32 "$1" --rw=randread --bs=4k --iodepth=32
     measure write-4k-qd1 "$1" --rw=randwrite --bs=4k --iodepth=1
+    measure write-4k-qd8 "$1" --rw=randwrite --bs=4k --iodepth=8
     measure write-4k-qd32 "$1" --rw=randwrite --bs=4k --iodepth=32
+    measure mixed-4k-qd1 "$1" --rw=randrw --rwmixread=70 --bs=4k --iodepth=1
+    measure mixed-4k-qd8 "$1" --rw=randrw --rwmixread=70 --bs=4k --iodepth=8
     measure mixed-4k-qd32 "$1" --rw=randrw --rwmixread=70 --bs=4k --iodepth=32
     measure read-128k-qd8 "$1" --rw=randread --bs=128k --iodepth=8
     measure write-128k-qd8 "$1" --rw=randwrite --bs=128k --iodepth=8
+    measure mixed-128k-qd8 "$1" --rw=randrw --rwmixread=70 --bs=128k --iodepth=8
 }
 
 # write_both DISK MARK: random bytes at places that follow from MARK, to the disk and to /tmp/model, which is to be its like:

@@ -1,4 +1,4 @@
-# how long a 4 KiB I/O over soft-RoCE at both ends takes where a CPU polls, and what the two messages in it take alone
+# how long an I/O over soft-RoCE at both ends takes where a CPU polls, and what the two messages in it take alone
 #: count cpus=2 timeout=600
 use_verbs 4500
 # Each end polls on a CPU of its own. By the wall clock: a counted one is shared by both CPUs, and an idle one stops it.
@@ -16,8 +16,17 @@ serve --device ram:64MiB,block=4096 --cores 1 --spin always
 connect -i 1
 disk=$(disk 1)
 dd if=/dev/urandom of="$disk" bs=1M count=64 oflag=direct status=none
-for rw in randread randwrite; do
-    fio --name=p50 --filename="$disk" --direct=1 --thread --ioengine=io_uring --time_based --ramp_time=1 --runtime=3 --bs=4k \
-        --iodepth=1 --rw=$rw --cpus_allowed=0 --percentile_list=50 --output-format=json >/tmp/fio.json
-    awk -v name="${rw#rand}-4k-qd1" '/"clat_ns"/ { inside = 1 } inside && /"50.000000"/ { gsub(/[^0-9]*"50.000000" : |,/, ""); if ($1 > 0) printf "@@figure %s-p50-us %.1f\n", name, $1 / 1000; inside = 0 }' /tmp/fio.json
+for job in 4k-qd1 4k-qd8 4k-qd32 128k-qd8; do
+    for rw in read write; do
+        fio --name=p50 --filename="$disk" --direct=1 --thread --ioengine=io_uring --time_based --ramp_time=1 --runtime=3 \
+            --bs="${job%-*}" --iodepth="${job#*-qd}" --rw=rand$rw --cpus_allowed=0 --percentile_list=50 --output-format=json \
+            >/tmp/fio.json
+        awk -v name="$rw-$job" '
+            /"clat_ns"/ { inside = 1 }
+            inside && /"50.000000"/ {
+                gsub(/[^0-9]*"50.000000" : |,/, "")
+                if ($1 > 0) printf "@@figure %s-p50-us %.1f\n", name, $1 / 1000
+                inside = 0
+            }' /tmp/fio.json
+    done
 done
