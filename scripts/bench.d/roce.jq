@@ -20,6 +20,8 @@ def figures:
         ["tcp32", "", "TCP", []], ["tcp32", "", "raw TCP", ["baseline"]],
         ["rdmawrite32", "4 KiB write QD32", "RDMA", []], ["tcpwrite32", "", "TCP", []],
         ["rdmalarge", "128 KiB read QD8", "RDMA", []], ["tcplarge", "", "TCP", []],
+        ["plain1", "by default: 4 KiB read QD1", "RDMA", []], ["plain32", "by default: 4 KiB read QD32", "RDMA", []],
+        ["plainlarge", "by default: 128 KiB read QD8", "RDMA", []],
         ["loss1", "1% lost: 4 KiB read QD1", "RDMA", []], ["loss32", "1% lost: 4 KiB read QD32", "RDMA", []],
         ["losswrite32", "1% lost: 4 KiB write QD32", "RDMA", []], ["losslarge", "1% lost: 128 KiB read QD8", "RDMA", []]
       ) as [$key, $work, $name, $path]

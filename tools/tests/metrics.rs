@@ -565,7 +565,8 @@ fn an_address_that_is_taken_is_named() {
 
 #[test]
 fn what_goes_wrong_and_what_waits_is_counted() {
-    let node = Node::serve(&["--cores", "0"]);
+    let small = ["--device", "ram:1MiB,block=512"];
+    let node = Node::serve(&[&["--cores", "0", "--buffers", "16MiB"], &small[..]].concat());
     let until = |name: &str, label: Option<&str>, count: f64| {
         let labels: Vec<_> = label.map(|what| ("what", what)).into_iter().collect();
         let is_there = || Metrics::parse(&node.get("/metrics")).sum(name, &labels) >= count;
@@ -602,6 +603,33 @@ fn what_goes_wrong_and_what_waits_is_counted() {
         until("ferroce_io_depth", None, 1.0);
         stop.store(true, Ordering::Relaxed);
     });
+
+    // Twice as much data at a time as there is memory for, and blocks that are less than a page.
+    for arguments in [
+        &[
+            "--depth=128",
+            "--queues=2",
+            "--block-size=128KiB",
+            "--nsid=1",
+        ][..],
+        &["--block-size=512", "--nsid=3"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+            .args(["probe", &format!("tcp://{}", node.address), "--time=200ms"])
+            .args(["--write=100", "--destroy-data"])
+            .args(arguments)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+    until("ferroce_core_waits_total", None, 1.0);
+    let metrics = node.settled();
+    for why in ["in-capsule", "part-of-page"] {
+        let copied = metrics.sum("ferroce_copied_bytes_total", &[("why", why)]);
+        assert!(copied > 0.0, "{why}");
+    }
+    assert!(metrics.sum("ferroce_core_landing_bytes", &[]) > 0.0);
 
     // A host that says nothing for longer than it said it would.
     let options = Options {

@@ -1,4 +1,4 @@
-# RDMA over IPv6, whose packets have no header checksum and no identification: checksummed I/O, nothing lost
+# RDMA over IPv6, whose packets have no header checksum and no identification: checksummed I/O, no packet is missed
 #: node timeout=180
 use_rdma 9000
 ip addr add fd00:9::1/64 dev rdma0 nodad
@@ -12,5 +12,5 @@ for mtu in 9000 1500; do
     verify "$(disk 1)" 4 io_uring '4k 128k' '1 8'
     disconnect
 done
-nothing_lost
+nothing_missed
 ! ctl show | grep -E 'dropped_(icrc|short)' || fail 'the node dropped packets'
