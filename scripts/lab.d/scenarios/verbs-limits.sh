@@ -1,5 +1,5 @@
 # Verbs: too little locked memory, or too few RDMA objects of a control group: said at the start, or to the host that is too late; others go on
-#: node timeout=240
+#: node timeout=300
 use_verbs 4500
 ip addr add 10.9.0.50/24 dev rdma0
 echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
@@ -31,11 +31,23 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo +rdma >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/node
 echo "$NODE" >/sys/fs/cgroup/node/cgroup.procs
-# The node says such a thing once in ten seconds.
-sleep 10
-echo 'rxe0 hca_object=0' >/sys/fs/cgroup/node/rdma.max
-refused 'Input/output|reset|refused' dial -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
-grep -E 'hca_object in its rdma.max' /tmp/node.log
+too_late() { refused 'Input/output|reset|refused' dial -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1; }
+objects() { sed -n 's/.*rxe0 .*hca_object=\([0-9]*\).*/\1/p' /sys/fs/cgroup/node/rdma.current; }
+# allow_more COUNT: objects beyond those that the group has. The node says what it lacks once in ten seconds.
+allow_more() {
+    sleep 10
+    local has
+    has=$(objects)
+    echo "rxe0 hca_object=$((${has:-0} + $1))" >/sys/fs/cgroup/node/rdma.max
+}
+# What is made first of a queue pair is a region, and last the queue pair.
+allow_more 0
+too_late
+grep -E 'no memory for a queue pair.*hca_object in its rdma.max' /tmp/node.log
+allow_more 1
+too_late
+grep -E 'no queue pair of .*hca_object in its rdma.max' /tmp/node.log
+expect 'objects that are left of it' "$(objects)" ~ '^0?$'
 echo 'rxe0 hca_object=max' >/sys/fs/cgroup/node/rdma.max
 FIRST=$CTRL
 connect -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
@@ -43,3 +55,17 @@ disconnect
 CTRL=$FIRST
 stop_load
 expect 'recoveries' "$(recoveries)" = 0
+disconnect
+stop
+# A node that has no completion queue yet, and can have none.
+cat >/bin/limited <<'END'
+#!/bin/bash
+echo $$ >/sys/fs/cgroup/node/cgroup.procs
+exec "$@"
+END
+serve --device ram:64MiB --ctl /tmp/limited.sock "${METRICS[@]}"
+allow_more 1
+too_late
+grep -E 'no completion queue: .*hca_object in its rdma.max' /tmp/node.log
+echo 'rxe0 hca_object=max' >/sys/fs/cgroup/node/rdma.max
+connect
