@@ -89,11 +89,31 @@ pub struct Seat {
     bar: Bar,
     iommu: Iommu,
     device: Option<Device>,
-    vectors: Vec<EventFd>,
+    signals: Signals,
+}
+
+/// What is written when something happens to a controller. None of it need be there.
+#[derive(Clone, Default, Debug)]
+pub struct Signals {
+    /// Its interrupt vectors: the first is that of the admin queue, others of I/O queues by their numbers.
+    pub vectors: Vec<EventFd>,
     /// Where the table of these is among the registers, if it can be reached.
-    vector_table: Option<u32>,
-    request: Option<EventFd>,
-    error: Option<EventFd>,
+    pub vector_table: Option<u32>,
+    /// The system asks for the device back (VFIO's REQ).
+    pub request: Option<EventFd>,
+    /// The bus reports an error that was not corrected (VFIO's ERR).
+    pub error: Option<EventFd>,
+}
+
+impl Signals {
+    /// Those that the keeper waits for.
+    fn of_keeper(&self) -> impl Iterator<Item = &EventFd> {
+        self.vectors
+            .first()
+            .into_iter()
+            .chain(&self.request)
+            .chain(&self.error)
+    }
 }
 
 impl Seat {
@@ -136,33 +156,27 @@ impl Seat {
             bar,
             iommu: Iommu::Vfio(device.container().clone()),
             device: Some(device),
-            vectors,
-            vector_table,
-            request,
-            error,
+            signals: Signals {
+                vectors,
+                vector_table,
+                request,
+                error,
+            },
         })
     }
 
     /// Somebody plays the device; nothing interrupts.
     pub fn played(registers: Arc<dyn Registers>, bus: Arc<Bus>) -> Seat {
-        Seat::played_with(registers, bus, Vec::new(), None)
+        Seat::played_with(registers, bus, Signals::default())
     }
 
-    /// Somebody plays the device and its interrupts, with the table of these at that place among its registers.
-    pub fn played_with(
-        registers: Arc<dyn Registers>,
-        bus: Arc<Bus>,
-        vectors: Vec<EventFd>,
-        vector_table: Option<u32>,
-    ) -> Seat {
+    /// Somebody plays the device and what it signals.
+    pub fn played_with(registers: Arc<dyn Registers>, bus: Arc<Bus>, signals: Signals) -> Seat {
         Seat {
             bar: Bar::Played(registers),
             iommu: Iommu::Bus(bus),
             device: None,
-            vectors,
-            vector_table,
-            request: None,
-            error: None,
+            signals,
         }
     }
 
@@ -236,9 +250,7 @@ impl Controller {
         let bell = EventFd::new()
             .map_err(|cause| DriveError::system(&label, "making an eventfd", cause))?;
         let mut events = vec![bell.clone()];
-        events.extend(seat.vectors.first().cloned());
-        events.extend(seat.request.clone());
-        events.extend(seat.error.clone());
+        events.extend(seat.signals.of_keeper().cloned());
         let keeper = Keeper::bring_up(label.clone(), seat, patience)?;
         let kept = Arc::new(Kept {
             keeper: Mutex::new(keeper),
@@ -311,6 +323,8 @@ struct Keeper {
     cap: Cap,
     /// None when the device was given back.
     seat: Option<Seat>,
+    /// Those of the seat, which they outlive.
+    signals: Signals,
     admin: Option<Admin>,
     id: Box<IdentifyController>,
     queues: u32,
@@ -365,6 +379,7 @@ impl Keeper {
             start: Instant::now(),
             cap,
             iommu: seat.iommu.clone(),
+            signals: seat.signals.clone(),
             seat: Some(seat),
             admin: Some(admin),
             id: Box::default(),
@@ -511,14 +526,19 @@ impl Keeper {
         }
         let memory = DmaMemory::map(&self.iommu, End::memory_len(entries), core.node)
             .map_err(|cause| Trouble::Other(format!("memory for a queue: {cause}")))?;
-        let vector = seat.vectors.get(usize::from(qid)).map(|event| Vector {
-            number: qid,
-            event: event.clone(),
-            // Vector Control is the last of an entry's four words.
-            mask: seat
-                .vector_table
-                .map(|table| table + u32::from(qid) * VECTOR as u32 + 12),
-        });
+        let vector = self
+            .signals
+            .vectors
+            .get(usize::from(qid))
+            .map(|event| Vector {
+                number: qid,
+                event: event.clone(),
+                // Vector Control is the last of an entry's four words.
+                mask: self
+                    .signals
+                    .vector_table
+                    .map(|table| table + u32::from(qid) * VECTOR as u32 + 12),
+            });
         let end = End::new(
             qid,
             core.index,
@@ -564,16 +584,17 @@ impl Keeper {
         for end in self.ends.iter().filter(|end| end.rests_on_commands()) {
             end.wake();
         }
-        let Some(seat) = &self.seat else { return };
-        if let Some(vector) = seat.vectors.first() {
+        // All of them, and whether there still is a drive or not: what stays readable keeps the keeper turning.
+        if let Some(vector) = self.signals.vectors.first() {
             vector.drain();
         }
-        let asked = |event: &Option<EventFd>| event.as_ref().is_some_and(EventFd::drain);
-        if asked(&seat.request) {
+        let told = |event: &Option<EventFd>| event.as_ref().is_some_and(EventFd::drain);
+        let (asked, bus_error) = (told(&self.signals.request), told(&self.signals.error));
+        let Some(seat) = &self.seat else { return };
+        if asked {
             self.give_back();
             return;
         }
-        let bus_error = asked(&seat.error);
         let csts = Csts(seat.bar.read32(PropertyOffset::CSTS.0));
         if csts.0 == u32::MAX {
             self.fail("it is gone: its registers read as all ones");

@@ -410,7 +410,8 @@ impl OwnQueue {
             vector.event.drain();
         }
         self.slept = true;
-        if self.masked {
+        // While the drive is reset nobody touches it; when it is back, the mask goes anyway.
+        if self.masked && self.up {
             self.mask(false);
         }
         let resting = !self.table.is_empty();
