@@ -3,6 +3,8 @@
 //! touches them. It checks what the driver does, and it can misbehave.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod bench;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +88,8 @@ pub struct Mischief {
     pub csi: Option<Csi>,
     /// It has no SMART log.
     pub no_smart: bool,
+    /// Log pages are asked for and do not come, until `give_logs`.
+    pub slow_logs: bool,
 }
 
 /// What was seen.
@@ -159,6 +163,20 @@ impl Player {
         state.deliver();
     }
 
+    /// It is not slow with log pages any more.
+    pub fn give_logs(&self) {
+        let mut state = self.state();
+        state.mischief.slow_logs = false;
+        for sqe in std::mem::take(&mut state.slow) {
+            state.admin(sqe);
+        }
+    }
+
+    /// Log pages that it is asked for.
+    pub fn logs_asked(&self) -> usize {
+        self.state().slow.len()
+    }
+
     /// Completions that are held.
     pub fn held(&self) -> usize {
         self.state().held.len()
@@ -217,6 +235,8 @@ struct State {
     submissions: BTreeMap<u16, Ring>,
     completions: BTreeMap<u16, Ring>,
     held: Vec<(u16, Cqe)>,
+    /// Log pages that were asked for.
+    slow: Vec<Sqe>,
     block_lens: Vec<u32>,
     health: Arc<Health>,
     mischief: Mischief,
@@ -267,6 +287,7 @@ impl State {
             submissions: BTreeMap::new(),
             completions: BTreeMap::new(),
             held: Vec::new(),
+            slow: Vec::new(),
             block_lens: block_lens.to_vec(),
             health,
             mischief: Mischief::default(),
@@ -383,6 +404,7 @@ impl State {
             self.submissions.clear();
             self.completions.clear();
             self.held.clear();
+            self.slow.clear();
         }
         let cqe = self.ask(
             0,
@@ -499,6 +521,10 @@ impl State {
                     // Bit 0 of dword 0: it was not aborted (Base 5.1.1).
                     None => Cqe::new(cid, Status::SUCCESS).with_dw0(1),
                 }
+            }
+            AdminOpcode::GET_LOG_PAGE if self.mischief.slow_logs => {
+                self.slow.push(sqe);
+                return;
             }
             AdminOpcode::GET_LOG_PAGE if sqe.lid() == LogId::SMART && self.mischief.no_smart => {
                 self.seen.smart_reads += 1;
