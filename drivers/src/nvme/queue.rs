@@ -286,7 +286,7 @@ pub struct Abilities {
     pub zeroes_deallocate: bool,
     /// Verify, if it is supported.
     pub verify: Option<u32>,
-    /// Deallocate, if it is supported and leaves zeros.
+    /// Deallocate, if it is supported.
     pub deallocate: Option<u32>,
 }
 
