@@ -18,5 +18,5 @@ pub mod guest;
 pub mod queue;
 pub mod ring;
 
-pub use device::{Controller, NvmeConfig, NvmeDrive, Patience, Seat, Seated};
+pub use device::{Controller, NvmeConfig, NvmeDrive, Patience, Seat, Seated, Signals};
 pub use guest::NvmeQueue;

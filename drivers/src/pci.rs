@@ -124,10 +124,15 @@ impl Sysfs {
         self.text(address, "numa_node")?.parse().ok()
     }
 
+    /// The names that the kernel's driver has for it: `nvme0`.
+    pub fn controllers(&self, address: Address) -> Vec<String> {
+        names(&self.folder(address).join("nvme"))
+    }
+
     /// Names of the block devices that the kernel's driver makes of it: `nvme0n1`.
     pub fn block_devices(&self, address: Address) -> Vec<String> {
         let mut found = Vec::new();
-        for controller in names(&self.folder(address).join("nvme")) {
+        for controller in self.controllers(address) {
             let folder = self.folder(address).join("nvme").join(&controller);
             // With native multipath the block device lies under the subsystem, and the controller has a
             // hidden path to it, nvme0c0n1.

@@ -2,15 +2,21 @@
 
 mod played;
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ferroce_buf::Home;
 use ferroce_drivers::dma::Bus;
 use ferroce_drivers::mmio::Registers;
-use ferroce_drivers::nvme::{Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat};
+use ferroce_drivers::nvme::{
+    Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat, Signals,
+};
 use ferroce_drivers::vfio::EventFd;
 use ferroce_engine::port::Backend;
+use ferroce_wire::log::SmartLog;
+use ferroce_wire::prop::PropertyOffset;
 use played::Player;
 
 /// Where the table of vectors is, well behind the doorbells.
@@ -23,6 +29,8 @@ const CONTROL: u32 = TABLE + 16 + 12;
 struct Device {
     player: Arc<Player>,
     written: Mutex<Vec<(u32, u32)>>,
+    /// Once disabled it does not become ready.
+    stays_down: AtomicBool,
 }
 
 impl Registers for Device {
@@ -33,6 +41,10 @@ impl Registers for Device {
     fn write32(&self, at: u32, value: u32) {
         if at < TABLE {
             self.player.write32(at, value);
+            if at == PropertyOffset::CC.0 && self.stays_down.load(Ordering::Relaxed) {
+                self.player
+                    .misbehave(|mischief| mischief.never_ready = true);
+            }
         } else {
             self.written.lock().unwrap().push((at, value));
         }
@@ -41,6 +53,15 @@ impl Registers for Device {
     fn reset(&self) -> bool {
         self.player.reset()
     }
+}
+
+/// A drive, what it signals by, and a core's queue at it.
+struct Bench {
+    device: Arc<Device>,
+    signals: Signals,
+    // Whoever takes it apart has the drive first and so drops it last: it waits for the queue to be closed.
+    drive: NvmeDrive,
+    queue: NvmeQueue,
 }
 
 impl Device {
@@ -55,20 +76,28 @@ impl Device {
     }
 }
 
-/// A core's queue, at a drive whose keeper looks around all the time.
-fn open() -> (Arc<Device>, NvmeQueue, NvmeDrive) {
+/// A core's queue, at a drive whose keeper looks around all the time and waits long.
+fn open() -> Bench {
     let bus = Arc::new(Bus::default());
     let device = Arc::new(Device {
         player: Player::new(bus.clone(), &[4096]),
         written: Mutex::default(),
+        stays_down: AtomicBool::new(false),
     });
     device
         .player
         .misbehave(|mischief| mischief.interrupts = true);
-    let vectors = (0..3).map(|_| EventFd::new().unwrap()).collect();
-    let seat = Seat::played_with(device.clone(), bus, vectors, Some(TABLE));
+    let event = || EventFd::new().unwrap();
+    let signals = Signals {
+        vectors: (0..3).map(|_| event()).collect(),
+        vector_table: Some(TABLE),
+        request: Some(event()),
+        error: Some(event()),
+    };
+    let seat = Seat::played_with(device.clone(), bus, signals.clone());
     let patience = Patience {
         look_ms: 2,
+        reset_ms: 60_000,
         ..Patience::default()
     };
     let controller = Controller::start("nvme:played".into(), seat, patience).unwrap();
@@ -81,7 +110,12 @@ fn open() -> (Arc<Device>, NvmeQueue, NvmeDrive) {
     let drive = NvmeDrive::open(Arc::new(controller), config).unwrap();
     let pool = played::pool(Home::CORE, &[(4096, 4)]);
     let queue = drive.queue(0, &[pool.region().clone()]).unwrap();
-    (device, queue, drive)
+    Bench {
+        device,
+        signals,
+        queue,
+        drive,
+    }
 }
 
 fn turn(queue: &mut NvmeQueue) {
@@ -105,7 +139,12 @@ fn turn_until(device: &Device, queue: &mut NvmeQueue, masks: &[u32]) {
 
 #[test]
 fn a_core_that_polls_all_the_time_is_not_interrupted() {
-    let (device, mut queue, _drive) = open();
+    let Bench {
+        drive: _drive,
+        device,
+        mut queue,
+        ..
+    } = open();
     // Whoever had the vector before may have left it masked.
     assert_eq!(device.masks(), [0]);
     turn_until(&device, &mut queue, &[0, 1]);
@@ -124,7 +163,12 @@ fn a_core_that_polls_all_the_time_is_not_interrupted() {
 
 #[test]
 fn a_core_that_sleeps_in_between_is() {
-    let (device, mut queue, _drive) = open();
+    let Bench {
+        drive: _drive,
+        device,
+        mut queue,
+        ..
+    } = open();
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(50) {
         queue.before_sleep();
@@ -135,10 +179,118 @@ fn a_core_that_sleeps_in_between_is() {
 
 #[test]
 fn a_reset_leaves_it_armed() {
-    let (device, mut queue, _drive) = open();
+    let Bench {
+        drive: _drive,
+        device,
+        mut queue,
+        ..
+    } = open();
     turn_until(&device, &mut queue, &[0, 1]);
     device.player.misbehave(|mischief| mischief.fatal = true);
     // Its core knows how it is from there on, whatever kind of reset it was.
     turn_until(&device, &mut queue, &[0, 1, 0]);
     turn_until(&device, &mut queue, &[0, 1, 0, 1]);
+}
+
+/// Turns until something holds.
+fn turn_while(queue: &mut NvmeQueue, what: &str, mut waits: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while waits() {
+        assert!(Instant::now() < deadline, "{what}");
+        turn(queue);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_core_that_sleeps_during_a_reset_leaves_the_drive_alone() {
+    let Bench {
+        drive: _drive,
+        device,
+        mut queue,
+        ..
+    } = open();
+    turn_until(&device, &mut queue, &[0, 1]);
+    device.stays_down.store(true, Ordering::Relaxed);
+    device.player.misbehave(|mischief| mischief.fatal = true);
+    turn_while(&mut queue, "it is reset", || {
+        device.player.seen().disabled == 0
+    });
+    queue.before_sleep();
+    assert_eq!(device.masks(), [0, 1]);
+    device.stays_down.store(false, Ordering::Relaxed);
+    device
+        .player
+        .misbehave(|mischief| mischief.never_ready = false);
+    turn_until(&device, &mut queue, &[0, 1, 0]);
+}
+
+/// True if the drive is given up, as its health says: the keeper is not asked, it may be waiting for our queue.
+fn has_failed(drive: &NvmeDrive) -> bool {
+    drive.info().health.unwrap().warnings() == SmartLog::WARNING_DEGRADED
+}
+
+/// How often an event was signalled since it was drained.
+fn count(event: &EventFd) -> u64 {
+    let fd = event.as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let count = |line: &str| {
+        let hex = line.strip_prefix("eventfd-count:")?.trim();
+        Some(u64::from_str_radix(hex, 16).unwrap())
+    };
+    info.lines().find_map(count).unwrap()
+}
+
+#[test]
+fn the_keeper_of_a_failed_drive_hears_what_still_comes_and_rests() {
+    let Bench {
+        drive,
+        device,
+        signals,
+        mut queue,
+    } = open();
+    device.player.misbehave(|mischief| mischief.gone = true);
+    turn_while(&mut queue, "it fails", || !has_failed(&drive));
+    // The keeper waits for them: one that stays readable would never let it wait.
+    let events = [
+        &signals.vectors[0],
+        signals.request.as_ref().unwrap(),
+        signals.error.as_ref().unwrap(),
+    ];
+    for event in events {
+        event.signal();
+        turn_while(&mut queue, "it is heard", || count(event) > 0);
+    }
+}
+
+#[test]
+fn an_error_of_the_bus_leads_to_a_reset() {
+    let Bench {
+        drive,
+        device,
+        signals,
+        mut queue,
+    } = open();
+    signals.error.unwrap().signal();
+    turn_while(&mut queue, "it is reset", || {
+        device.player.seen().enabled < 2
+    });
+    turn_until(&device, &mut queue, &[0]);
+    let seen = device.player.seen();
+    assert_eq!((seen.disabled, seen.shutdowns), (1, 0));
+    assert!(!has_failed(&drive));
+}
+
+#[test]
+fn a_drive_that_the_system_wants_back_is_shut_down_first() {
+    let Bench {
+        drive,
+        device,
+        signals,
+        mut queue,
+    } = open();
+    signals.request.unwrap().signal();
+    turn_while(&mut queue, "it is given up", || !has_failed(&drive));
+    let seen = device.player.seen();
+    assert_eq!((seen.disabled, seen.shutdowns), (1, 1));
 }

@@ -380,7 +380,8 @@ pub struct DriveInfo {
     pub brings_memory: bool,
     /// Blocks that are written best together, at aligned places (NPWG); 1 if it does not matter.
     pub preferred_blocks: u32,
-    /// Deallocate gives space back; without it the request is accepted and does nothing.
+    /// What is deallocated reads as zeros, and hosts are told so. Without it the request is accepted, and what is read
+    /// afterwards is not told: the blocks may be as they were.
     pub deallocates: bool,
     /// The most bytes one request may carry.
     pub max_transfer: u32,

@@ -408,6 +408,7 @@ mod tests {
                         spare_threshold_percent: 10,
                         used_percent: 3,
                         media_errors: 1,
+                        error_log_entries: 4,
                         unsafe_shutdowns: 2,
                         power_on_hours: 7,
                     }),

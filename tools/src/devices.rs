@@ -1,6 +1,7 @@
 //! `ferroce devices`: the machine's NVMe drives, and who drives them, and its RDMA devices. Binding goes through sysfs, as
 //! root.
 
+mod open;
 #[cfg(feature = "verbs")]
 pub mod rdma;
 
@@ -8,6 +9,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use ferroce_drivers::file::user_of;
 use ferroce_drivers::pci::{Address, Sysfs, VFIO};
@@ -18,16 +20,27 @@ use crate::fail::{Context, Result, fail};
 
 /// The kernel's own driver.
 const KERNEL: &str = "nvme";
+/// How often, and how far apart, `bind` looks again whether a drive is in use: udev opens a disk for a moment whenever
+/// something about it changed.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Runs the command.
 pub fn run(args: &DevicesArgs) -> Result<()> {
     let sysfs = Sysfs::default();
     let said = match &args.order {
-        None => list(&sysfs) + &rdma(),
-        Some(DevicesOrder::Bind { address, force }) => bind(&sysfs, *address, *force)?,
+        None => list(&sysfs, root()) + &rdma(),
+        Some(DevicesOrder::Bind { address, force }) => {
+            bind(&sysfs, root(), *address, *force, LOOKS)?
+        }
         Some(DevicesOrder::Unbind { address, force }) => unbind(&sysfs, *address, *force)?,
     };
     print(&said)
+}
+
+/// Where the system tells who has what open; tests have another.
+fn root() -> &'static Path {
+    Path::new("/")
 }
 
 #[cfg(feature = "verbs")]
@@ -41,7 +54,7 @@ fn rdma() -> String {
 }
 
 /// A line for each drive.
-fn list(sysfs: &Sysfs) -> String {
+fn list(sysfs: &Sysfs, root: &Path) -> String {
     let drives = sysfs.nvme();
     if drives.is_empty() {
         return "no NVMe drive on the PCI bus\n".into();
@@ -54,7 +67,7 @@ fn list(sysfs: &Sysfs) -> String {
             sysfs.driver(address).unwrap_or_else(|| "-".into()),
             number(sysfs.group(address)),
             number(sysfs.numa_node(address)),
-            usage(sysfs, address),
+            usage(sysfs, root, address),
         ]);
     }
     let mut out = String::new();
@@ -69,7 +82,7 @@ fn list(sysfs: &Sysfs) -> String {
 }
 
 /// What a drive is used for.
-fn usage(sysfs: &Sysfs, address: Address) -> String {
+fn usage(sysfs: &Sysfs, root: &Path, address: Address) -> String {
     match sysfs.driver(address).as_deref() {
         Some(VFIO) => match vfio_user(sysfs, address) {
             Some(pid) => format!("process {pid}"),
@@ -78,17 +91,24 @@ fn usage(sysfs: &Sysfs, address: Address) -> String {
         None => "nobody's; `ferroce devices bind` takes it".into(),
         Some(_) => {
             let disks = sysfs.block_devices(address);
-            let used: Vec<String> = disks
-                .iter()
-                .filter_map(|disk| Some(format!("{disk}: {}", user_of(&device_file(disk))?)))
-                .collect();
+            let used = users(sysfs, root, address);
             match (disks.is_empty(), used.is_empty()) {
+                (_, false) => used.join("; "),
                 (true, _) => "no namespace".into(),
                 (false, true) => format!("{}: not mounted", disks.join(", ")),
-                (false, false) => used.join("; "),
             }
         }
     }
+}
+
+/// Who uses a drive that the kernel has, in words: who has claimed a disk of it, then who has it open.
+fn users(sysfs: &Sysfs, root: &Path, address: Address) -> Vec<String> {
+    let disks = sysfs.block_devices(address);
+    let claimed = |disk: &String| Some(format!("{disk}: {}", user_of(&device_file(disk))?));
+    let mut users: Vec<String> = disks.iter().filter_map(claimed).collect();
+    let controllers = sysfs.controllers(address);
+    users.extend(open::Files { controllers, disks }.users(root));
+    users
 }
 
 fn device_file(disk: &str) -> PathBuf {
@@ -98,16 +118,7 @@ fn device_file(disk: &str) -> PathBuf {
 /// A process that has the drive's group open, as far as we may see.
 fn vfio_user(sysfs: &Sysfs, address: Address) -> Option<u32> {
     let group = PathBuf::from(format!("/dev/vfio/{}", sysfs.group(address)?));
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes
-        .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| {
-            let fds = fs::read_dir(format!("/proc/{pid}/fd"))
-                .into_iter()
-                .flatten();
-            fds.flatten()
-                .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == group))
-        })
+    open::process(root(), |file| file == group).map(|(pid, _)| pid)
 }
 
 fn check(sysfs: &Sysfs, address: Address) -> Result<()> {
@@ -125,11 +136,11 @@ pub fn take(sysfs: &Sysfs, address: Address) -> Result<bool> {
     if sysfs.driver(address).as_deref() == Some(VFIO) {
         return Ok(false);
     }
-    bind(sysfs, address, false).map(|_| true)
+    bind(sysfs, root(), address, false, 1).map(|_| true)
 }
 
-/// Takes a drive from the kernel.
-fn bind(sysfs: &Sysfs, address: Address, force: bool) -> Result<String> {
+/// Takes a drive from the kernel. One that is in use is looked at that often, in case that it is for a moment only.
+fn bind(sysfs: &Sysfs, root: &Path, address: Address, force: bool, looks: u32) -> Result<String> {
     check(sysfs, address)?;
     let Some(group) = sysfs.group(address) else {
         fail!(
@@ -140,13 +151,18 @@ fn bind(sysfs: &Sysfs, address: Address, force: bool) -> Result<String> {
     if sysfs.driver(address).as_deref() == Some(VFIO) {
         return Ok(format!("{address} is bound to {VFIO} already\n"));
     }
-    for disk in sysfs.block_devices(address) {
-        match user_of(&device_file(&disk)) {
-            Some(user) if !force => fail!(
-                "{address} is in use: /dev/{disk}: {user}; stop that first, or give --force and lose what is not written out"
-            ),
-            _ => {}
+    for look in (1..=looks).rev().filter(|_| !force) {
+        let used = users(sysfs, root, address);
+        if used.is_empty() {
+            break;
         }
+        if look == 1 {
+            let used = used.join("; ");
+            fail!(
+                "{address} is in use: {used}; stop that first, or give --force and lose what is not written out"
+            );
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
     }
     load(sysfs, VFIO)?;
     change_driver(sysfs, address, VFIO)?;
@@ -252,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (sysfs, address) = sysfs(dir.path());
         assert_eq!(sysfs.nvme(), [address]);
-        let said = list(&sysfs);
+        let said = list(&sysfs, dir.path());
         assert_eq!(
             said.lines().nth(1),
             Some("0000:3b:00.0  nvme          7     -  nvme9n1: not mounted"),
@@ -266,7 +282,10 @@ mod tests {
         let (sysfs, _) = sysfs(dir.path());
         for (address, why) in [("00:1f.0", "no NVMe drive"), ("00:02.0", "no PCI device")] {
             let address = address.parse().expect("an address");
-            for said in [bind(&sysfs, address, true), unbind(&sysfs, address, true)] {
+            for said in [
+                bind(&sysfs, dir.path(), address, true, 1),
+                unbind(&sysfs, address, true),
+            ] {
                 let said = said.expect_err("refused").0;
                 assert!(
                     said.contains(why) && said.contains("ferroce devices"),
@@ -281,7 +300,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (sysfs, address) = sysfs(dir.path());
         // Nobody reacts to what is written, so the driver stays.
-        let said = bind(&sysfs, address, false)
+        let said = bind(&sysfs, dir.path(), address, false, 1)
             .expect_err("nothing happened")
             .0;
         assert!(said.contains("nvme has it"), "{said}");
@@ -297,11 +316,45 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_has_open_is_left_alone_unless_forced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, address) = sysfs(dir.path());
+        let fd = dir.path().join("proc/41/fd");
+        fs::create_dir_all(&fd).expect("made");
+        fs::write(dir.path().join("proc/41/comm"), "dd\n").expect("made");
+        symlink("/dev/nvme9n1", fd.join("1")).expect("made");
+        let used = "nvme9n1: process 41 (dd) has it open";
+        let said = list(&sysfs, dir.path());
+        assert!(said.contains(used), "{said}");
+        let bind = |force| {
+            bind(&sysfs, dir.path(), address, force, 2)
+                .expect_err("nothing acts")
+                .0
+        };
+        let said = bind(false);
+        assert!(said.contains(used) && said.contains("--force"), "{said}");
+        let unbound = dir.path().join("drivers/nvme/unbind");
+        assert!(!unbound.exists(), "nothing was asked of the kernel");
+        let said = bind(true);
+        assert!(said.contains("nvme has it") && unbound.exists(), "{said}");
+        // One that ends while we look.
+        fs::remove_file(&unbound).expect("there");
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::remove_file(fd.join("1")).expect("there"));
+            while !unbound.exists() {
+                bind(false);
+            }
+        });
+    }
+
+    #[test]
     fn without_an_iommu_the_fix_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
         let (sysfs, address) = sysfs(dir.path());
         fs::remove_file(dir.path().join("devices/0000:3b:00.0/iommu_group")).expect("there");
-        let said = bind(&sysfs, address, false).expect_err("refused").0;
+        let said = bind(&sysfs, dir.path(), address, false, 1)
+            .expect_err("refused")
+            .0;
         assert!(said.contains("intel_iommu=on"), "{said}");
     }
 }

@@ -176,6 +176,11 @@ const DRIVE_COUNTERS: &[OfDrive<u64>] = &[
         |health| health.media_errors,
     ),
     (
+        "drive_error_log_entries",
+        "Entries of the drive's Error Information log in its life",
+        |health| health.error_log_entries,
+    ),
+    (
         "drive_unsafe_shutdowns",
         "Unexpected power losses in the drive's life",
         |health| health.unsafe_shutdowns,
@@ -378,4 +383,35 @@ fn histogram(
     let (sum, count, buckets) = series::histogram(counts, phase);
     let mut one = metric.encode_family(labels)?;
     one.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroce_wire::log::SmartLog;
+    use ferroce_wire::num::U128;
+
+    #[test]
+    fn what_is_counted_of_a_drive_is_what_its_log_says() {
+        let smart = SmartLog {
+            poh: U128::new(2),
+            upl: U128::new(3),
+            mdie: U128::new(4),
+            nele: U128::new(5),
+            ..SmartLog::default()
+        };
+        let health = HealthView::from(&smart);
+        let counted = DRIVE_COUNTERS
+            .iter()
+            .map(|(name, _, get)| (*name, get(&health)));
+        assert_eq!(
+            Vec::from_iter(counted),
+            [
+                ("drive_media_errors", 4),
+                ("drive_error_log_entries", 5),
+                ("drive_unsafe_shutdowns", 3),
+                ("drive_power_on_seconds", 7200),
+            ]
+        );
+    }
 }

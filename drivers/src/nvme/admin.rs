@@ -18,9 +18,12 @@ use crate::mmio::Bar;
 
 /// Entries of the admin queue.
 const ENTRIES: u32 = 32;
-/// Where things are in its memory: submissions, completions, data.
+/// Where things are in its memory: submissions, completions, data of what is waited for, a log page that may come late.
 const COMPLETIONS: usize = 4096;
 const DATA: usize = 8192;
+const LOG: usize = DATA + IDENTIFY_LEN;
+/// The most bytes of a log page that are read.
+pub const LOG_MAX: usize = 4096;
 /// Asynchronous Event Requests that we keep at the drive.
 const AERS_MAX: u16 = 2;
 /// How long it waits between two looks, at first and at most.
@@ -56,6 +59,7 @@ impl std::fmt::Display for AdminError {
 enum Purpose {
     Call,
     Event,
+    Log,
 }
 
 /// The admin queue of a controller.
@@ -67,6 +71,8 @@ pub struct Admin {
     completions: CompletionRing,
     table: CidTable<Purpose>,
     events: Vec<AsyncEvent>,
+    /// What came of the log page that was asked for last.
+    log: Option<Status>,
     timeout: Duration,
     /// A command was not answered in time. Its answer and its data may still come, over those of the next.
     late: bool,
@@ -78,7 +84,7 @@ impl Admin {
     /// # Errors
     /// If there is no memory.
     pub fn new(bar: Bar, iommu: &Iommu, cap: Cap, timeout: Duration) -> io::Result<Admin> {
-        let memory = Arc::new(DmaMemory::map(iommu, DATA + IDENTIFY_LEN, None)?);
+        let memory = Arc::new(DmaMemory::map(iommu, LOG + LOG_MAX, None)?);
         let (tail, head) = doorbells(cap, 0);
         Ok(Admin {
             bar,
@@ -87,6 +93,7 @@ impl Admin {
             memory,
             table: CidTable::new(ENTRIES as u16 - 1),
             events: Vec::new(),
+            log: None,
             timeout,
             late: false,
         })
@@ -99,6 +106,7 @@ impl Admin {
         self.completions.reset();
         self.table = CidTable::new(ENTRIES as u16 - 1);
         self.events.clear();
+        self.log = None;
         self.late = false;
         let entries_z = ENTRIES as u16 - 1;
         let aqa = Aqa::default().with_asqs_z(entries_z).with_acqs_z(entries_z);
@@ -172,6 +180,7 @@ impl Admin {
                 }
                 // A drive that takes no (more) event requests.
                 Some(Purpose::Event) => {}
+                Some(Purpose::Log) => self.log = Some(cqe.status()),
                 Some(Purpose::Call) if Some(cid) == wanted => {
                     found = Some((cqe.status(), cqe.dw0.get()));
                 }
@@ -198,6 +207,40 @@ impl Admin {
         let mut found = Box::new(T::zeroed());
         self.memory.copy_out(DATA, found.as_bytes_mut());
         Ok(found)
+    }
+
+    /// Asks for a log page of [`LOG_MAX`] bytes at most, one at a time, and does not wait: drives may be slow to give
+    /// one, while they do everything else. [`Admin::log`] tells when it is there.
+    pub fn ask_log(&mut self, mut sqe: Sqe) {
+        let Ok(cid) = self.table.insert(Purpose::Log) else {
+            return;
+        };
+        self.memory.clear(LOG, LOG_MAX);
+        self.log = None;
+        sqe.cid.set(cid);
+        sqe.set_prp(Prp {
+            prp1: self.memory.iova(LOG).into(),
+            prp2: 0.into(),
+        });
+        self.submissions.push(&sqe);
+        self.submissions.ring(&self.bar);
+    }
+
+    /// The log page that was asked for, once it is there; behind what was asked for lie zeros.
+    ///
+    /// # Errors
+    /// If the drive refused it, or lies.
+    pub fn log(&mut self) -> Result<Option<Box<[u8]>>, AdminError> {
+        self.take(None)?;
+        match self.log.take() {
+            None => Ok(None),
+            Some(status) if status.is_success() => {
+                let mut page = vec![0; LOG_MAX].into_boxed_slice();
+                self.memory.copy_out(LOG, &mut page);
+                Ok(Some(page))
+            }
+            Some(status) => Err(AdminError::Status(status)),
+        }
     }
 
     /// Identify.

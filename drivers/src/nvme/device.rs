@@ -8,7 +8,7 @@
 
 mod namespace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -19,14 +19,14 @@ use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
 use ferroce_engine::port::Tick;
 use ferroce_wire::Wire;
 use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId, NumberOfQueues};
-use ferroce_wire::identify::{Cns, IdentifyController, IdentifyNamespace, NamespaceList};
+use ferroce_wire::identify::{Cns, IdentifyController, IdentifyNamespace};
 use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog, Warnings};
 use ferroce_wire::prop::{Cap, Csts, PropertyOffset};
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 
 pub use namespace::{NvmeConfig, NvmeDrive, Seated};
 
-use super::admin::{Admin, AdminError};
+use super::admin::{Admin, AdminError, LOG_MAX};
 use super::queue::{ENTRIES_MAX, End, Life, Mode, Vector, Word};
 use crate::DriveError;
 use crate::dma::{Bus, DmaMemory, Iommu};
@@ -64,6 +64,9 @@ pub struct Patience {
     pub reset_ms: u32,
     /// Any other admin command.
     pub admin_ms: u32,
+    /// A log page that the keeper reads. Drives that collect garbage or sanitise are slow to give one, and are well: the
+    /// keeper does everything else meanwhile.
+    pub log_ms: u32,
     /// Between two looks of the keeper.
     pub look_ms: u32,
     /// Between two readings of the SMART / Health log.
@@ -77,6 +80,7 @@ impl Default for Patience {
             abort_ms: 2_000,
             reset_ms: 10_000,
             admin_ms: 5_000,
+            log_ms: 60_000,
             look_ms: 500,
             smart_ms: 10_000,
         }
@@ -89,11 +93,31 @@ pub struct Seat {
     bar: Bar,
     iommu: Iommu,
     device: Option<Device>,
-    vectors: Vec<EventFd>,
+    signals: Signals,
+}
+
+/// What is written when something happens to a controller. None of it need be there.
+#[derive(Clone, Default, Debug)]
+pub struct Signals {
+    /// Its interrupt vectors: the first is that of the admin queue, others of I/O queues by their numbers.
+    pub vectors: Vec<EventFd>,
     /// Where the table of these is among the registers, if it can be reached.
-    vector_table: Option<u32>,
-    request: Option<EventFd>,
-    error: Option<EventFd>,
+    pub vector_table: Option<u32>,
+    /// The system asks for the device back (VFIO's REQ).
+    pub request: Option<EventFd>,
+    /// The bus reports an error that was not corrected (VFIO's ERR).
+    pub error: Option<EventFd>,
+}
+
+impl Signals {
+    /// Those that the keeper waits for.
+    fn of_keeper(&self) -> impl Iterator<Item = &EventFd> {
+        self.vectors
+            .first()
+            .into_iter()
+            .chain(&self.request)
+            .chain(&self.error)
+    }
 }
 
 impl Seat {
@@ -136,33 +160,27 @@ impl Seat {
             bar,
             iommu: Iommu::Vfio(device.container().clone()),
             device: Some(device),
-            vectors,
-            vector_table,
-            request,
-            error,
+            signals: Signals {
+                vectors,
+                vector_table,
+                request,
+                error,
+            },
         })
     }
 
     /// Somebody plays the device; nothing interrupts.
     pub fn played(registers: Arc<dyn Registers>, bus: Arc<Bus>) -> Seat {
-        Seat::played_with(registers, bus, Vec::new(), None)
+        Seat::played_with(registers, bus, Signals::default())
     }
 
-    /// Somebody plays the device and its interrupts, with the table of these at that place among its registers.
-    pub fn played_with(
-        registers: Arc<dyn Registers>,
-        bus: Arc<Bus>,
-        vectors: Vec<EventFd>,
-        vector_table: Option<u32>,
-    ) -> Seat {
+    /// Somebody plays the device and what it signals.
+    pub fn played_with(registers: Arc<dyn Registers>, bus: Arc<Bus>, signals: Signals) -> Seat {
         Seat {
             bar: Bar::Played(registers),
             iommu: Iommu::Bus(bus),
             device: None,
-            vectors,
-            vector_table,
-            request: None,
-            error: None,
+            signals,
         }
     }
 
@@ -236,9 +254,7 @@ impl Controller {
         let bell = EventFd::new()
             .map_err(|cause| DriveError::system(&label, "making an eventfd", cause))?;
         let mut events = vec![bell.clone()];
-        events.extend(seat.vectors.first().cloned());
-        events.extend(seat.request.clone());
-        events.extend(seat.error.clone());
+        events.extend(seat.signals.of_keeper().cloned());
         let keeper = Keeper::bring_up(label.clone(), seat, patience)?;
         let kept = Arc::new(Kept {
             keeper: Mutex::new(keeper),
@@ -275,9 +291,8 @@ impl Controller {
     /// # Errors
     /// If the drive does not give it.
     pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
-        let mut keeper = self.keeper();
-        keeper
-            .read_smart(RETAIN)
+        self.keeper()
+            .read_smart()
             .map_err(|why| self.refused("SMART log", &why))
     }
 
@@ -311,6 +326,8 @@ struct Keeper {
     cap: Cap,
     /// None when the device was given back.
     seat: Option<Seat>,
+    /// Those of the seat, which they outlive.
+    signals: Signals,
     admin: Option<Admin>,
     id: Box<IdentifyController>,
     queues: u32,
@@ -321,8 +338,20 @@ struct Keeper {
     health: Arc<Health>,
     /// When the SMART log is to be read again; `None` if the drive refuses it.
     smart_at: Option<Instant>,
+    /// Log pages to be read.
+    logs: VecDeque<Log>,
+    /// The one that the drive was asked for, and when.
+    asked: Option<(Log, Instant)>,
     /// The IOMMU outlives the seat: queue memory is unmapped through it.
     iommu: Iommu,
+}
+
+/// A log page to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Log {
+    lid: LogId,
+    /// What its command says beside: [`RETAIN`], or 0 if the drive may tell of the next event afterwards.
+    cdw10: u32,
 }
 
 /// Why a controller did not come up.
@@ -365,6 +394,7 @@ impl Keeper {
             start: Instant::now(),
             cap,
             iommu: seat.iommu.clone(),
+            signals: seat.signals.clone(),
             seat: Some(seat),
             admin: Some(admin),
             id: Box::default(),
@@ -374,6 +404,8 @@ impl Keeper {
             resets: Vec::new(),
             health: Arc::default(),
             smart_at: Some(Instant::now()),
+            logs: VecDeque::new(),
+            asked: None,
         };
         match keeper.enable(None) {
             Ok(()) => Ok(keeper),
@@ -384,8 +416,11 @@ impl Keeper {
     /// From whatever state to ready, with all queues there are.
     fn enable(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
         self.bring(Goal::Enabled, deadline)?;
-        // It was disabled on the way, so it has let go of the memory of queues that nobody has any more.
+        // It was disabled on the way, so it has let go of the memory of queues that nobody has any more, and has forgotten
+        // what it was asked for.
         self.ends.retain(|end| !end.is_closed());
+        self.logs.clear();
+        self.asked = None;
         let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
         let admin = self.admin.as_mut().expect("it is there until it fails");
         let id: Box<IdentifyController> = admin
@@ -511,14 +546,19 @@ impl Keeper {
         }
         let memory = DmaMemory::map(&self.iommu, End::memory_len(entries), core.node)
             .map_err(|cause| Trouble::Other(format!("memory for a queue: {cause}")))?;
-        let vector = seat.vectors.get(usize::from(qid)).map(|event| Vector {
-            number: qid,
-            event: event.clone(),
-            // Vector Control is the last of an entry's four words.
-            mask: seat
-                .vector_table
-                .map(|table| table + u32::from(qid) * VECTOR as u32 + 12),
-        });
+        let vector = self
+            .signals
+            .vectors
+            .get(usize::from(qid))
+            .map(|event| Vector {
+                number: qid,
+                event: event.clone(),
+                // Vector Control is the last of an entry's four words.
+                mask: self
+                    .signals
+                    .vector_table
+                    .map(|table| table + u32::from(qid) * VECTOR as u32 + 12),
+            });
         let end = End::new(
             qid,
             core.index,
@@ -564,16 +604,17 @@ impl Keeper {
         for end in self.ends.iter().filter(|end| end.rests_on_commands()) {
             end.wake();
         }
-        let Some(seat) = &self.seat else { return };
-        if let Some(vector) = seat.vectors.first() {
+        // All of them, and whether there still is a drive or not: what stays readable keeps the keeper turning.
+        if let Some(vector) = self.signals.vectors.first() {
             vector.drain();
         }
-        let asked = |event: &Option<EventFd>| event.as_ref().is_some_and(EventFd::drain);
-        if asked(&seat.request) {
+        let told = |event: &Option<EventFd>| event.as_ref().is_some_and(EventFd::drain);
+        let (asked, bus_error) = (told(&self.signals.request), told(&self.signals.error));
+        let Some(seat) = &self.seat else { return };
+        if asked {
             self.give_back();
             return;
         }
-        let bus_error = asked(&seat.error);
         let csts = Csts(seat.bar.read32(PropertyOffset::CSTS.0));
         if csts.0 == u32::MAX {
             self.fail("it is gone: its registers read as all ones");
@@ -594,39 +635,90 @@ impl Keeper {
             self.abort_suspects();
             self.hear_events();
             self.look_at_health();
+            self.read_logs();
         }
     }
 
-    /// Reads the SMART log, if it is time to.
+    /// Has the SMART log read, if it is time to and no other page is being read.
     fn look_at_health(&mut self) {
-        if self.smart_at.is_none_or(|at| Instant::now() < at) {
-            return;
-        }
-        match self.read_smart(RETAIN) {
-            Ok(_) => {}
-            Err(AdminError::Status(status)) => {
-                log::info!("{}: it gives no SMART log: {status}", self.label);
-                self.smart_at = None;
-            }
-            Err(AdminError::Gone) => {}
-            Err(why) => self.reset(&format!("Get Log Page, SMART: {why}")),
+        let now = Instant::now();
+        if self.asked.is_none() && self.smart_at.is_some_and(|at| at <= now) {
+            self.smart_at = Some(now + Duration::from_millis(self.patience.smart_ms.into()));
+            self.want_log(LogId::SMART, RETAIN);
         }
     }
 
-    /// The SMART log, which hosts are told, too. Its next reading is due an interval later. `cdw10` is what the command says
-    /// beside: [`RETAIN`], or 0 if the drive may tell of the next event afterwards.
-    fn read_smart(&mut self, cdw10: u32) -> Result<Box<SmartLog>, AdminError> {
-        let interval = Duration::from_millis(self.patience.smart_ms.into());
+    fn want_log(&mut self, lid: LogId, cdw10: u32) {
+        let log = Log { lid, cdw10 };
+        if !self.logs.contains(&log) {
+            self.logs.push_back(log);
+        }
+    }
+
+    /// Takes the log page that was asked for, if it is there, and asks for the next.
+    fn read_logs(&mut self) {
+        if let Some((log, since)) = self.asked {
+            match self.call(Admin::log) {
+                Ok(Some(page)) => self.on_log(log.lid, &page),
+                Ok(None) if since.elapsed().as_millis() < self.patience.log_ms.into() => return,
+                // That says nothing of its queues, so it is not counted with what does.
+                Ok(None) => {
+                    let ms = self.patience.log_ms;
+                    return self.renew(&format!("no {} within {ms} ms", log.lid));
+                }
+                Err(AdminError::Status(status)) if log.lid == LogId::SMART => {
+                    log::info!("{}: it gives no SMART log: {status}", self.label);
+                    self.smart_at = None;
+                }
+                Err(AdminError::Status(_)) => {}
+                Err(AdminError::Gone) => return,
+                Err(why) => return self.reset(&why.to_string()),
+            }
+            self.asked = None;
+        }
+        if let Some(log) = self.logs.pop_front() {
+            let len = match log.lid {
+                LogId::SMART => size_of::<SmartLog>(),
+                LogId::ERROR_INFORMATION => size_of::<ErrorInfoEntry>(),
+                _ => LOG_MAX,
+            };
+            let mut sqe = Sqe::get_log_page(log.lid, NSID_ALL, 0, len as u32);
+            sqe.cdw10 = (sqe.cdw10.get() | log.cdw10).into();
+            if let Some(admin) = &mut self.admin {
+                admin.ask_log(sqe);
+                self.asked = Some((log, Instant::now()));
+            }
+        }
+    }
+
+    fn on_log(&mut self, lid: LogId, page: &[u8]) {
+        match lid {
+            LogId::SMART => self.on_smart(&SmartLog::read(page).expect("it is shorter")),
+            LogId::ERROR_INFORMATION => {
+                let newest = ErrorInfoEntry::read(page).expect("it is shorter");
+                log::warn!("{}: {}", self.label, told(&newest));
+            }
+            // Of others it is enough that they were read: the drive may tell of the next event.
+            _ => {}
+        }
+    }
+
+    /// The SMART log, waited for.
+    fn read_smart(&mut self) -> Result<Box<SmartLog>, AdminError> {
         let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
-        sqe.cdw10 = (sqe.cdw10.get() | cdw10).into();
+        sqe.cdw10 = (sqe.cdw10.get() | RETAIN).into();
         let smart: Box<SmartLog> = self.call(|admin| admin.fetch(sqe))?;
-        self.smart_at = Some(Instant::now() + interval);
+        self.on_smart(&smart);
+        Ok(smart)
+    }
+
+    /// Hosts are told, too.
+    fn on_smart(&self, smart: &SmartLog) {
         let new = smart.critical_warning & !self.health.warnings();
         if new != 0 {
             log::warn!("{}: {}", self.label, Warnings(smart.critical_warning));
         }
-        self.health.say(&smart);
-        Ok(smart)
+        self.health.say(smart);
     }
 
     fn tell_ms(&self) {
@@ -667,29 +759,11 @@ impl Keeper {
         for event in events {
             log::warn!("{}: {}", self.label, said(&event));
             // Reading the page is what lets the drive tell of the next such event.
-            let read = match event.lid {
-                LogId::SMART => self.read_smart(0).map(|_| ()),
-                LogId::ERROR_INFORMATION => self.read_page(event.lid, 64).map(|page| {
-                    let newest = ErrorInfoEntry::read(page.as_bytes()).expect("it is shorter");
-                    log::warn!("{}: {}", self.label, told(&newest));
-                }),
-                lid => self.read_page(lid, 4096).map(|_| ()),
-            };
-            match read {
-                Ok(()) | Err(AdminError::Status(_)) => {}
-                Err(AdminError::Gone) => return self.fail("it is gone"),
-                Err(why) => return self.reset(&format!("Get Log Page: {why}")),
-            }
+            self.want_log(event.lid, 0);
             if let Some(admin) = &mut self.admin {
                 admin.listen(1);
             }
         }
-    }
-
-    /// The first `len` bytes of a log page.
-    fn read_page(&mut self, lid: LogId, len: u32) -> Result<Box<NamespaceList>, AdminError> {
-        let sqe = Sqe::get_log_page(lid, NSID_ALL, 0, len);
-        self.call(|admin| admin.fetch(sqe))
     }
 
     /// Ends the drive's part of queues whose cores are done with them.
@@ -731,14 +805,19 @@ impl Keeper {
         life
     }
 
-    /// Resets the controller and makes its queues anew, while all commands wait.
+    /// Resets the controller, unless it had to be reset too often.
     fn reset(&mut self, why: &str) {
-        log::warn!("{}: {why}: resetting it", self.label);
         self.resets.retain(|at| at.elapsed() < RESETS_WITHIN);
         self.resets.push(Instant::now());
         if self.resets.len() > RESETS_MAX {
-            return self.fail("it had to be reset too often");
+            return self.fail(&format!("{why}; it had to be reset too often"));
         }
+        self.renew(why);
+    }
+
+    /// Resets the controller and makes its queues anew, while all commands wait.
+    fn renew(&mut self, why: &str) {
+        log::warn!("{}: {why}: resetting it", self.label);
         // Where there is something harder, the controller alone does not get all the time there is: with what a slow
         // drive says in CAP.TO nothing would be left.
         let whole = Duration::from_millis(self.patience.reset_ms.into());

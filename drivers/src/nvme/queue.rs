@@ -286,7 +286,7 @@ pub struct Abilities {
     pub zeroes_deallocate: bool,
     /// Verify, if it is supported.
     pub verify: Option<u32>,
-    /// Deallocate, if it is supported and leaves zeros.
+    /// Deallocate, if it is supported.
     pub deallocate: Option<u32>,
 }
 
@@ -410,7 +410,8 @@ impl OwnQueue {
             vector.event.drain();
         }
         self.slept = true;
-        if self.masked {
+        // While the drive is reset nobody touches it; when it is back, the mask goes anyway.
+        if self.masked && self.up {
             self.mask(false);
         }
         let resting = !self.table.is_empty();

@@ -94,3 +94,18 @@ fn events_are_counted_and_waited_for() {
     wait(&[other, one.clone()], Duration::from_secs(60));
     assert!(one.drain() && !one.drain());
 }
+
+#[test]
+fn without_an_iommu_the_fix_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let address: Address = "0000:3b:00.0".parse().unwrap();
+    let folder = dir.path().join("devices/0000:3b:00.0");
+    std::fs::create_dir_all(folder).unwrap();
+    let said = Container::of(address, &Sysfs::at(dir.path())).unwrap_err();
+    let said = said.to_string();
+    assert!(
+        said.contains("nvme:0000:3b:00.0: it has no IOMMU group")
+            && said.contains("intel_iommu=on"),
+        "{said}"
+    );
+}

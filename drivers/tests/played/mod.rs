@@ -3,29 +3,30 @@
 //! touches them. It checks what the driver does, and it can misbehave.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod bench;
+mod board;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
+use ferroce_buf::{Class, Home, Pool, Region, Want};
 use ferroce_drivers::dma::Bus;
+use ferroce_drivers::fault::{Media, MediaQueue};
 use ferroce_drivers::mmio::Registers;
-use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
 use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::health::Health;
 use ferroce_engine::host;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::{
-    Close, ConnId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick,
-};
-use ferroce_engine::table::{Subsystem, Transport};
+use ferroce_engine::port::{DriveInfo, Tick};
+use ferroce_engine::table::Subsystem;
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
-use ferroce_wire::feature::{FeatureId, NumberOfQueues};
+use ferroce_wire::feature::{DsmRange, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{
-    Cns, Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, Nidt, NsDescriptorWriter,
+    Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, NvmIdentifyController,
 };
 use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
@@ -34,10 +35,11 @@ use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 use ferroce_wire::{Cqe, Wire};
 
+use board::Board;
+
 const NQN: &str = "nqn.2026-01.test:played";
 /// Bytes of each namespace.
 pub const CAPACITY: u64 = 16 << 20;
-const PAGE: u64 = 4096;
 /// CID of what we send the engine on our own behalf; no host of ours uses it.
 const OURS: u16 = 0xFFFF;
 
@@ -74,6 +76,8 @@ pub struct Mischief {
     pub controller: Option<fn(&mut IdentifyController)>,
     /// What Identify Namespace says beside.
     pub namespace: Option<fn(&mut IdentifyNamespace)>,
+    /// What Identify says of the NVM Command Set's limits beside.
+    pub limits: Option<fn(&mut NvmIdentifyController)>,
     /// I/O queues there are, if fewer than the engine's.
     pub queues: Option<u16>,
     /// There are interrupts, and queues ask for their own.
@@ -86,6 +90,8 @@ pub struct Mischief {
     pub csi: Option<Csi>,
     /// It has no SMART log.
     pub no_smart: bool,
+    /// Log pages are asked for and do not come, until `give_logs`.
+    pub slow_logs: bool,
 }
 
 /// What was seen.
@@ -106,6 +112,8 @@ pub struct Seen {
     /// Blocks that were written, or written with zeros, with FUA and without.
     pub durable_blocks: u32,
     pub volatile_blocks: u32,
+    /// The most blocks of one command so far.
+    pub largest: Largest,
     /// Doorbells of I/O submission queues.
     pub doorbells: u32,
     /// Resets of the function.
@@ -114,6 +122,17 @@ pub struct Seen {
     pub smart_reads: u32,
     /// I/O completion queues that there are.
     pub completion_queues: u32,
+}
+
+/// Blocks, by what was to be done with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Largest {
+    /// Read and Write.
+    pub transfer: u32,
+    pub write_zeroes: u32,
+    pub verify: u32,
+    /// Dataset Management, of its ranges together.
+    pub deallocate: u32,
 }
 
 /// The controller.
@@ -157,6 +176,27 @@ impl Player {
         state.now = state.now.plus_ms(1_000);
         state.settle();
         state.deliver();
+    }
+
+    /// It is not slow with log pages any more.
+    pub fn give_logs(&self) {
+        let mut state = self.state();
+        state.mischief.slow_logs = false;
+        for sqe in std::mem::take(&mut state.slow) {
+            state.admin(sqe);
+        }
+    }
+
+    /// Log pages that it is asked for.
+    pub fn logs_asked(&self) -> usize {
+        self.state().slow.len()
+    }
+
+    /// The power of its media fails: what was neither flushed nor written with FUA may be gone.
+    pub fn power_off(&self) {
+        for media in &self.state().media {
+            media.power_off();
+        }
     }
 
     /// Completions that are held.
@@ -206,8 +246,8 @@ struct Ring {
 
 struct State {
     bus: Arc<Bus>,
-    core: Core<Board, RamQueue>,
-    control: Control<u32, RamQueue>,
+    core: Core<Board, MediaQueue>,
+    control: Control<u32, MediaQueue>,
     from_core: Mailbox<ToControl>,
     now: Tick,
     cntlid: u16,
@@ -217,7 +257,10 @@ struct State {
     submissions: BTreeMap<u16, Ring>,
     completions: BTreeMap<u16, Ring>,
     held: Vec<(u16, Cqe)>,
+    /// Log pages that were asked for.
+    slow: Vec<Sqe>,
     block_lens: Vec<u32>,
+    media: Vec<Arc<Media>>,
     health: Arc<Health>,
     mischief: Mischief,
     seen: Seen,
@@ -249,11 +292,12 @@ impl State {
             faults: 0,
             controller: None,
             namespace: None,
+            limits: None,
             csi: None,
         };
         let core = Core::new(config, vec![board], mail, to_control);
         let health = Arc::default();
-        plan(&mut control, block_lens, &health);
+        let media = plan(&mut control, block_lens, &health);
         let mut state = State {
             bus,
             core,
@@ -267,7 +311,9 @@ impl State {
             submissions: BTreeMap::new(),
             completions: BTreeMap::new(),
             held: Vec::new(),
+            slow: Vec::new(),
             block_lens: block_lens.to_vec(),
+            media,
             health,
             mischief: Mischief::default(),
             seen: Seen::default(),
@@ -383,6 +429,7 @@ impl State {
             self.submissions.clear();
             self.completions.clear();
             self.held.clear();
+            self.slow.clear();
         }
         let cqe = self.ask(
             0,
@@ -500,6 +547,10 @@ impl State {
                     None => Cqe::new(cid, Status::SUCCESS).with_dw0(1),
                 }
             }
+            AdminOpcode::GET_LOG_PAGE if self.mischief.slow_logs => {
+                self.slow.push(sqe);
+                return;
+            }
             AdminOpcode::GET_LOG_PAGE if sqe.lid() == LogId::SMART && self.mischief.no_smart => {
                 self.seen.smart_reads += 1;
                 Cqe::new(cid, Status::INVALID_LOG_PAGE.dnr())
@@ -519,9 +570,10 @@ impl State {
                     _ => 0,
                 };
                 let (controller, namespace) = (self.mischief.controller, self.mischief.namespace);
-                let csi = self.mischief.csi;
+                let (limits, csi) = (self.mischief.limits, self.mischief.csi);
                 let board = self.board();
-                (board.controller, board.namespace, board.csi) = (controller, namespace, csi);
+                (board.controller, board.namespace) = (controller, namespace);
+                (board.limits, board.csi) = (limits, csi);
                 board.give(0, sqe, len);
                 self.settle();
                 self.deliver();
@@ -546,6 +598,7 @@ impl State {
             self.post(qid, Cqe::new(sqe.cid.get(), status));
             return;
         }
+        self.measure(&sqe);
         let block_len = self.block_lens[sqe.nsid.get() as usize - 1];
         let len = match sqe.nvm_opcode() {
             NvmOpcode::READ | NvmOpcode::WRITE => sqe.blocks() * block_len,
@@ -555,6 +608,24 @@ impl State {
         self.board().give(qid, sqe, len);
         self.settle();
         self.deliver();
+    }
+
+    /// How large is it?
+    fn measure(&mut self, sqe: &Sqe) {
+        let largest = &mut self.seen.largest;
+        let (most, blocks) = match sqe.nvm_opcode() {
+            NvmOpcode::READ | NvmOpcode::WRITE => (&mut largest.transfer, sqe.blocks()),
+            NvmOpcode::WRITE_ZEROES => (&mut largest.write_zeroes, sqe.blocks()),
+            NvmOpcode::VERIFY => (&mut largest.verify, sqe.blocks()),
+            NvmOpcode::DSM => {
+                assert_eq!(sqe.dsm_ranges(), 1);
+                let mut range = DsmRange::default();
+                assert!(self.bus.read(sqe.prp().prp1.get(), range.as_bytes_mut()));
+                (&mut largest.deallocate, range.nlb.get())
+            }
+            _ => return,
+        };
+        *most = blocks.max(*most);
     }
 
     /// What the engine answered goes to the rings.
@@ -629,236 +700,11 @@ fn ring_of(sqe: &Sqe) -> Ring {
     }
 }
 
-/// The engine's fabric: capsules from submission queues, data by PRPs.
-struct Board {
-    bus: Arc<Bus>,
-    inbox: VecDeque<Event>,
-    homes: VecDeque<BufList>,
-    /// The capsule reported last.
-    sqe: Option<Sqe>,
-    in_capsule: Vec<u8>,
-    /// Commands under way, by queue and CID: where their data is.
-    commands: BTreeMap<(u16, u16), Sqe>,
-    answers: VecDeque<(u16, Cqe)>,
-    /// How often each queue was connected.
-    lives: BTreeMap<u16, u32>,
-    faults: u32,
-    controller: Option<fn(&mut IdentifyController)>,
-    namespace: Option<fn(&mut IdentifyNamespace)>,
-    csi: Option<Csi>,
-}
-
-enum Event {
-    Opened(ConnId),
-    Capsule(ConnId, Sqe, Vec<u8>),
-    Fetched(ConnId, Tag, BufList, Status),
-    Closed(ConnId),
-}
-
-impl Board {
-    fn conn(&self, qid: u16) -> ConnId {
-        ConnId {
-            slot: qid.into(),
-            generation: self.lives.get(&qid).copied().unwrap_or(0),
-        }
-    }
-
-    fn open(&mut self, qid: u16) {
-        *self.lives.entry(qid).or_default() += 1;
-        self.inbox.push_back(Event::Opened(self.conn(qid)));
-    }
-
-    fn close_of(&mut self, qid: u16) {
-        self.inbox.push_back(Event::Closed(self.conn(qid)));
-    }
-
-    fn send(&mut self, qid: u16, sqe: Sqe, data: Vec<u8>) {
-        let event = Event::Capsule(self.conn(qid), sqe, data);
-        self.inbox.push_back(event);
-    }
-
-    /// A command of the host; `len` bytes of data go by its PRPs.
-    fn give(&mut self, qid: u16, sqe: Sqe, len: u32) {
-        assert_eq!(sqe.psdt(), Sqe::PSDT_PRP);
-        let before = self.commands.insert((qid, sqe.cid.get()), sqe);
-        assert!(before.is_none(), "a CID is used once at a time");
-        let sgl = if len == 0 {
-            Sgl::NONE
-        } else {
-            Sgl::transport(len)
-        };
-        self.send(qid, sqe.with_sgl(sgl), Vec::new());
-    }
-
-    /// Where byte `offset` of a command's data is, and how many bytes follow it there.
-    fn place(&self, sqe: &Sqe, offset: u64, total: u64) -> (u64, u64) {
-        let prp = sqe.prp();
-        let (first, second) = (prp.prp1.get(), prp.prp2.get());
-        let in_first = PAGE - first % PAGE;
-        if offset < in_first {
-            return (first + offset, in_first - offset);
-        }
-        let (index, inside) = ((offset - in_first) / PAGE, (offset - in_first) % PAGE);
-        // Two pages: PRP2 is the second. More: it is the list (Base 4.3.1).
-        let page = if total <= in_first + PAGE {
-            second
-        } else {
-            assert!(
-                second % PAGE + (index + 1) * 8 <= PAGE,
-                "a list stays in its page"
-            );
-            let mut entry = [0; 8];
-            assert!(
-                self.bus.read(second + index * 8, &mut entry),
-                "the list is mapped"
-            );
-            u64::from_le_bytes(entry)
-        };
-        assert!(
-            page.is_multiple_of(PAGE),
-            "only the first entry has an offset"
-        );
-        (page + inside, PAGE - inside)
-    }
-
-    /// Moves bytes between the host's memory and `data`.
-    fn transfer(
-        &mut self,
-        sqe: &Sqe,
-        offset: u32,
-        total: u64,
-        data: &mut [u8],
-        to_host: bool,
-    ) -> bool {
-        let mut done = 0;
-        while done < data.len() {
-            let (at, run) = self.place(sqe, u64::from(offset) + done as u64, total);
-            let len = (run as usize).min(data.len() - done);
-            let piece = &mut data[done..done + len];
-            let moved = match to_host {
-                true => self.bus.write(at, piece),
-                false => self.bus.read(at, piece),
-            };
-            if !moved {
-                self.faults += 1;
-                return false;
-            }
-            done += len;
-        }
-        true
-    }
-}
-
-impl Fabric for Board {
-    type Incoming = u32;
-
-    fn adopt(&mut self, _: u32, _: Tick) {
-        unreachable!("queues are opened by commands");
-    }
-
-    fn poll(&mut self, _: Tick, _: bool) -> Option<Inbound<'_>> {
-        let nowhere = ([127, 0, 0, 1], 4420).into();
-        Some(match self.inbox.pop_front()? {
-            Event::Opened(conn) => Inbound::Opened {
-                conn,
-                local: nowhere,
-                peer: nowhere,
-                transport: Transport::Tcp,
-            },
-            Event::Capsule(conn, sqe, data) => {
-                self.in_capsule = data;
-                Inbound::Capsule {
-                    conn,
-                    sqe: self.sqe.insert(sqe),
-                    data: InCapsule::Bytes(&self.in_capsule),
-                }
-            }
-            Event::Fetched(conn, tag, bufs, status) => Inbound::Fetched {
-                conn,
-                tag,
-                bufs,
-                status,
-            },
-            Event::Closed(conn) => Inbound::Closed { conn },
-        })
-    }
-
-    fn fetch(&mut self, conn: ConnId, mut fetch: Fetch) {
-        let sqe = self.commands[&(conn.slot as u16, fetch.cid)];
-        let total = fetch.sgl.len.get().into();
-        let mut data = vec![0; fetch.bufs.len()];
-        let moved = self.transfer(&sqe, fetch.offset, total, &mut data, false);
-        fetch.bufs.copy_in(0, &data);
-        let status = match moved {
-            true => Status::SUCCESS,
-            false => Status::DATA_TRANSFER_ERROR,
-        };
-        self.inbox
-            .push_back(Event::Fetched(conn, fetch.tag, fetch.bufs, status));
-    }
-
-    fn reply(&mut self, conn: ConnId, reply: Reply) {
-        let qid = conn.slot as u16;
-        let command = self.commands.get(&(qid, reply.cid)).copied();
-        if let (Some(sqe), false) = (command, reply.bufs.is_empty()) {
-            let mut data = vec![0; reply.bufs.len()];
-            reply.bufs.copy_out(0, &mut data);
-            if qid == 0 && sqe.admin_opcode() == AdminOpcode::IDENTIFY {
-                match (sqe.cns(), self.controller, self.namespace) {
-                    (Cns::CONTROLLER, Some(change), _) => {
-                        change(IdentifyController::view_mut(&mut data).expect("all of it"));
-                    }
-                    (Cns::NAMESPACE, _, Some(change)) => {
-                        change(IdentifyNamespace::view_mut(&mut data).expect("all of it"));
-                    }
-                    (Cns::NS_DESCRIPTORS, ..) if let Some(csi) = self.csi => {
-                        data.fill(0);
-                        NsDescriptorWriter::new(&mut data).push(Nidt::CSI, &[csi.0]);
-                    }
-                    _ => {}
-                }
-            }
-            self.transfer(
-                &sqe,
-                reply.offset,
-                reply.sgl.len.get().into(),
-                &mut data,
-                true,
-            );
-        }
-        if let Some(cqe) = reply.cqe {
-            self.commands.remove(&(qid, reply.cid));
-            self.answers.push_back((qid, cqe));
-        }
-        self.homes.push_back(reply.bufs);
-    }
-
-    fn wants_more(&self, _: ConnId) -> bool {
-        true
-    }
-
-    fn close(&mut self, conn: ConnId, _: Close) {
-        self.commands
-            .retain(|(qid, _), _| u32::from(*qid) != conn.slot);
-        self.inbox.push_back(Event::Closed(conn));
-    }
-
-    fn home(&mut self) -> Option<BufList> {
-        self.homes.pop_front()
-    }
-
-    fn flush(&mut self, _: Tick) {}
-
-    fn next_timeout(&self) -> Option<Tick> {
-        None
-    }
-
-    fn has_work(&self) -> bool {
-        !self.inbox.is_empty()
-    }
-}
-
-fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32], health: &Arc<Health>) {
+fn plan(
+    control: &mut Control<u32, MediaQueue>,
+    block_lens: &[u32],
+    health: &Arc<Health>,
+) -> Vec<Arc<Media>> {
     let mut change = |change| {
         control.change(change).expect("it fits what is there");
     };
@@ -870,35 +716,39 @@ fn plan(control: &mut Control<u32, RamQueue>, block_lens: &[u32], health: &Arc<H
         allow: None,
         namespaces: Default::default(),
     }));
+    let mut drives = Vec::new();
     for (index, block_len) in block_lens.iter().enumerate() {
         let id = control.next_drive();
-        let drive = RamDrive::new(RamConfig {
-            id,
-            label: "ram".into(),
-            bytes: CAPACITY,
-            block_len: *block_len,
-            read_only: false,
-            // A drive's names stay the same.
-            uuid: Some([index as u8 + 1; 16]),
-            cores: 1,
-            spare: None,
-            want: Want::default(),
-        })
-        .expect("memory");
+        // A drive's names stay the same.
+        let name = [index as u8 + 1; 16];
         let info = DriveInfo {
+            label: "media".into(),
+            block_len: *block_len,
+            blocks: CAPACITY / u64::from(*block_len),
+            uuid: name,
+            nguid: name,
+            read_only: false,
+            volatile_cache: true,
+            brings_memory: false,
+            preferred_blocks: 1,
+            deallocates: true,
+            max_transfer: limits::CHUNK_LEN,
+            max_bufs: 1,
             health: Some(health.clone()),
-            ..drive.info()
         };
+        let media = Media::new(info, index as u64);
         let add = Change::AddNamespace {
             nqn: NQN.into(),
             nsid: None,
-            info,
+            info: media.info(),
             read_only: false,
             drive: id,
-            queues: vec![drive.open(0).expect("memory")],
+            queues: vec![media.open()],
         };
         control.change(add).expect("it fits what is there");
+        drives.push(media);
     }
+    drives
 }
 
 /// Buffers of one core.

@@ -8,6 +8,8 @@ qemu() { echo "@@qemu $*"; }
 driver() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")" 2>/dev/null; }
 to_vfio() { local at; for at; do ferroce devices bind "$at" >/dev/null; expect "driver of $at" "$(driver "$at")" = vfio-pci; done; }
 to_kernel() { local at; for at; do ferroce devices unbind "$at" >/dev/null; expect "driver of $at" "$(driver "$at")" = nvme; done; }
+# reaches_memory ADDRESS: 1 if the drive may (bus mastering, bit 2 of its Command register), else 0.
+reaches_memory() { echo $(($(od -An -tu1 -j4 -N1 "/sys/bus/pci/devices/$1/config") >> 2 & 1)); }
 
 # own_disk ADDRESS [NSID]: the block device that the kernel's driver makes of a drive.
 own_disk() {

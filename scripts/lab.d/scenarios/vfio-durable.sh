@@ -1,7 +1,7 @@
 # what a flush acknowledged is on the drive's medium, and what was not flushed is gone: its write log is replayed to the last flush
 #: machine=vfio cpus=2 timeout=300
 . /lab/vfio.sh
-# FUA is not shown here: QEMU's drive takes no notice of it. drivers/tests/nvme.rs shows that it reaches the drive.
+# FUA is not shown here: QEMU's drive takes no notice of it. drivers/tests/limits.rs shows it by a drive that is played.
 mib=8
 plug 2 nvme2 "serial=LAB2,drive=logged,$QUEUES"
 plug 3 log serial=LOG,drive=log

@@ -3,8 +3,12 @@
 . /lab/vfio.sh
 ferroce devices
 to_vfio "${DRIVES[@]}"
+# Drives reach the buffers by pages of 2 MiB.
+echo 160 >/proc/sys/vm/nr_hugepages
 serve --cores 0,1 --device "nvme:${DRIVES[0]}" --device "nvme:${DRIVES[1]}"
 cat /tmp/node.out
+grep -q 'pages of 2 MiB' /tmp/node.out || fail 'the buffers are not in huge pages'
+for drive in "${DRIVES[@]::2}"; do expect "bus mastering of $drive" "$(reaches_memory "$drive")" = 1; done
 connect --nr-io-queues=2
 for nsid in 1 2; do
     disk=$(disk $nsid)
@@ -14,5 +18,10 @@ for nsid in 1 2; do
 done
 disconnect
 stop
+for drive in "${DRIVES[@]::2}"; do
+    expect "driver of $drive" "$(driver "$drive")" = vfio-pci
+    expect "bus mastering of $drive" "$(reaches_memory "$drive")" = 0
+done
 to_kernel "${DRIVES[@]}"
 for nsid in 1 2; do kernel_finds $nsid "$(own_disk "${DRIVES[nsid - 1]}")" 8; done
+echo 0 >/proc/sys/vm/nr_hugepages

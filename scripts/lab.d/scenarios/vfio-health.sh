@@ -15,6 +15,8 @@ expect 'critical warning' "$(smart critical_warning)" = 0
 for nsid in 1 2; do ctl show | grep "drive   of $nsid: 50 C, 0% used"; done
 expect 'temperatures of both drives, summed' "$(metric drive_temperature_kelvin)" = 646
 expect 'warnings in metrics' "$(metric drive_critical_warning)" = 0
+wget -q -O - http://127.0.0.1:9520/metrics >/tmp/metrics
+expect 'drives whose error logs are counted' "$(grep -c '^ferroce_drive_error_log_entries_total{' /tmp/metrics)" = 2
 
 # The host's kernel tells what events it was given.
 mount -t tracefs none /sys/kernel/tracing 2>/dev/null || true

@@ -1,5 +1,7 @@
 //! What `ferroce ctl` and the node say to each other: one line of JSON each way, over a Unix socket.
 
+use ferroce_wire::log::SmartLog;
+use ferroce_wire::num::U128;
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side accepts, in bytes.
@@ -208,10 +210,30 @@ pub struct HealthView {
     pub used_percent: u8,
     /// Media and data integrity errors.
     pub media_errors: u64,
+    /// Entries of its Error Information log, in all its life.
+    #[serde(default)]
+    pub error_log_entries: u64,
     /// Unexpected power losses.
     pub unsafe_shutdowns: u64,
     /// Hours powered on.
     pub power_on_hours: u64,
+}
+
+impl From<&SmartLog> for HealthView {
+    fn from(smart: &SmartLog) -> HealthView {
+        let count = |count: U128| u64::try_from(count.get()).unwrap_or(u64::MAX);
+        HealthView {
+            critical_warning: smart.critical_warning,
+            kelvin: smart.ctemp.get(),
+            spare_percent: smart.avsp,
+            spare_threshold_percent: smart.avspt,
+            used_percent: smart.pused,
+            media_errors: count(smart.mdie),
+            error_log_entries: count(smart.nele),
+            unsafe_shutdowns: count(smart.upl),
+            power_on_hours: count(smart.poh),
+        }
+    }
 }
 
 /// An association of a host.

@@ -886,18 +886,7 @@ fn namespace<'a>(table: &'a Table, nqn: &str, nsid: u32) -> Result<&'a table::Na
 }
 
 fn health_view(health: &Health) -> Option<HealthView> {
-    let smart = health.smart()?;
-    let count = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
-    Some(HealthView {
-        critical_warning: smart.critical_warning,
-        kelvin: smart.ctemp.get(),
-        spare_percent: smart.avsp,
-        spare_threshold_percent: smart.avspt,
-        used_percent: smart.pused,
-        media_errors: count(smart.mdie.get()),
-        unsafe_shutdowns: count(smart.upl.get()),
-        power_on_hours: count(smart.poh.get()),
-    })
+    health.smart().as_ref().map(HealthView::from)
 }
 
 /// What the drive is called: one of memory by its size, which may be another one by now.

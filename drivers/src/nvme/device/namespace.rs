@@ -326,10 +326,12 @@ impl Facts<'_> {
         };
         let can = |bit| id.oncs.get() & bit != 0;
         let zeros = namespace.dlfeat & 0b111 == IdentifyNamespace::DLFEAT_ZEROES;
-        let range_max = match limits.dmrsl.get() {
-            0 => u32::MAX,
-            blocks => blocks,
-        };
+        // We give one range at a time, so its limit and that of all ranges of a command are one.
+        let range_max = [limits.dmrsl.get().into(), limits.dmsl.get()]
+            .into_iter()
+            .filter(|blocks| *blocks != 0)
+            .min()
+            .map_or(u32::MAX, |blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
         let abilities = Abilities {
             nsid,
             block_shift: shift as u8,
@@ -339,8 +341,7 @@ impl Facts<'_> {
             zeroes_deallocate: zeros
                 && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0,
             verify: can(IdentifyController::ONCS_VERIFY).then(|| limit(limits.vsl)),
-            // Hosts are told that what is deallocated reads as zeros: a drive that does not say so keeps it.
-            deallocate: (can(IdentifyController::ONCS_DSM) && zeros).then_some(range_max),
+            deallocate: can(IdentifyController::ONCS_DSM).then_some(range_max),
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut name =
@@ -370,7 +371,7 @@ impl Facts<'_> {
             volatile_cache: id.vwc & IdentifyController::VWC_PRESENT != 0,
             brings_memory: false,
             preferred_blocks: preferred,
-            deallocates: abilities.deallocate.is_some(),
+            deallocates: abilities.deallocate.is_some() && zeros,
             max_transfer,
             max_bufs: 1,
             health: None,

@@ -1,0 +1,149 @@
+//! How the NVMe driver hears how a drive is: its SMART / Health log, its warnings, and drives that are slow to tell.
+
+mod played;
+
+use std::time::{Duration, Instant};
+
+use ferroce_drivers::nvme::queue::FAILED;
+use ferroce_drivers::nvme::{NvmeDrive, Patience};
+use ferroce_engine::port::Op;
+use ferroce_wire::log::SmartLog;
+use ferroce_wire::status::Status;
+use played::bench::{Bench, config, impatient, patient, pattern, until, wait_until};
+
+/// A log that says so much.
+fn smart(critical_warning: u8, kelvin: u16) -> SmartLog {
+    SmartLog {
+        critical_warning,
+        ctemp: kelvin.into(),
+        avsp: 90,
+        avspt: 10,
+        pused: 3,
+        ..SmartLog::default()
+    }
+}
+
+#[test]
+fn the_health_of_a_drive_is_read_every_now_and_then() {
+    let patience = Patience {
+        smart_ms: 5,
+        ..patient()
+    };
+    let bench = Bench::new(512, patience, |_| {});
+    let health = bench.drive.info().health.expect("it has a log");
+    bench.player.feels(&smart(0, 300));
+    let kelvin = || health.smart().map(|smart| smart.ctemp.get());
+    wait_until("it is 300 K", || kelvin() == Some(300));
+    bench.player.feels(&smart(0, 310));
+    wait_until("it is 310 K", || kelvin() == Some(310));
+    assert_eq!(health.warnings(), 0);
+    // Namespaces of one drive are one drive's.
+    let again = NvmeDrive::open(bench.drive.controller().clone(), config(None)).unwrap();
+    assert_eq!(again.info().health.as_ref(), Some(&health));
+    drop(again);
+    bench.end();
+}
+
+#[test]
+fn a_warning_of_a_drive_is_heard_at_once_and_without_being_asked_for() {
+    let patience = Patience {
+        smart_ms: 3_600_000,
+        ..patient()
+    };
+    let mut bench = Bench::new(512, patience, |_| {});
+    let health = bench.drive.info().health.expect("it has a log");
+    wait_until("it was read once", || bench.player.seen().smart_reads == 1);
+    // Twice: the reading of the log lets it tell of the next.
+    for warning in [SmartLog::WARNING_TEMPERATURE, SmartLog::WARNING_SPARE] {
+        bench.player.feels(&smart(0, 300));
+        bench.player.feels(&smart(warning, 360));
+        wait_until("the warning is heard", || health.warnings() == warning);
+    }
+    // The reading that lets it tell of the next tells what it warned of, too.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(bench.player.seen().smart_reads, 3);
+    assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
+    assert_eq!(bench.read(0, 4096, 4096), pattern(4096, 7));
+    bench.end();
+}
+
+#[test]
+fn a_drive_without_a_log_is_asked_once_and_served() {
+    let patience = Patience {
+        smart_ms: 1,
+        ..patient()
+    };
+    let mut bench = Bench::new(512, patience, |mischief| mischief.no_smart = true);
+    wait_until("it was asked", || bench.player.seen().smart_reads > 0);
+    assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
+    std::thread::sleep(Duration::from_millis(50));
+    let seen = bench.player.seen();
+    assert_eq!((seen.smart_reads, seen.disabled), (1, 0));
+    let health = bench.drive.info().health.expect("what it says goes there");
+    assert_eq!((health.smart(), health.warnings()), (None, 0));
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_failed_is_not_reliable() {
+    let mut bench = Bench::new(512, patient(), |_| {});
+    let health = bench.drive.info().health.expect("it has a log");
+    wait_until("it was read", || health.smart().is_some());
+    bench.player.misbehave(|mischief| mischief.gone = true);
+    assert_eq!(bench.plain(Op::Flush), FAILED);
+    assert_eq!(health.warnings(), SmartLog::WARNING_DEGRADED);
+    drop(bench);
+}
+
+#[test]
+fn a_drive_that_is_slow_to_give_a_log_page_is_not_reset() {
+    let patience = Patience {
+        admin_ms: 50,
+        smart_ms: 5,
+        ..impatient()
+    };
+    let mut bench = Bench::new(512, patience, |mischief| mischief.slow_logs = true);
+    let health = bench.drive.info().health.expect("it has a log");
+    wait_until("it is asked", || bench.player.logs_asked() == 1);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(200) {
+        assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
+    }
+    // What is to be done meanwhile is done.
+    bench.player.misbehave(|mischief| {
+        (mischief.hold, mischief.aborts) = (true, true);
+    });
+    let interrupted = Status::COMMAND_INTERRUPTED;
+    assert_eq!(bench.write(0, &[1; 4096], 4096), interrupted);
+    bench.player.misbehave(|mischief| mischief.hold = false);
+    drop(bench.drive.queue(1, &[]).unwrap());
+    let seen = bench.player.seen();
+    assert_eq!((seen.disabled, bench.player.logs_asked()), (0, 1));
+    assert_eq!(health.smart(), None);
+    // It comes, and so do those that follow.
+    bench.player.feels(&smart(0, 300));
+    bench.player.give_logs();
+    let kelvin = || health.smart().map(|smart| smart.ctemp.get());
+    wait_until("it is 300 K", || kelvin() == Some(300));
+    bench.player.feels(&smart(0, 310));
+    wait_until("it is 310 K", || kelvin() == Some(310));
+    assert_eq!(bench.player.seen().disabled, 0);
+    bench.end();
+}
+
+#[test]
+fn a_drive_that_gives_no_log_page_is_reset_and_never_given_up_for_it() {
+    let patience = Patience {
+        log_ms: 5,
+        smart_ms: 1,
+        ..patient()
+    };
+    let mut bench = Bench::new(512, patience, |mischief| mischief.slow_logs = true);
+    until(&mut bench, "it is reset again and again", |player| {
+        player.seen().disabled > 6
+    });
+    bench.player.give_logs();
+    assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
+    assert!(!bench.drive.controller().has_failed());
+    bench.end();
+}
