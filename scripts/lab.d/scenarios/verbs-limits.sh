@@ -47,7 +47,7 @@ grep -E 'no memory for a queue pair.*hca_object in its rdma.max' /tmp/node.log
 allow_more 1
 too_late
 grep -E 'no queue pair of .*hca_object in its rdma.max' /tmp/node.log
-expect 'objects that are left of it' "$(objects)" ~ '^0?$'
+expect 'objects that are left of it' "$(objects)" '~' '^0?$'
 echo 'rxe0 hca_object=max' >/sys/fs/cgroup/node/rdma.max
 FIRST=$CTRL
 connect -w 10.9.0.50 --hostnqn="$HOST2" --hostid="${HOST2##*:}" -i 1
