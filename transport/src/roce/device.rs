@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::port::Tick;
-use ferroce_wire::roce::{CM_QKEY, CM_QPN, Opcode, PORT, RejectReason, Syndrome};
+use ferroce_wire::roce::{BECN, CM_QKEY, CM_QPN, Opcode, PORT, RejectReason, Syndrome};
 
 use crate::rdma::provider::Incoming as _;
 use crate::rdma::provider::{
@@ -514,10 +514,8 @@ impl Device {
                 qp.requester
                     .on_response(now, psn, packet.payload, events, counters)
             }
-            Opcode::CONGESTION => {
-                qp.requester.on_congestion();
-                Ok(())
-            }
+            Opcode::CONGESTION if packet.bth.ecn & BECN == 0 => Err(Dropped::Stray),
+            Opcode::CONGESTION => qp.requester.on_congestion(),
             Opcode::ATOMIC_ACKNOWLEDGE => Err(Dropped::Stray),
             _ => match qp.responder.on_request(
                 now,

@@ -588,11 +588,19 @@ impl Requester {
     }
 
     /// The peer says that the way to it is congested (a CNP). It says so many times in a round trip,
-    /// and may say so when all has arrived: one flight is one reason to slow down.
-    pub fn on_congestion(&mut self) {
+    /// and may say so when all has arrived: one flight is one reason to slow down. A CNP has no packet number to be checked
+    /// (all are 0, RoCEv2 annex A17.9.3).
+    ///
+    /// # Errors
+    /// If nothing is out that could have met congestion.
+    pub fn on_congestion(&mut self) -> Result<(), Dropped> {
+        if self.una == self.high {
+            return Err(Dropped::Stray);
+        }
         if self.window.reacted.is_none() {
             self.shrink();
         }
+        Ok(())
     }
 
     /// Halves the window, and not again for what is out now.
@@ -753,18 +761,21 @@ mod tests {
         let mut requester = requester(0);
         let last = send(&mut requester, Tick(0), 8);
         for _ in 0..10 {
-            requester.on_congestion();
+            assert_eq!(requester.on_congestion(), Ok(()));
         }
         assert_eq!(requester.window.packets(), WINDOW_START / 2);
         // All of it arrived; what is said of it late is no news.
         hear(&mut requester, Tick(1000), last);
         for _ in 0..10 {
-            requester.on_congestion();
+            assert_eq!(requester.on_congestion(), Err(Dropped::Stray));
         }
         assert_eq!(requester.window.packets(), WINDOW_START / 2);
         let last = send(&mut requester, Tick(2000), 1);
         hear(&mut requester, Tick(3000), last);
-        requester.on_congestion();
+        // Nothing is out: nobody's business.
+        assert_eq!(requester.on_congestion(), Err(Dropped::Stray));
+        send(&mut requester, Tick(4000), 1);
+        assert_eq!(requester.on_congestion(), Ok(()));
         assert_eq!(requester.window.packets(), WINDOW_START / 4);
     }
 

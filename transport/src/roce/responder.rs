@@ -83,6 +83,10 @@ impl From<Dropped> for Refused {
     }
 }
 
+/// How far ahead of what is expected a request may be numbered, in packets. No peer sends on for so long without an
+/// acknowledgement (rxe has 128 out, a NIC what a round trip holds), and where so many are lost in a row their sender's timer
+/// finds out. Who cannot see the numbers, but forges addresses, meets these few with one packet in 4,000.
+const AHEAD_MAX: i32 = 4096;
 /// Requests of a queue pair that are kept for those before them.
 const EARLY_MAX: usize = 16;
 /// How long, in ms.
@@ -154,6 +158,9 @@ impl Responder {
     ) -> Result<(), Refused> {
         let psn = Psn::new(packet.bth.psn.get());
         let ahead = psn.since(self.expected);
+        if ahead > AHEAD_MAX {
+            return Err(Dropped::Stray.into());
+        }
         if ahead > 0 {
             if self.keep(now, psn, datagram) {
                 counters.early += 1;
