@@ -478,7 +478,7 @@ impl World {
         }
         for (who, end) in self.ends.iter_mut().enumerate() {
             if self.plan.runs_again(who, now.0).is_none() {
-                end.device.on_time(now);
+                end.device.on_time(now, true);
             }
         }
     }

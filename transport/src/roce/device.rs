@@ -16,7 +16,7 @@ use crate::rdma::provider::{
     Access, Answer, Demand, Dial, DialError, Event, Limits, Message, PrivateData, QpId, Read,
     Remote, WcStatus, Why,
 };
-use crate::roce::cm::{CONNECTIONS_MAX, Cm, CmEvent, Incoming, Ours, Target};
+use crate::roce::cm::{CONNECTIONS_MAX, Cm, CmEvent, Incoming, Ours, Peer, Target};
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::grants::{GRANT_BUFS_MAX, Grants};
 use crate::roce::icrc::{Checked, Flow};
@@ -190,7 +190,6 @@ impl Device {
         };
         let id = self.make(made, demand, now);
         let qp = self.qp_mut(id);
-        qp.responder.connect(peer.qpn);
         qp.connect(peer);
         Ok(id)
     }
@@ -566,7 +565,6 @@ impl Device {
                 } => {
                     let qp = self.qp_mut(id);
                     qp.private = private;
-                    qp.responder.connect(peer.qpn);
                     qp.connect(peer);
                     qp.state = State::Up;
                     self.events.push_back(Event::Established { qp: id });
@@ -663,8 +661,8 @@ impl Device {
         true
     }
 
-    /// Does what is due.
-    pub fn on_time(&mut self, now: Tick) {
+    /// Does what is due. `caught_up` says that no packets wait to be looked at.
+    pub fn on_time(&mut self, now: Tick, caught_up: bool) {
         if self.cm.next_timeout().is_some_and(|due| due <= now) {
             self.cm.on_time(now);
             self.on_cm(now);
@@ -680,7 +678,7 @@ impl Device {
             let State::Up = qp.state else { continue };
             let id = qp.id;
             if qp.requester.next_timeout().is_some_and(|due| due <= now) {
-                match qp.requester.on_time(now, &mut self.counters) {
+                match qp.requester.on_time(now, caught_up, &mut self.counters) {
                     Ok(()) => self.list(slot),
                     Err(status) => self.down(id, status, Some(Why::Error(status)), now),
                 }
@@ -756,14 +754,10 @@ struct Made {
 
 impl Qp {
     /// The peer is known.
-    fn connect(&mut self, peer: crate::roce::cm::Peer) {
+    fn connect(&mut self, peer: Peer) {
         self.limits.reads = self.limits.reads.min(u32::from(peer.reads_max));
-        self.requester.connect(
-            peer.qpn,
-            peer.mtu,
-            peer.send_psn,
-            self.limits.reads as usize,
-        );
+        self.requester.connect(&peer, self.limits.reads as usize);
+        self.responder.connect(&peer);
     }
 
     fn next_timeout(&self) -> Option<Tick> {
