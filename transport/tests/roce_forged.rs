@@ -990,6 +990,35 @@ fn what_is_missing_is_told_after_a_while_and_sent_again() {
     }
 }
 
+#[test]
+fn of_our_own_kind_few_identifications_are_taken() {
+    let take = |change: fn(&mut Vec<u8>), id: u16| {
+        let ([mut host, mut target], _) = connected_by(7, None, change);
+        let from = target.address;
+        let mut datagram = target.messages(1).remove(0);
+        datagram.truncate(datagram.len() - 4);
+        let flow = Flow::new(from, host.address.ip());
+        let icrc = flow.icrc(id, &datagram[..12], std::iter::once(&datagram[12..]));
+        datagram.extend(icrc.to_le_bytes());
+        host.device.receive(NOW, 0, from, &datagram, 0);
+        host.events(NOW);
+        let counters = host.device.counters;
+        (
+            host.heard,
+            counters.dropped(Dropped::Icrc),
+            counters.ids_recovered,
+        )
+    };
+    for id in [0, 1, 63] {
+        assert_eq!(take(|_| {}, id), (1, 0, u64::from(id > 0)));
+    }
+    for id in [64, 0x7000, 0xFFFF] {
+        assert_eq!(take(|_| {}, id), (0, 1, 0));
+        // Anybody else's is what the sender made of it.
+        assert_eq!(take(|datagram| unmark(datagram), id), (1, 0, 1));
+    }
+}
+
 /// A message arrives and is acknowledged; of two more the second is lost. When the first of them is sent again, and how
 /// many packets that is.
 fn unheard(change: impl Fn(&mut Vec<u8>), caught_up: bool) -> (u64, usize) {
