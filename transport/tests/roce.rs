@@ -140,9 +140,9 @@ impl Outlet for Way<'_> {
             _ => packets.len(),
         };
         for packet in &packets[..room] {
-            // Like Linux's rxe, or like ourselves.
+            // As the system cuts trains, which reach us together or one by one.
             let id = if self.network.random.bool() {
-                self.network.random.u16(..)
+                self.network.random.u16(..64)
             } else {
                 0
             };
@@ -478,7 +478,7 @@ impl World {
         }
         for (who, end) in self.ends.iter_mut().enumerate() {
             if self.plan.runs_again(who, now.0).is_none() {
-                end.device.on_time(now);
+                end.device.on_time(now, true);
             }
         }
     }

@@ -68,6 +68,8 @@ impl Wanted {
         if request.responder_resources == 0 {
             return Err(RdmaCmStatus::INVALID_IRD);
         }
+        // Invalid ORD is what nobody hears: a host's initiator depth says how many READs it may have out, and a host reads
+        // nothing (all data is moved by the controller), so that any number of them fits.
         Ok(Wanted {
             qid,
             entries: entries as u16,

@@ -65,6 +65,22 @@ pub struct Peer {
     pub mtu: Mtu,
     /// READs of ours it serves at a time.
     pub reads_max: u8,
+    /// It is RoCE in software of ours, too: see [`MARK`].
+    pub ours: bool,
+}
+
+/// The last bytes of private data in the REQs and REPs of RoCE in software of ours, behind what NVMe/RDMA has there: who
+/// has it at the end sends in order, comes off well when it is told of packets that are merely late, and takes a packet
+/// that comes again for what it is. Others do not look at these bytes.
+const MARK: [u8; 8] = *b"FERROCE1";
+
+/// Marks private data behind so many bytes, if there is room.
+fn mark(private_data: &mut [u8], used: usize) {
+    if let Some(at) = private_data.len().checked_sub(MARK.len())
+        && used <= at
+    {
+        private_data[at..].copy_from_slice(&MARK);
+    }
 }
 
 /// The refusal of a request, once it was refused: a core writes it, and it answers repetitions.
@@ -262,6 +278,7 @@ impl Front {
                 send_psn: Psn::new(req.starting_psn.get()),
                 mtu: theirs,
                 reads_max: req.responder_resources,
+                ours: req.private_data.ends_with(&MARK),
             },
             refusal: Refusal::default(),
         })
@@ -477,6 +494,7 @@ impl Cm {
             "a REQ has 56 bytes of private data"
         );
         req.private_data[CmaHeader::LEN..][..private.len()].copy_from_slice(private);
+        mark(&mut req.private_data, CmaHeader::LEN + private.len());
         let tid = self.random.u64(..);
         let mut to = target.peer;
         to.set_port(PORT);
@@ -493,6 +511,7 @@ impl Cm {
                 send_psn: Psn::new(0),
                 mtu: target.mtu,
                 reads_max: 0,
+                ours: false,
             },
             mad: Box::new(mad::build(tid, Message::Req(&req))),
             due: None,
@@ -519,6 +538,7 @@ impl Cm {
             ..CmRep::default()
         };
         rep.private_data[..private.len()].copy_from_slice(private);
+        mark(&mut rep.private_data, private.len());
         let connection = Connection {
             state: State::RepSent,
             qp: ours.qp,
@@ -722,6 +742,7 @@ impl Cm {
                 connection.peer.qpn = rep.qpn.get();
                 connection.peer.send_psn = Psn::new(rep.starting_psn.get());
                 connection.peer.reads_max = rep.responder_resources;
+                connection.peer.ours = rep.private_data.ends_with(&MARK);
                 let rtu = CmRtu {
                     local_id: Be32::new(id),
                     remote_id: rep.local_id,

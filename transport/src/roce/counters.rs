@@ -43,7 +43,7 @@ dropped! {
     Duplicate = "duplicate",
     /// A request whose predecessors are missing.
     Gap = "gap",
-    /// An answer to nothing that is outstanding.
+    /// An answer to nothing that is outstanding, or a request from far beyond what the peer can have come to.
     Stray = "stray",
     /// A READ response out of order.
     ReadOrder = "read_order",

@@ -9,20 +9,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::port::Tick;
-use ferroce_wire::roce::{CM_QKEY, CM_QPN, Opcode, PORT, RejectReason, Syndrome};
+use ferroce_wire::roce::{BECN, CM_QKEY, CM_QPN, Opcode, PORT, RejectReason, Syndrome};
 
 use crate::rdma::provider::Incoming as _;
 use crate::rdma::provider::{
     Access, Answer, Demand, Dial, DialError, Event, Limits, Message, PrivateData, QpId, Read,
     Remote, WcStatus, Why,
 };
-use crate::roce::cm::{CONNECTIONS_MAX, Cm, CmEvent, Incoming, Ours, Target};
+use crate::roce::cm::{CONNECTIONS_MAX, Cm, CmEvent, Incoming, Ours, Peer, Target};
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::grants::{GRANT_BUFS_MAX, Grants};
 use crate::roce::icrc::{Checked, Flow};
 use crate::roce::mad::Mad;
 use crate::roce::packet::{self, Head, Mtu, Packet, Psn};
-use crate::roce::payload::{Burst, Outlet, PacketOut, Payload, Route};
+use crate::roce::payload::{BURST_MAX, Burst, Outlet, PacketOut, Payload, Route};
 use crate::roce::requester::Requester;
 use crate::roce::responder::{Refused, Responder};
 
@@ -75,6 +75,8 @@ struct Qp {
     grants: Grants,
     limits: Limits,
     private: PrivateData,
+    /// The peer is RoCE in software of ours, too.
+    ours: bool,
     /// It stands in the list of those that have something to send.
     ready: bool,
 }
@@ -190,7 +192,6 @@ impl Device {
         };
         let id = self.make(made, demand, now);
         let qp = self.qp_mut(id);
-        qp.responder.connect(peer.qpn);
         qp.connect(peer);
         Ok(id)
     }
@@ -234,6 +235,7 @@ impl Device {
             grants: Grants::new(),
             limits,
             private: PrivateData::new(&[]),
+            ours: false,
             ready: false,
         };
         self.by_qpn.insert(qpn, slot);
@@ -458,7 +460,7 @@ impl Device {
         if packet.deth.is_some() || qpn == CM_QPN {
             let flow = Flow::new(from, self.ports[port].ip);
             let mad = management(&packet)?;
-            check(&flow, datagram, id, &mut self.counters)?;
+            check(&flow, datagram, id, false, &mut self.counters)?;
             let taken = self.cm.on_mad(now, port, from, mad);
             self.on_cm(now);
             return taken;
@@ -472,7 +474,7 @@ impl Device {
         if qp.inward.0 != from.port() {
             qp.inward = (from.port(), Flow::new(from, self.ports[port].ip));
         }
-        check(&qp.inward.1, datagram, id, &mut self.counters)?;
+        check(&qp.inward.1, datagram, id, qp.ours, &mut self.counters)?;
         match qp.state {
             State::Up => {}
             State::Accepting => {
@@ -514,10 +516,8 @@ impl Device {
                 qp.requester
                     .on_response(now, psn, packet.payload, events, counters)
             }
-            Opcode::CONGESTION => {
-                qp.requester.on_congestion();
-                Ok(())
-            }
+            Opcode::CONGESTION if packet.bth.ecn & BECN == 0 => Err(Dropped::Stray),
+            Opcode::CONGESTION => qp.requester.on_congestion(),
             Opcode::ATOMIC_ACKNOWLEDGE => Err(Dropped::Stray),
             _ => match qp.responder.on_request(
                 now,
@@ -568,7 +568,6 @@ impl Device {
                 } => {
                     let qp = self.qp_mut(id);
                     qp.private = private;
-                    qp.responder.connect(peer.qpn);
                     qp.connect(peer);
                     qp.state = State::Up;
                     self.events.push_back(Event::Established { qp: id });
@@ -665,8 +664,8 @@ impl Device {
         true
     }
 
-    /// Does what is due.
-    pub fn on_time(&mut self, now: Tick) {
+    /// Does what is due. `caught_up` says that no packets wait to be looked at.
+    pub fn on_time(&mut self, now: Tick, caught_up: bool) {
         if self.cm.next_timeout().is_some_and(|due| due <= now) {
             self.cm.on_time(now);
             self.on_cm(now);
@@ -682,7 +681,7 @@ impl Device {
             let State::Up = qp.state else { continue };
             let id = qp.id;
             if qp.requester.next_timeout().is_some_and(|due| due <= now) {
-                match qp.requester.on_time(now, &mut self.counters) {
+                match qp.requester.on_time(now, caught_up, &mut self.counters) {
                     Ok(()) => self.list(slot),
                     Err(status) => self.down(id, status, Some(Why::Error(status)), now),
                 }
@@ -758,14 +757,11 @@ struct Made {
 
 impl Qp {
     /// The peer is known.
-    fn connect(&mut self, peer: crate::roce::cm::Peer) {
+    fn connect(&mut self, peer: Peer) {
         self.limits.reads = self.limits.reads.min(u32::from(peer.reads_max));
-        self.requester.connect(
-            peer.qpn,
-            peer.mtu,
-            peer.send_psn,
-            self.limits.reads as usize,
-        );
+        self.requester.connect(&peer, self.limits.reads as usize);
+        self.responder.connect(&peer);
+        self.ours = peer.ours;
     }
 
     fn next_timeout(&self) -> Option<Tick> {
@@ -795,9 +791,19 @@ pub(crate) fn management<'a>(packet: &Packet<'a>) -> Result<&'a [u8], Dropped> {
     Ok(packet.payload)
 }
 
-fn check(flow: &Flow, datagram: &[u8], id: u16, counters: &mut Counters) -> Result<(), Dropped> {
+/// The ICRC, with the IPv4 identification that is expected. Another one is computed from it and accepted, at the price of
+/// 16 of its 32 bits; but one of ours is 0 or the number of a piece of what the system cut, so that of its packets 26 are
+/// checked.
+fn check(
+    flow: &Flow,
+    datagram: &[u8],
+    id: u16,
+    ours: bool,
+    counters: &mut Counters,
+) -> Result<(), Dropped> {
     match flow.check(datagram, id) {
         Checked::Whole => Ok(()),
+        Checked::WithId(id) if ours && usize::from(id) >= BURST_MAX => Err(Dropped::Icrc),
         Checked::WithId(_) => {
             counters.ids_recovered += 1;
             Ok(())

@@ -20,7 +20,7 @@ use crate::sys::udp::random;
 const BATCHES_PER_TURN: u32 = 4;
 
 /// As long as there are more, a batch moves on what timers know of the time by this at most, in ns. What 64 queue pairs have
-/// out is some 250 batches, together as long as the shortest timer, so it is looked at before it is taken for lost. And it is
+/// out is some 250 batches, together as long as the shortest timer, so it is looked at before it is taken for lost (a nudge waits until all was looked at). And it is
 /// about what a batch takes: the timers of a core that always has more are slow, but run.
 const BATCH_NS: u64 = 20_000;
 
@@ -230,7 +230,7 @@ impl<L: Line> Provider for Roce<L> {
     #[inline]
     fn flush(&mut self, now: Tick) {
         self.batches = BATCHES_PER_TURN;
-        self.device.on_time(self.heard);
+        self.device.on_time(self.heard, !self.more);
         if self.full_until.is_some_and(|until| now < until) {
             return;
         }

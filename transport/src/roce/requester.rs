@@ -7,8 +7,8 @@
 //! one length with a shorter one at the end, which is what one system call with UDP_SEGMENT takes.
 //!
 //! How much may be out follows the loss that is seen: the window grows by one packet per round trip
-//! and is halved by a round trip with loss. There are no timers between packets; what leaves at once
-//! is bounded by the window and by the length of a [`Burst`]. Nothing is paced: the window grows only as fast as packets
+//! and is halved by a round trip with loss, down to 32 packets as long as others get through. There are
+//! no timers between packets; what leaves at once is bounded by the window and by the length of a [`Burst`]. Nothing is paced: the window grows only as fast as packets
 //! are acknowledged, so what leaves is clocked by what arrived, and the largest train is 64 packets of one queue pair, which
 //! a NIC's queue and a switch's port take. Packets apart in time would need a timer every few us, that is a core that never
 //! sleeps, and would give up UDP_SEGMENT, which is half of the speed. NICs that pace do so on marks of congestion (DCQCN);
@@ -21,6 +21,7 @@ use ferroce_engine::port::Tick;
 use ferroce_wire::roce::{Opcode, Syndrome};
 
 use crate::rdma::provider::{Answer, Event, HEAD_LEN, Message, QpId, Read, WcStatus};
+use crate::roce::cm::Peer;
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::packet::{Head, Mtu, Psn, packets};
 use crate::roce::payload::{Burst, PacketOut, Payload};
@@ -29,8 +30,12 @@ use crate::roce::payload::{Burst, PacketOut, Payload};
 const WINDOW_START: u32 = 64;
 /// Packets out at most: what rxe lets itself have out.
 const WINDOW_MAX: u32 = 128;
-/// Packets out at least, however much is lost: enough for one loss to be seen by the next packet.
+/// Packets out at least, however congested the way is, and when nothing gets through: enough for one loss to be seen by
+/// the next packet.
 const WINDOW_MIN: u32 = 4;
+/// Packets out at least where some are lost and those after them arrive: halving for each, one loss of a hundred would
+/// leave about twelve. Hosts and NICs do not slow down for that at all; these have CNPs for it.
+const WINDOW_LOSSY: u32 = 32;
 /// One READ request asks for so many packets at most; longer READs are several. They are always cut at
 /// the same places: a peer that executed one serves it again, or its end, but not what reaches beyond.
 const READ_CHUNK: u32 = 16;
@@ -42,6 +47,8 @@ const RTO_MIN: u64 = 5_000_000;
 const RTO_MAX: u64 = 500_000_000;
 /// ... or after this, as long as no round trip was measured.
 const RTO_START: u64 = 50_000_000;
+/// Before that, a peer that is ours is nudged after two round trips, but never sooner than this, in ns.
+const NUDGE_MIN: u64 = 200_000;
 /// A peer that acknowledges nothing for this long, in ns, is gone.
 pub const GIVE_UP_NS: u64 = 10_000_000_000;
 
@@ -109,6 +116,12 @@ pub struct Requester {
     round_trip: RoundTrip,
     /// A packet whose acknowledgement is timed.
     probe: Option<(Psn, Tick)>,
+    /// The peer may be nudged: sent one packet again, the oldest that is not acknowledged, well before that is late. It
+    /// finds the loss of the last packets, which no later one shows, and the acknowledgement of it the loss of an
+    /// acknowledgement; and if nothing is lost, it was one packet.
+    nudges: bool,
+    /// How far that is.
+    nudge: Nudge,
     /// Since when nothing was acknowledged.
     stalled: Tick,
     /// What was gone back to already.
@@ -117,6 +130,17 @@ pub struct Requester {
     rnr: Option<Tick>,
     /// Since when it says so, of the same message.
     rnr_since: Option<Tick>,
+}
+
+/// A packet that is sent again before its acknowledgement is late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Nudge {
+    /// It may become due.
+    Idle,
+    /// It is to be sent.
+    Due,
+    /// It was, since there was progress last.
+    Done,
 }
 
 #[derive(Debug)]
@@ -157,6 +181,12 @@ impl RoundTrip {
             .max(self.smooth + 4 * self.variation)
             .clamp(RTO_MIN, RTO_MAX)
     }
+
+    /// After which a peer is nudged, once a round trip was measured.
+    fn nudge(&self) -> Option<u64> {
+        let usual = (2 * self.smooth).max(self.smooth + 4 * self.variation);
+        (self.smooth > 0).then(|| usual.max(NUDGE_MIN))
+    }
 }
 
 impl Requester {
@@ -186,6 +216,8 @@ impl Requester {
             rto: RTO_START,
             round_trip: RoundTrip::default(),
             probe: None,
+            nudges: false,
+            nudge: Nudge::Idle,
             stalled: Tick(0),
             gone_back: None,
             rnr: None,
@@ -195,12 +227,13 @@ impl Requester {
 
     /// The peer is known, and it is said what our first packet is to be numbered. Nothing was posted
     /// until now.
-    pub fn connect(&mut self, peer_qpn: u32, mtu: Mtu, first: Psn, reads_max: usize) {
+    pub fn connect(&mut self, peer: &Peer, reads_max: usize) {
         assert!(
             self.queue.is_empty(),
             "nothing is posted before the connection stands"
         );
-        *self = Requester::new(self.qp, peer_qpn, mtu, first, reads_max);
+        *self = Requester::new(self.qp, peer.qpn, peer.mtu, peer.send_psn, reads_max);
+        self.nudges = peer.ours;
     }
 
     /// Posts an answer.
@@ -240,6 +273,14 @@ impl Requester {
     pub fn burst<'a>(&'a self, out: &mut Burst<'a>) {
         if self.rnr.is_some() {
             return;
+        }
+        if self.nudge == Nudge::Due && !out.is_full() {
+            let oldest = Cursor {
+                psn: self.una,
+                index: 0,
+                reads: 0,
+            };
+            out.push(self.packet(oldest, 1, true));
         }
         let mut cursor = self.next;
         while !out.is_full() {
@@ -344,7 +385,12 @@ impl Requester {
     }
 
     /// The first so many packets of the last burst were sent.
-    pub fn sent(&mut self, count: usize, now: Tick, counters: &mut Counters) {
+    pub fn sent(&mut self, mut count: usize, now: Tick, counters: &mut Counters) {
+        if count > 0 && self.nudge == Nudge::Due {
+            self.nudge = Nudge::Done;
+            counters.resent += 1;
+            count -= 1;
+        }
         for _ in 0..count {
             let (after, _) = self.step(self.next).expect("it was in the burst");
             let psn = self.next.psn;
@@ -363,8 +409,18 @@ impl Requester {
         }
         if count > 0 && self.timer.is_none() {
             self.stalled = now;
-            self.timer = Some(now.plus_ns(self.rto));
+            self.timer = Some(self.late(now));
         }
+    }
+
+    /// When something is to be done if nothing is acknowledged from now on.
+    fn late(&self, now: Tick) -> Tick {
+        let nudge = self.nudges && self.nudge == Nudge::Idle;
+        let after = match self.round_trip.nudge() {
+            Some(ns) if nudge => ns.min(self.rto),
+            _ => self.rto,
+        };
+        now.plus_ns(after)
     }
 
     /// An ACK or NAK came for a packet.
@@ -552,8 +608,9 @@ impl Requester {
         self.stalled = now;
         self.rnr_since = None;
         self.gone_back = None;
+        self.nudge = Nudge::Idle;
         let waiting = self.una != self.next.psn;
-        self.timer = waiting.then(|| now.plus_ns(self.rto));
+        self.timer = waiting.then(|| self.late(now));
     }
 
     /// Sends again from the oldest packet that is not acknowledged.
@@ -561,6 +618,9 @@ impl Requester {
         self.gone_back = Some(self.una);
         self.reads.clear();
         self.probe = None;
+        if self.nudge == Nudge::Due {
+            self.nudge = Nudge::Done;
+        }
         self.next = Cursor {
             psn: self.una,
             index: 0,
@@ -572,32 +632,42 @@ impl Requester {
     /// is no news; if it is lost again, time tells.
     fn lose_at_una(&mut self) {
         if self.gone_back != Some(self.una) {
-            self.lose();
+            self.lose(WINDOW_LOSSY);
             self.go_back();
         }
     }
 
-    fn lose(&mut self) {
+    /// Something was lost, and the window is not to be smaller than so many packets for it.
+    fn lose(&mut self, least: u32) {
         if self
             .window
             .reacted
             .is_none_or(|upto| self.una.since(upto) >= 0)
         {
-            self.shrink();
+            self.shrink(least);
         }
     }
 
     /// The peer says that the way to it is congested (a CNP). It says so many times in a round trip,
-    /// and may say so when all has arrived: one flight is one reason to slow down.
-    pub fn on_congestion(&mut self) {
-        if self.window.reacted.is_none() {
-            self.shrink();
+    /// and may say so when all has arrived: one flight is one reason to slow down. A CNP has no packet number to be checked
+    /// (all are 0, RoCEv2 annex A17.9.3).
+    ///
+    /// # Errors
+    /// If nothing is out that could have met congestion.
+    pub fn on_congestion(&mut self) -> Result<(), Dropped> {
+        if self.una == self.high {
+            return Err(Dropped::Stray);
         }
+        if self.window.reacted.is_none() {
+            self.shrink(WINDOW_MIN);
+        }
+        Ok(())
     }
 
-    /// Halves the window, and not again for what is out now.
-    fn shrink(&mut self) {
-        self.window.size = (self.window.size / 2).max(WINDOW_MIN << 8);
+    /// Halves the window, but not below so many packets if it has them, and not again for what is out now.
+    fn shrink(&mut self, least: u32) {
+        let least = (least << 8).min(self.window.size);
+        self.window.size = (self.window.size / 2).max(least);
         self.window.threshold = self.window.size;
         self.window.reacted = Some(self.high);
     }
@@ -610,11 +680,16 @@ impl Requester {
         }
     }
 
-    /// Sends again what was not acknowledged in time.
+    /// Sends again what was not acknowledged in time. `caught_up` says that no packets wait to be looked at.
     ///
     /// # Errors
     /// If the peer has acknowledged nothing for too long, or had no RECV.
-    pub fn on_time(&mut self, now: Tick, counters: &mut Counters) -> Result<(), WcStatus> {
+    pub fn on_time(
+        &mut self,
+        now: Tick,
+        caught_up: bool,
+        counters: &mut Counters,
+    ) -> Result<(), WcStatus> {
         if self.rnr.is_some_and(|until| until <= now) {
             self.rnr = None;
             let waits = |since: Tick| now.since(since) >= RNR_GIVE_UP_NS;
@@ -628,8 +703,22 @@ impl Requester {
         if now.since(self.stalled) >= GIVE_UP_NS {
             return Err(WcStatus::RetriesExceeded);
         }
+        if self.nudges && self.nudge == Nudge::Idle {
+            // Unless it is to be sent again anyhow, or the acknowledgement may lie here already. READs are not: who is asked
+            // for one again drops the answers to those after it, which would all be asked for again.
+            let waits = caught_up && self.una != self.next.psn;
+            let oldest = self.queue.front().filter(|_| waits);
+            self.nudge = match oldest.map(|entry| &entry.work) {
+                Some(Work::Answer(_) | Work::Message(_)) => Nudge::Due,
+                Some(Work::Read(_)) | None => Nudge::Done,
+            };
+            // When it is acknowledged, nobody knows which time it was sent.
+            self.probe = None;
+            self.timer = Some(now.plus_ns(self.rto));
+            return Ok(());
+        }
         counters.timeouts += 1;
-        self.lose();
+        self.lose(WINDOW_MIN);
         self.go_back();
         self.gone_back = None;
         self.rto = (self.rto * 2).min(RTO_MAX);
@@ -652,12 +741,13 @@ impl Requester {
             reads: 0,
         };
         self.timer = None;
+        self.nudge = Nudge::Idle;
         self.rnr = None;
     }
 
     /// True if a burst would not be empty.
     pub fn has_work(&self) -> bool {
-        self.rnr.is_none() && self.step(self.next).is_some()
+        self.rnr.is_none() && (self.nudge == Nudge::Due || self.step(self.next).is_some())
     }
 }
 
@@ -737,7 +827,7 @@ mod tests {
                 .on_ack(now, first, Syndrome::rnr(0), &mut events, &mut counters)
                 .expect("it is out");
             now = requester.next_timeout().expect("it waits");
-            if requester.on_time(now, &mut counters).is_err() {
+            if requester.on_time(now, true, &mut counters).is_err() {
                 break now;
             }
             let out = requester.end.since(first) as usize;
@@ -753,18 +843,21 @@ mod tests {
         let mut requester = requester(0);
         let last = send(&mut requester, Tick(0), 8);
         for _ in 0..10 {
-            requester.on_congestion();
+            assert_eq!(requester.on_congestion(), Ok(()));
         }
         assert_eq!(requester.window.packets(), WINDOW_START / 2);
         // All of it arrived; what is said of it late is no news.
         hear(&mut requester, Tick(1000), last);
         for _ in 0..10 {
-            requester.on_congestion();
+            assert_eq!(requester.on_congestion(), Err(Dropped::Stray));
         }
         assert_eq!(requester.window.packets(), WINDOW_START / 2);
         let last = send(&mut requester, Tick(2000), 1);
         hear(&mut requester, Tick(3000), last);
-        requester.on_congestion();
+        // Nothing is out: nobody's business.
+        assert_eq!(requester.on_congestion(), Err(Dropped::Stray));
+        send(&mut requester, Tick(4000), 1);
+        assert_eq!(requester.on_congestion(), Ok(()));
         assert_eq!(requester.window.packets(), WINDOW_START / 4);
     }
 
@@ -772,7 +865,7 @@ mod tests {
     fn loss_is_reacted_to_however_long_there_was_none() {
         let mut requester = requester(0);
         send(&mut requester, Tick(0), 1);
-        requester.lose();
+        requester.lose(WINDOW_MIN);
         let last = requester.high.before();
         hear(&mut requester, Tick(1000), last);
         // As after half a circle of packet numbers without a loss.
@@ -782,7 +875,7 @@ mod tests {
         }
         let before = requester.window.packets();
         send(&mut requester, Tick(4000), 8);
-        requester.lose();
+        requester.lose(WINDOW_MIN);
         assert_eq!(requester.window.packets(), before / 2);
     }
 }

@@ -13,6 +13,7 @@ use ferroce_engine::port::Tick;
 use ferroce_wire::roce::{ACK_REQ, Opcode, Reth, Syndrome};
 
 use crate::rdma::provider::{Access, Event, HEAD_LEN, QpId, Remote};
+use crate::roce::cm::Peer;
 use crate::roce::counters::{Counters, Dropped};
 use crate::roce::grants::Grants;
 use crate::roce::packet::{self, Head, Mtu, Packet, Psn, packets};
@@ -64,6 +65,7 @@ pub struct Responder {
     early: Vec<(Psn, Box<[u8]>)>,
     /// Since when the first of those others is missing.
     early_since: Tick,
+    patience: Patience,
     /// What is owed to the peer, once all READs are answered.
     owed: Option<Syndrome>,
 }
@@ -83,10 +85,34 @@ impl From<Dropped> for Refused {
     }
 }
 
-/// Requests of a queue pair that are kept for those before them.
-const EARLY_MAX: usize = 16;
-/// How long, in ms.
-const EARLY_MS: u64 = 1;
+/// How far ahead of what is expected a request may be numbered, in packets. No peer sends on for so long without an
+/// acknowledgement (rxe has 128 out, a NIC what a round trip holds), and where so many are lost in a row their sender's timer
+/// finds out. Who cannot see the numbers, but forges addresses, meets these few with one packet in 4,000.
+const AHEAD_MAX: i32 = 4096;
+
+/// How long packets that are missing are taken for late, before they are for lost.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Requests that are kept for those before them.
+    packets: usize,
+    /// How long, in ns.
+    ns: u64,
+}
+
+impl Patience {
+    /// For soft-RoCE at the peer, whose CPUs overtake each other, and which comes off badly when it is told of a gap.
+    const STRANGER: Patience = Patience {
+        packets: 16,
+        ns: 1_000_000,
+    };
+    /// For a peer that sends in order, so that only the network can have changed it: the third one that comes early says
+    /// that what is before it was lost (as in TCP: RFC 5681 section 3.2).
+    const OURS: Patience = Patience {
+        packets: 2,
+        ns: 100_000,
+    };
+}
+
 const INVALID: Refused = Refused::Fatal(Dropped::Invalid, Syndrome::NAK_INVALID);
 const ACCESS: Refused = Refused::Fatal(Dropped::Access, Syndrome::NAK_ACCESS);
 
@@ -115,13 +141,17 @@ impl Responder {
             gap_told: false,
             early: Vec::new(),
             early_since: Tick(0),
+            patience: Patience::STRANGER,
             owed: None,
         }
     }
 
     /// The peer is known.
-    pub fn connect(&mut self, peer_qpn: u32) {
-        self.peer_qpn = peer_qpn;
+    pub fn connect(&mut self, peer: &Peer) {
+        self.peer_qpn = peer.qpn;
+        if peer.ours {
+            self.patience = Patience::OURS;
+        }
     }
 
     /// The packet that is to come next.
@@ -154,6 +184,9 @@ impl Responder {
     ) -> Result<(), Refused> {
         let psn = Psn::new(packet.bth.psn.get());
         let ahead = psn.since(self.expected);
+        if ahead > AHEAD_MAX {
+            return Err(Dropped::Stray.into());
+        }
         if ahead > 0 {
             if self.keep(now, psn, datagram) {
                 counters.early += 1;
@@ -182,10 +215,9 @@ impl Responder {
         done
     }
 
-    /// Keeps a request that came before others, a few packets and a short time: those are more often late than lost, and
-    /// soft-RoCE at the peer, whose CPUs overtake each other, comes off badly when it is told of a gap.
+    /// Keeps a request that came before others, a few packets and a short time: those may be late and not lost.
     fn keep(&mut self, now: Tick, psn: Psn, datagram: &[u8]) -> bool {
-        if self.gap_told || self.early.len() >= EARLY_MAX {
+        if self.gap_told || self.early.len() >= self.patience.packets {
             return false;
         }
         if self.early.is_empty() {
@@ -209,7 +241,7 @@ impl Responder {
 
     /// When [`Responder::on_time`] may have something to do.
     pub fn next_timeout(&self) -> Option<Tick> {
-        (!self.early.is_empty()).then(|| self.early_since.plus_ms(EARLY_MS))
+        (!self.early.is_empty()).then(|| self.early_since.plus_ns(self.patience.ns))
     }
 
     /// Whose predecessors did not come in time are not waited for any more.
@@ -716,6 +748,7 @@ mod tests {
         let order: Vec<u32> = (2..60).collect();
         let (heard, responder, counters) = early(&order, &[1; 58]);
         assert!(heard.is_empty() && responder.early.is_empty());
-        assert_eq!((counters.early, counters.naks_sent), (EARLY_MAX as u64, 1));
+        let kept = Patience::STRANGER.packets as u64;
+        assert_eq!((counters.early, counters.naks_sent), (kept, 1));
     }
 }

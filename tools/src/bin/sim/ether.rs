@@ -270,10 +270,10 @@ impl Outlet for End {
             true => ether.rng.usize(0..=packets.len()),
             false => packets.len(),
         };
-        // As Linux' rxe numbers datagrams, or as we do.
+        // As the system numbers pieces it cut, or as it does datagrams.
         let counts = ether.rng.bool();
         for packet in &packets[..room] {
-            let id = if counts { ether.rng.u16(..) } else { 0 };
+            let id = if counts { ether.rng.u16(..64) } else { 0 };
             let datagram = bytes(packet, &route.flow, id);
             let now = ether.common.now();
             if let Some(capture) = &mut ether.capture {

@@ -64,6 +64,8 @@ pub struct Path {
     pub phase: Phase,
     /// Since when, in ns.
     since: u64,
+    /// Nodes that had died by then.
+    deaths: u64,
     admin: Option<Queue>,
     io: Vec<Queue>,
     cntlid: u16,
@@ -81,6 +83,9 @@ pub struct Path {
     told: BTreeSet<u32>,
     /// I/O queues to be connected anew, by number and the link they had.
     lost: Vec<(u16, LinkId)>,
+    /// I/O queues of which a connection was lost that had not heard whether it was admitted: the node may yet admit it,
+    /// and has such a queue until it finds that nobody is there.
+    unheard: Vec<u16>,
     /// Writes that were in flight at a reset, and the links they were on.
     reset_writes: Vec<u64>,
     reset_links: Vec<LinkId>,
@@ -97,6 +102,7 @@ impl Path {
             plan,
             phase: Phase::Down,
             since: 0,
+            deaths: 0,
             admin: None,
             io: Vec::new(),
             cntlid: 0,
@@ -109,6 +115,7 @@ impl Path {
             stale_list: false,
             told: BTreeSet::new(),
             lost: Vec::new(),
+            unheard: Vec::new(),
             reset_writes: Vec::new(),
             reset_links: Vec::new(),
             returns: true,
@@ -168,6 +175,7 @@ impl Path {
         }
         self.phase = phase;
         self.since = ground.common.now();
+        self.deaths = ground.stats.deaths;
         if !matches!(phase, Phase::Down | Phase::Over) {
             self.wake(ground, self.since + self.keep_alive_every());
         }
@@ -180,6 +188,14 @@ impl Path {
             return;
         }
         self.due = u64::MAX;
+        // A host times its commands: what a node took before it died is answered by nobody, and by RDMA nobody tells.
+        if self.plan.rdma && self.waits() && ground.stats.deaths > self.deaths {
+            if now >= self.since + 30 * S {
+                self.tear_down(ground);
+                return;
+            }
+            self.wake(ground, self.since + 30 * S);
+        }
         match self.phase {
             Phase::Down if now < self.not_before || !ground.node_up => {
                 let again = self.not_before.max(now + MS);
@@ -200,11 +216,15 @@ impl Path {
         self.keep_alive(ground);
     }
 
+    /// It is at something that has an end.
+    fn waits(&self) -> bool {
+        !matches!(self.phase, Phase::Down | Phase::Live | Phase::Over)
+    }
+
     /// Nothing takes for ever.
     pub fn check_patience(&self, ground: &Ground) {
         let now = ground.common.now();
-        let waits = !matches!(self.phase, Phase::Down | Phase::Live | Phase::Over);
-        if waits && now > self.since + 60 * S {
+        if self.waits() && now > self.since + 60 * S {
             wrong!("path {} is {:?} for a minute", self.index, self.phase);
         }
         if self.plan.is_bad() {
@@ -469,6 +489,9 @@ impl Path {
     /// Of a live association, one I/O queue is gone.
     fn lose(&mut self, ground: &mut Ground, at: usize) {
         let queue = self.io.remove(at);
+        if !queue.connected {
+            self.unheard.push(queue.qid);
+        }
         let writes = forget(ground, &queue);
         let (host, subsystem) = (self.plan.host, self.plan.subsystem);
         ground.lose(host, subsystem, vec![queue.link], writes);

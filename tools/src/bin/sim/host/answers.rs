@@ -170,9 +170,11 @@ impl Path {
         dw0: u32,
         settles: &[u64],
     ) {
+        let qid = self.queue(at).qid;
         if status.is_success() {
             ground.stats.connects += 1;
             self.queue(at).connected = true;
+            self.unheard.retain(|unheard| *unheard != qid);
         } else {
             let host = (self.plan.subsystem, self.plan.host);
             let busy = status.code() == Status::CONNECT_CONTROLLER_BUSY;
@@ -183,11 +185,10 @@ impl Path {
             };
             let spoiled =
                 status.code() == Status::TRANSIENT_TRANSPORT_ERROR && ground.plan.weather.spoil > 0;
-            if !busy && !forbidden && !ending && !spoiled {
-                wrong!(
-                    "Connect of queue {} was refused: {status}",
-                    self.queue(at).qid
-                );
+            let is_there =
+                status.code() == Status::INVALID_QUEUE_IDENTIFIER && self.unheard.contains(&qid);
+            if !busy && !forbidden && !ending && !spoiled && !is_there {
+                wrong!("Connect of queue {qid} was refused: {status}");
             }
         }
         match at {
