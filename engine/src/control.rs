@@ -75,6 +75,8 @@ struct Live {
 #[derive(Debug)]
 struct LiveQueue {
     core: usize,
+    /// Its core found its connection there when it heard of the admission.
+    began: bool,
     /// It takes no more commands; some may be at a drive.
     ending: bool,
 }
@@ -375,6 +377,12 @@ impl<I, D> Control<I, D> {
                 request,
             } => {
                 self.on_connect(core, queue, request, now);
+            }
+            ToControl::QueueBegan { cntlid, qid } => {
+                let live = self.controllers.get_mut(&cntlid);
+                if let Some(queue) = live.and_then(|live| live.queues.get_mut(&qid)) {
+                    queue.began = true;
+                }
             }
             ToControl::QueueEnding { cntlid, qid } => {
                 let live = self.controllers.get_mut(&cntlid);

@@ -209,6 +209,8 @@ impl Queues {
         }
         if admission.qid != 0 {
             who.note_io_queue();
+            let qid = admission.qid;
+            self.mail(ToControl::QueueBegan { cntlid, qid });
         }
         if admission.qid == 0 {
             self.config.counters.admin_queues.add(1);

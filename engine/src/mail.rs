@@ -94,6 +94,13 @@ pub enum ToControl {
         /// What it asked for.
         request: Box<ConnectRequest>,
     },
+    /// An I/O queue heard that it is admitted: its connection was still there.
+    QueueBegan {
+        /// Its controller.
+        cntlid: u16,
+        /// Which of its queues.
+        qid: u16,
+    },
     /// An admitted I/O queue takes no more commands; those it has may be at a drive.
     QueueEnding {
         /// Its controller.

@@ -140,6 +140,11 @@ impl Node {
         cntlid
     }
 
+    fn began(&mut self, cntlid: u16, qid: u16) {
+        let began = ToControl::QueueBegan { cntlid, qid };
+        self.control.on_mail(began, self.now);
+    }
+
     fn ended(&mut self, cntlid: u16, qid: u16) {
         self.control
             .on_mail(ToControl::QueueEnded { cntlid, qid }, self.now);
@@ -199,6 +204,7 @@ fn refusals_name_what_was_wrong() {
     });
     assert_eq!(refused, invalid(ConnectRefusal::HOSTNQN));
     assert_eq!(node.connect(0, io(cntlid, 1)), Ok(cntlid));
+    node.began(cntlid, 1);
     let twice = node.connect(0, io(cntlid, 1)).unwrap_err();
     assert_eq!(twice.status, Status::INVALID_QUEUE_IDENTIFIER.dnr());
     // For an I/O queue HOSTID may be left out, HOSTNQN not.
@@ -576,4 +582,24 @@ fn who_asks_again_for_a_queue_is_not_kept_out_by_its_first_try() {
     assert_eq!(refused.status, Status::CONNECT_CONTROLLER_BUSY);
     node.ended(cntlid, 1);
     assert_eq!(node.admission(0, second), Some(Ok(cntlid)));
+}
+
+#[test]
+fn who_lost_a_connection_before_its_admission_was_heard_of_may_ask_again() {
+    let mut node = Node::new(2);
+    let cntlid = node.controller(0);
+    assert_eq!(node.connect(0, io(cntlid, 1)), Ok(cntlid));
+    let early = node.connect(1, io(cntlid, 1)).unwrap_err();
+    assert_eq!(early.status, Status::CONNECT_CONTROLLER_BUSY);
+    // The core found nobody there.
+    node.ended(cntlid, 1);
+    assert_eq!(node.connect(1, io(cntlid, 1)), Ok(cntlid));
+    // This one it did, until that ends.
+    node.began(cntlid, 1);
+    let twice = node.connect(0, io(cntlid, 1)).unwrap_err();
+    assert_eq!(twice.status, Status::INVALID_QUEUE_IDENTIFIER.dnr());
+    node.ended(cntlid, 1);
+    assert_eq!(node.connect(0, io(cntlid, 1)), Ok(cntlid));
+    let early = node.connect(1, io(cntlid, 1)).unwrap_err();
+    assert_eq!(early.status, Status::CONNECT_CONTROLLER_BUSY);
 }

@@ -487,6 +487,9 @@ fn queue_identifiers_beyond_those_granted_are_refused() {
     assert_eq!(cqe.status(), Status::CONNECT_INVALID_PARAMETERS.dnr());
     assert_eq!(ConnectRefusal::from_dw0(cqe.dw0.get()), ConnectRefusal::QID);
     let second = node.io(cntlid, 2, 8);
+    // One that is there is not there twice.
+    let (_, cqe) = node.connect(2, cntlid, 8, 0);
+    assert_eq!(cqe.status(), Status::INVALID_QUEUE_IDENTIFIER.dnr());
     // A reset forgets what was granted.
     node.set_cc(admin, ENABLED.with_en(false));
     assert!(node.is_closed(second));

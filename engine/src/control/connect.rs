@@ -18,6 +18,7 @@ impl LiveQueue {
     fn new(core: usize) -> LiveQueue {
         LiveQueue {
             core,
+            began: false,
             ending: false,
         }
     }
@@ -192,10 +193,16 @@ impl<I, D> Control<I, D> {
             status: Status::INVALID_QUEUE_IDENTIFIER.dnr(),
             dw0: 0,
         };
+        // Without DNR: the host tries again.
+        let busy = Refused {
+            status: Status::CONNECT_CONTROLLER_BUSY,
+            dw0: 0,
+        };
         let full = self.is_full(core);
         let admission = match self.controllers.get_mut(&request.cntlid) {
             Some(live) if !live.ending && live.who.subnqn == request.subnqn.as_str() => {
-                let is_there = live.queues.contains_key(&request.qid);
+                let earlier = live.queues.get(&request.qid);
+                let began = earlier.map(|queue| queue.began);
                 if live.who.hostnqn != request.hostnqn.as_str() {
                     Err(invalid(ConnectRefusal::HOSTNQN))
                 } else if live.who.hostid != request.hostid {
@@ -204,14 +211,14 @@ impl<I, D> Control<I, D> {
                     Err(invalid(ConnectRefusal::QID))
                 } else if live.resetting || !live.who.is_ready() {
                     Err(sequence)
-                } else if is_there {
+                } else if began == Some(true) {
                     Err(exists)
+                } else if began == Some(false) {
+                    // Who asks again before it can have heard of the admission has lost the connection it first asked on.
+                    Err(busy)
                 } else if full {
                     self.say_full(&request);
-                    Err(Refused {
-                        status: Status::CONNECT_CONTROLLER_BUSY,
-                        dw0: 0,
-                    })
+                    Err(busy)
                 } else {
                     live.queues.insert(request.qid, LiveQueue::new(core));
                     Ok(Admission {

@@ -83,9 +83,6 @@ pub struct Path {
     told: BTreeSet<u32>,
     /// I/O queues to be connected anew, by number and the link they had.
     lost: Vec<(u16, LinkId)>,
-    /// I/O queues of which a connection was lost that had not heard whether it was admitted: the node may yet admit it,
-    /// and has such a queue until it finds that nobody is there.
-    unheard: Vec<u16>,
     /// Writes that were in flight at a reset, and the links they were on.
     reset_writes: Vec<u64>,
     reset_links: Vec<LinkId>,
@@ -115,7 +112,6 @@ impl Path {
             stale_list: false,
             told: BTreeSet::new(),
             lost: Vec::new(),
-            unheard: Vec::new(),
             reset_writes: Vec::new(),
             reset_links: Vec::new(),
             returns: true,
@@ -489,9 +485,6 @@ impl Path {
     /// Of a live association, one I/O queue is gone.
     fn lose(&mut self, ground: &mut Ground, at: usize) {
         let queue = self.io.remove(at);
-        if !queue.connected {
-            self.unheard.push(queue.qid);
-        }
         let writes = forget(ground, &queue);
         let (host, subsystem) = (self.plan.host, self.plan.subsystem);
         ground.lose(host, subsystem, vec![queue.link], writes);

@@ -174,7 +174,6 @@ impl Path {
         if status.is_success() {
             ground.stats.connects += 1;
             self.queue(at).connected = true;
-            self.unheard.retain(|unheard| *unheard != qid);
         } else {
             let host = (self.plan.subsystem, self.plan.host);
             let busy = status.code() == Status::CONNECT_CONTROLLER_BUSY;
@@ -185,9 +184,7 @@ impl Path {
             };
             let spoiled =
                 status.code() == Status::TRANSIENT_TRANSPORT_ERROR && ground.plan.weather.spoil > 0;
-            let is_there =
-                status.code() == Status::INVALID_QUEUE_IDENTIFIER && self.unheard.contains(&qid);
-            if !busy && !forbidden && !ending && !spoiled && !is_there {
+            if !busy && !forbidden && !ending && !spoiled {
                 wrong!("Connect of queue {qid} was refused: {status}");
             }
         }
