@@ -444,7 +444,7 @@ impl TcpFabric {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => self.later.push(id),
             Err(cause) => {
                 log::debug!("connection of {} failed: {cause}", conn.peer);
-                self.ends.failed += 1;
+                self.ends.failed += u64::from(conn.phase == Phase::Live);
                 self.end(id);
             }
         }
@@ -570,7 +570,7 @@ impl TcpFabric {
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => {
                     log::debug!("connection of {} failed: {cause}", conn.peer);
-                    self.ends.failed += 1;
+                    self.ends.failed += u64::from(conn.phase == Phase::Live);
                     return self.end(id);
                 }
             }
