@@ -712,9 +712,13 @@ impl Requester {
                 Some(Work::Answer(_) | Work::Message(_)) => Nudge::Due,
                 Some(Work::Read(_)) | None => Nudge::Done,
             };
-            // When it is acknowledged, nobody knows which time it was sent.
-            self.probe = None;
-            self.timer = Some(now.plus_ns(self.rto));
+            // If one was sent, it is given its time. Its round trip is still timed from the first sending, which errs on the
+            // long side: one that grew would else never be measured, and every message nudged.
+            let waits_from = match self.nudge {
+                Nudge::Due => now,
+                _ => self.stalled,
+            };
+            self.timer = Some(waits_from.plus_ns(self.rto));
             return Ok(());
         }
         counters.timeouts += 1;
@@ -771,6 +775,7 @@ mod tests {
     use ferroce_buf::BufList;
 
     use super::*;
+    use crate::rdma::provider::Remote;
 
     const QP: QpId = QpId {
         slot: 0,
@@ -836,6 +841,54 @@ mod tests {
         let expected = RNR_GIVE_UP_NS * 5 / 3;
         assert!(end.0.abs_diff(expected) < 2_000_000_000, "{end:?}");
         assert_eq!(counters.timeouts, 0);
+    }
+
+    #[test]
+    fn a_round_trip_that_grew_is_measured_though_the_peer_is_nudged() {
+        let mut requester = requester(0);
+        requester.nudges = true;
+        let mut counters = Counters::default();
+        let mut now = Tick(0);
+        let mut resent = Vec::new();
+        for round_trip in [60_000; 20].into_iter().chain([300_000; 20]) {
+            let before = counters.resent;
+            let last = send(&mut requester, now, 1);
+            let heard = now.plus_ns(round_trip);
+            while let Some(due) = requester.next_timeout().filter(|due| *due < heard) {
+                assert_eq!(requester.on_time(due, true, &mut counters), Ok(()));
+                requester.sent(usize::from(requester.has_work()), due, &mut counters);
+            }
+            hear(&mut requester, heard, last);
+            now = heard.plus_ns(1000);
+            resent.push(counters.resent - before);
+        }
+        // The first that takes longer, and no other.
+        assert_eq!(resent.iter().position(|count| *count > 0), Some(20));
+        assert_eq!(resent.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn a_read_is_not_nudged_and_comes_again_no_later_for_that() {
+        let mut requester = requester(0);
+        requester.nudges = true;
+        let mut counters = Counters::default();
+        let last = send(&mut requester, Tick(0), 1);
+        hear(&mut requester, Tick(60_000), last);
+        let begin = Tick(100_000);
+        requester.read(Read {
+            tag: 0,
+            remote: Remote { addr: 0, key: 0 },
+            bufs: BufList::new(),
+        });
+        requester.sent(1, begin, &mut counters);
+        for due in [NUDGE_MIN, RTO_MIN] {
+            let due = begin.plus_ns(due);
+            assert!(!requester.has_work());
+            assert_eq!(requester.next_timeout(), Some(due));
+            assert_eq!(requester.on_time(due, true, &mut counters), Ok(()));
+        }
+        assert!(requester.has_work());
+        assert_eq!(counters.timeouts, 1);
     }
 
     #[test]
