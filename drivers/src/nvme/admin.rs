@@ -192,23 +192,6 @@ impl Admin {
         Ok(found)
     }
 
-    /// A command that returns data: a copy of what it returned.
-    ///
-    /// # Errors
-    /// As [`Admin::call`].
-    pub fn fetch<T: Wire>(&mut self, mut sqe: Sqe) -> Result<Box<T>, AdminError> {
-        const { assert!(size_of::<T>() <= IDENTIFY_LEN) };
-        self.memory.clear(DATA, IDENTIFY_LEN);
-        sqe.set_prp(Prp {
-            prp1: self.memory.iova(DATA).into(),
-            prp2: 0.into(),
-        });
-        self.call(sqe)?;
-        let mut found = Box::new(T::zeroed());
-        self.memory.copy_out(DATA, found.as_bytes_mut());
-        Ok(found)
-    }
-
     /// Asks for a log page of [`LOG_MAX`] bytes at most, one at a time, and does not wait: drives may be slow to give
     /// one, while they do everything else. [`Admin::log`] tells when it is there.
     pub fn ask_log(&mut self, mut sqe: Sqe) {
@@ -243,12 +226,22 @@ impl Admin {
         }
     }
 
-    /// Identify.
+    /// Identify, waited for.
     ///
     /// # Errors
     /// As [`Admin::call`].
     pub fn identify<T: Wire>(&mut self, cns: Cns, nsid: u32) -> Result<Box<T>, AdminError> {
-        self.fetch(Sqe::identify(cns, nsid, Csi::NVM))
+        const { assert!(size_of::<T>() <= IDENTIFY_LEN) };
+        self.memory.clear(DATA, IDENTIFY_LEN);
+        let mut sqe = Sqe::identify(cns, nsid, Csi::NVM);
+        sqe.set_prp(Prp {
+            prp1: self.memory.iova(DATA).into(),
+            prp2: 0.into(),
+        });
+        self.call(sqe)?;
+        let mut found = Box::new(T::zeroed());
+        self.memory.copy_out(DATA, found.as_bytes_mut());
+        Ok(found)
     }
 
     /// Asks the drive to tell what happens; it may have `limit` requests for that.

@@ -208,7 +208,6 @@ impl Seat {
 /// A controller of ours. Dropping it waits for its queues to be closed, and shuts the drive down.
 #[derive(Debug)]
 pub struct Controller {
-    label: String,
     kept: Arc<Kept>,
     thread: Option<JoinHandle<()>>,
 }
@@ -275,7 +274,6 @@ impl Controller {
             .spawn(run)
             .map_err(|cause| DriveError::system(&label, "starting its keeper", cause))?;
         Ok(Controller {
-            label,
             kept,
             thread: Some(thread),
         })
@@ -286,22 +284,8 @@ impl Controller {
         self.keeper().word.life().mode() == Mode::Failed
     }
 
-    /// Its SMART / Health log, read now.
-    ///
-    /// # Errors
-    /// If the drive does not give it.
-    pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
-        self.keeper()
-            .read_smart()
-            .map_err(|why| self.refused("SMART log", &why))
-    }
-
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         lock(&self.kept.keeper)
-    }
-
-    fn refused(&self, what: &str, why: &AdminError) -> DriveError {
-        DriveError::refused(&self.label, format!("{what}: {why}"))
     }
 }
 
@@ -701,15 +685,6 @@ impl Keeper {
             // Of others it is enough that they were read: the drive may tell of the next event.
             _ => {}
         }
-    }
-
-    /// The SMART log, waited for.
-    fn read_smart(&mut self) -> Result<Box<SmartLog>, AdminError> {
-        let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
-        sqe.cdw10 = (sqe.cdw10.get() | RETAIN).into();
-        let smart: Box<SmartLog> = self.call(|admin| admin.fetch(sqe))?;
-        self.on_smart(&smart);
-        Ok(smart)
     }
 
     /// Hosts are told, too.
