@@ -660,7 +660,7 @@ impl Keeper {
             }
             self.asked = None;
         }
-        if let Some(log) = self.logs.pop_front() {
+        if let Some(log) = self.logs.front().copied() {
             let len = match log.lid {
                 LogId::SMART => size_of::<SmartLog>(),
                 LogId::ERROR_INFORMATION => size_of::<ErrorInfoEntry>(),
@@ -668,8 +668,12 @@ impl Keeper {
             };
             let mut sqe = Sqe::get_log_page(log.lid, NSID_ALL, 0, len as u32);
             sqe.cdw10 = (sqe.cdw10.get() | log.cdw10).into();
-            if let Some(admin) = &mut self.admin {
-                admin.ask_log(sqe);
+            // Else it stays the first, for the next look.
+            if self
+                .call(|admin| Ok(admin.ask_log(sqe)))
+                .is_ok_and(|asked| asked)
+            {
+                self.logs.pop_front();
                 self.asked = Some((log, Instant::now()));
             }
         }
