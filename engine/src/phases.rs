@@ -527,16 +527,16 @@ impl Clerk {
         if let Some(index) = self.owners.iter().position(is) {
             return Some(index as u16);
         }
+        if now < self.full_until {
+            return None;
+        }
         let idle = |index: usize| {
             let quiet = now.since(self.used[index]) >= SERIES_IDLE_MS * 1_000_000;
             quiet && phases.series[index].in_flight.get() == 0
         };
-        let all = 1..self.owners.len();
-        let (unused, owned) = all.partition::<Vec<_>, _>(|&index| self.owners[index].is_none());
-        let mut free = unused
-            .into_iter()
-            .chain(owned.into_iter().filter(|&index| idle(index)));
-        let Some(index) = free.next() else {
+        let mut all = 1..self.owners.len();
+        let unused = all.clone().find(|&index| self.owners[index].is_none());
+        let Some(index) = unused.or_else(|| all.find(|&index| idle(index))) else {
             self.full_until = Tick(now.0 + SERIES_FULL_MS * 1_000_000);
             return None;
         };
@@ -872,13 +872,12 @@ mod tests {
         let wait = SERIES_FULL_MS * 1_000_000;
         office.serve(1, &b, read(1), 5000, 2000);
         assert_eq!(full(&office), 5000 + wait);
-        // Nothing is looked up for the same pair until then, but for another one.
+        // Nobody looks for a free one until then, not for another pair either.
         office.serve(1, &b, read(1), 6000, 2000);
-        assert_eq!(full(&office), 5000 + wait);
         office.serve(1, &b, read(2), 7000, 2000);
-        assert_eq!(full(&office), 7000 + wait);
-        office.serve(1, &b, read(1), 7000 + wait, 2000);
-        assert_eq!(full(&office), 7000 + 2 * wait);
+        assert_eq!(full(&office), 5000 + wait);
+        office.serve(1, &b, read(1), 5000 + wait, 2000);
+        assert_eq!(full(&office), 5000 + 2 * wait);
         assert_eq!(office.of(None, 0).operations[0].count(), 4);
     }
 

@@ -13,7 +13,8 @@ use ferroce_transport::rdma::provider::Provider;
 use ferroce_transport::rdma::verbs::{VerbsIncoming, VerbsProvider};
 use ferroce_transport::roce;
 use ferroce_transport::roce::provider::Roce;
-use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
+use ferroce_transport::tcp::fabric::TcpFabric;
+use ferroce_transport::tcp::listen::Incoming;
 
 use crate::wait::{Bed, Watching};
 

@@ -13,8 +13,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ferroce_buf::{Buf, BufList, Class, Home, PAGE, Pool, Region, Want};
 use ferroce_engine::port::{ConnId, Fabric, Inbound, Reply, Tick};
 use ferroce_transport::sys::{self, IoList};
-use ferroce_transport::tcp::fabric::{Incoming, TcpFabric};
+use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::frame::{self, Format};
+use ferroce_transport::tcp::listen::Incoming;
 use ferroce_transport::tcp::target::Offer;
 use ferroce_wire::Wire;
 use ferroce_wire::cqe::Cqe;

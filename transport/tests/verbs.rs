@@ -479,6 +479,8 @@ fn a_message_waits_for_a_recv_and_not_for_long() {
         });
         naks
     };
+    // Not every device counts them; soft-RoCE does, and for it the figure has to be.
+    let counts = bench.verbs.any_is_soft();
     let before = naks(&bench);
     let bufs = BufList::new();
     let message = Message { tag: 9, head, bufs };
@@ -488,7 +490,10 @@ fn a_message_waits_for_a_recv_and_not_for_long() {
         bench.turn();
     }
     let tried = naks(&bench) - before;
-    assert!(tried >= 3, "tried {tried} times in half a second");
+    assert!(
+        tried >= 3 || !counts,
+        "tried {tried} times in half a second"
+    );
     for buf in waiting {
         bench.ends[TARGET].provider.post_recv(target, Some(buf));
     }

@@ -192,28 +192,12 @@ impl Admin {
         Ok(found)
     }
 
-    /// A command that returns data: a copy of what it returned.
-    ///
-    /// # Errors
-    /// As [`Admin::call`].
-    pub fn fetch<T: Wire>(&mut self, mut sqe: Sqe) -> Result<Box<T>, AdminError> {
-        const { assert!(size_of::<T>() <= IDENTIFY_LEN) };
-        self.memory.clear(DATA, IDENTIFY_LEN);
-        sqe.set_prp(Prp {
-            prp1: self.memory.iova(DATA).into(),
-            prp2: 0.into(),
-        });
-        self.call(sqe)?;
-        let mut found = Box::new(T::zeroed());
-        self.memory.copy_out(DATA, found.as_bytes_mut());
-        Ok(found)
-    }
-
     /// Asks for a log page of [`LOG_MAX`] bytes at most, one at a time, and does not wait: drives may be slow to give
-    /// one, while they do everything else. [`Admin::log`] tells when it is there.
-    pub fn ask_log(&mut self, mut sqe: Sqe) {
+    /// one, while they do everything else. [`Admin::log`] tells when it is there. False if the queue is full: nothing was asked.
+    #[must_use]
+    pub fn ask_log(&mut self, mut sqe: Sqe) -> bool {
         let Ok(cid) = self.table.insert(Purpose::Log) else {
-            return;
+            return false;
         };
         self.memory.clear(LOG, LOG_MAX);
         self.log = None;
@@ -224,6 +208,7 @@ impl Admin {
         });
         self.submissions.push(&sqe);
         self.submissions.ring(&self.bar);
+        true
     }
 
     /// The log page that was asked for, once it is there; behind what was asked for lie zeros.
@@ -243,12 +228,22 @@ impl Admin {
         }
     }
 
-    /// Identify.
+    /// Identify, waited for.
     ///
     /// # Errors
     /// As [`Admin::call`].
     pub fn identify<T: Wire>(&mut self, cns: Cns, nsid: u32) -> Result<Box<T>, AdminError> {
-        self.fetch(Sqe::identify(cns, nsid, Csi::NVM))
+        const { assert!(size_of::<T>() <= IDENTIFY_LEN) };
+        self.memory.clear(DATA, IDENTIFY_LEN);
+        let mut sqe = Sqe::identify(cns, nsid, Csi::NVM);
+        sqe.set_prp(Prp {
+            prp1: self.memory.iova(DATA).into(),
+            prp2: 0.into(),
+        });
+        self.call(sqe)?;
+        let mut found = Box::new(T::zeroed());
+        self.memory.copy_out(DATA, found.as_bytes_mut());
+        Ok(found)
     }
 
     /// Asks the drive to tell what happens; it may have `limit` requests for that.
@@ -271,5 +266,39 @@ impl Admin {
     pub fn events(&mut self) -> Result<Vec<AsyncEvent>, AdminError> {
         self.take(None)?;
         Ok(std::mem::take(&mut self.events))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Bus;
+    use crate::mmio::Registers;
+    use ferroce_wire::log::LogId;
+    use ferroce_wire::sqe::NSID_ALL;
+
+    /// A drive that answers nothing.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Registers for Silent {
+        fn read32(&self, _at: u32) -> u32 {
+            0
+        }
+
+        fn write32(&self, _at: u32, _value: u32) {}
+    }
+
+    #[test]
+    fn a_full_queue_asks_for_no_log_page() {
+        let bar = Bar::Played(Arc::new(Silent));
+        let iommu = Iommu::Bus(Arc::new(Bus::default()));
+        let mut admin = Admin::new(bar, &iommu, Cap::default(), Duration::ZERO).unwrap();
+        let sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, 512);
+        assert!(admin.ask_log(sqe));
+        for _ in 0..ENTRIES {
+            admin.listen(1);
+        }
+        assert!(!admin.ask_log(sqe));
     }
 }

@@ -6,6 +6,7 @@
 //! commands wait, and a controller that does not come back, or is gone, fails: its commands are answered, and
 //! the node lives on.
 
+mod logs;
 mod namespace;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,22 +18,21 @@ use std::time::{Duration, Instant};
 use ferroce_engine::health::Health;
 use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
 use ferroce_engine::port::Tick;
-use ferroce_wire::Wire;
-use ferroce_wire::feature::{AsyncEvent, AsyncEventConfig, FeatureId, NumberOfQueues};
+use ferroce_wire::feature::{AsyncEventConfig, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{Cns, IdentifyController, IdentifyNamespace};
-use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog, Warnings};
 use ferroce_wire::prop::{Cap, Csts, PropertyOffset};
-use ferroce_wire::sqe::{NSID_ALL, Sqe};
+use ferroce_wire::sqe::Sqe;
 
 pub use namespace::{NvmeConfig, NvmeDrive, Seated};
 
-use super::admin::{Admin, AdminError, LOG_MAX};
+use super::admin::{Admin, AdminError};
 use super::queue::{ENTRIES_MAX, End, Life, Mode, Vector, Word};
 use crate::DriveError;
 use crate::dma::{Bus, DmaMemory, Iommu};
 use crate::mmio::{Bar, Registers};
 use crate::pci::Address;
 use crate::vfio::{self, Device, EventFd};
+use logs::Log;
 use namespace::Shape;
 
 /// I/O queues we ask a drive for.
@@ -46,8 +46,6 @@ const RESETS_MAX: usize = 3;
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
 /// How long a drive's shutdown is waited for, whatever it says.
 const SHUTDOWN_MAX_MS: u32 = 30_000;
-/// Retain Asynchronous Event: events are left to be told, since the host of this command did not hear of any.
-const RETAIN: u32 = Sqe::CDW10_RAE;
 /// How long cores have to notice what the keeper says, and to close their queues.
 const HEAR: Duration = Duration::from_secs(5);
 
@@ -208,7 +206,6 @@ impl Seat {
 /// A controller of ours. Dropping it waits for its queues to be closed, and shuts the drive down.
 #[derive(Debug)]
 pub struct Controller {
-    label: String,
     kept: Arc<Kept>,
     thread: Option<JoinHandle<()>>,
 }
@@ -275,7 +272,6 @@ impl Controller {
             .spawn(run)
             .map_err(|cause| DriveError::system(&label, "starting its keeper", cause))?;
         Ok(Controller {
-            label,
             kept,
             thread: Some(thread),
         })
@@ -286,22 +282,8 @@ impl Controller {
         self.keeper().word.life().mode() == Mode::Failed
     }
 
-    /// Its SMART / Health log, read now.
-    ///
-    /// # Errors
-    /// If the drive does not give it.
-    pub fn smart(&self) -> Result<Box<SmartLog>, DriveError> {
-        self.keeper()
-            .read_smart()
-            .map_err(|why| self.refused("SMART log", &why))
-    }
-
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         lock(&self.kept.keeper)
-    }
-
-    fn refused(&self, what: &str, why: &AdminError) -> DriveError {
-        DriveError::refused(&self.label, format!("{what}: {why}"))
     }
 }
 
@@ -342,16 +324,12 @@ struct Keeper {
     logs: VecDeque<Log>,
     /// The one that the drive was asked for, and when.
     asked: Option<(Log, Instant)>,
+    /// Resets since the SMART log last came, because a page did not.
+    unread: u32,
+    /// No page is asked for before: a drive that gives none is not to be reset for it again and again.
+    logs_at: Instant,
     /// The IOMMU outlives the seat: queue memory is unmapped through it.
     iommu: Iommu,
-}
-
-/// A log page to be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Log {
-    lid: LogId,
-    /// What its command says beside: [`RETAIN`], or 0 if the drive may tell of the next event afterwards.
-    cdw10: u32,
 }
 
 /// Why a controller did not come up.
@@ -406,6 +384,8 @@ impl Keeper {
             smart_at: Some(Instant::now()),
             logs: VecDeque::new(),
             asked: None,
+            unread: 0,
+            logs_at: Instant::now(),
         };
         match keeper.enable(None) {
             Ok(()) => Ok(keeper),
@@ -639,88 +619,6 @@ impl Keeper {
         }
     }
 
-    /// Has the SMART log read, if it is time to and no other page is being read.
-    fn look_at_health(&mut self) {
-        let now = Instant::now();
-        if self.asked.is_none() && self.smart_at.is_some_and(|at| at <= now) {
-            self.smart_at = Some(now + Duration::from_millis(self.patience.smart_ms.into()));
-            self.want_log(LogId::SMART, RETAIN);
-        }
-    }
-
-    fn want_log(&mut self, lid: LogId, cdw10: u32) {
-        let log = Log { lid, cdw10 };
-        if !self.logs.contains(&log) {
-            self.logs.push_back(log);
-        }
-    }
-
-    /// Takes the log page that was asked for, if it is there, and asks for the next.
-    fn read_logs(&mut self) {
-        if let Some((log, since)) = self.asked {
-            match self.call(Admin::log) {
-                Ok(Some(page)) => self.on_log(log.lid, &page),
-                Ok(None) if since.elapsed().as_millis() < self.patience.log_ms.into() => return,
-                // That says nothing of its queues, so it is not counted with what does.
-                Ok(None) => {
-                    let ms = self.patience.log_ms;
-                    return self.renew(&format!("no {} within {ms} ms", log.lid));
-                }
-                Err(AdminError::Status(status)) if log.lid == LogId::SMART => {
-                    log::info!("{}: it gives no SMART log: {status}", self.label);
-                    self.smart_at = None;
-                }
-                Err(AdminError::Status(_)) => {}
-                Err(AdminError::Gone) => return,
-                Err(why) => return self.reset(&why.to_string()),
-            }
-            self.asked = None;
-        }
-        if let Some(log) = self.logs.pop_front() {
-            let len = match log.lid {
-                LogId::SMART => size_of::<SmartLog>(),
-                LogId::ERROR_INFORMATION => size_of::<ErrorInfoEntry>(),
-                _ => LOG_MAX,
-            };
-            let mut sqe = Sqe::get_log_page(log.lid, NSID_ALL, 0, len as u32);
-            sqe.cdw10 = (sqe.cdw10.get() | log.cdw10).into();
-            if let Some(admin) = &mut self.admin {
-                admin.ask_log(sqe);
-                self.asked = Some((log, Instant::now()));
-            }
-        }
-    }
-
-    fn on_log(&mut self, lid: LogId, page: &[u8]) {
-        match lid {
-            LogId::SMART => self.on_smart(&SmartLog::read(page).expect("it is shorter")),
-            LogId::ERROR_INFORMATION => {
-                let newest = ErrorInfoEntry::read(page).expect("it is shorter");
-                log::warn!("{}: {}", self.label, told(&newest));
-            }
-            // Of others it is enough that they were read: the drive may tell of the next event.
-            _ => {}
-        }
-    }
-
-    /// The SMART log, waited for.
-    fn read_smart(&mut self) -> Result<Box<SmartLog>, AdminError> {
-        let mut sqe = Sqe::get_log_page(LogId::SMART, NSID_ALL, 0, size_of::<SmartLog>() as u32);
-        sqe.cdw10 = (sqe.cdw10.get() | RETAIN).into();
-        let smart: Box<SmartLog> = self.call(|admin| admin.fetch(sqe))?;
-        self.on_smart(&smart);
-        Ok(smart)
-    }
-
-    /// Hosts are told, too.
-    fn on_smart(&self, smart: &SmartLog) {
-        let new = smart.critical_warning & !self.health.warnings();
-        if new != 0 {
-            log::warn!("{}: {}", self.label, Warnings(smart.critical_warning));
-        }
-        self.health.say(smart);
-    }
-
     fn tell_ms(&self) {
         self.word.tell_ms(self.start.elapsed().as_millis() as u32);
     }
@@ -746,22 +644,6 @@ impl Keeper {
                         return self.reset(&format!("Abort: {why}"));
                     }
                 }
-            }
-        }
-    }
-
-    fn hear_events(&mut self) {
-        let events = match self.call(Admin::events) {
-            Ok(events) => events,
-            Err(AdminError::Gone) => return,
-            Err(why) => return self.reset(&why.to_string()),
-        };
-        for event in events {
-            log::warn!("{}: {}", self.label, said(&event));
-            // Reading the page is what lets the drive tell of the next such event.
-            self.want_log(event.lid, 0);
-            if let Some(admin) = &mut self.admin {
-                admin.listen(1);
             }
         }
     }
@@ -904,32 +786,4 @@ impl Keeper {
         self.admin = None;
         self.seat = None;
     }
-}
-
-/// An entry of the drive's Error Information log, for ours. Hosts have logs of their own, by their own queues and commands.
-fn told(error: &ErrorInfoEntry) -> String {
-    format!(
-        "error {}: {}, namespace {}, block {}",
-        error.count,
-        error.status(),
-        error.nsid,
-        error.lba
-    )
-}
-
-/// An event, for the log.
-fn said(event: &AsyncEvent) -> String {
-    let what = match event.event_type {
-        AsyncEvent::TYPE_ERROR => "an error",
-        AsyncEvent::TYPE_SMART => "its health changed",
-        AsyncEvent::TYPE_NOTICE if *event == AsyncEvent::NAMESPACE_CHANGED => {
-            "a namespace changed; a new size is seen when the drive is opened again"
-        }
-        AsyncEvent::TYPE_NOTICE => "a notice",
-        _ => "an event",
-    };
-    format!(
-        "{what} (type {}, {:#x}; {})",
-        event.event_type, event.info, event.lid
-    )
 }

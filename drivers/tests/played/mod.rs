@@ -88,8 +88,8 @@ pub struct Mischief {
     pub no_queue: Option<Status>,
     /// The command set of its namespaces, if it is not NVM.
     pub csi: Option<Csi>,
-    /// It has no SMART log.
-    pub no_smart: bool,
+    /// It refuses its SMART log so.
+    pub no_smart: Option<Status>,
     /// Log pages are asked for and do not come, until `give_logs`.
     pub slow_logs: bool,
 }
@@ -551,9 +551,11 @@ impl State {
                 self.slow.push(sqe);
                 return;
             }
-            AdminOpcode::GET_LOG_PAGE if sqe.lid() == LogId::SMART && self.mischief.no_smart => {
+            AdminOpcode::GET_LOG_PAGE
+                if sqe.lid() == LogId::SMART && self.mischief.no_smart.is_some() =>
+            {
                 self.seen.smart_reads += 1;
-                Cqe::new(cid, Status::INVALID_LOG_PAGE.dnr())
+                Cqe::new(cid, self.mischief.no_smart.expect("just seen"))
             }
             AdminOpcode::SET_FEATURES
                 if sqe.fid() == FeatureId::NUMBER_OF_QUEUES && self.mischief.queues.is_some() =>

@@ -23,12 +23,13 @@ find_own_disk() {
 }
 
 # plug SLOT ID OPTIONS: has QEMU put an NVMe drive into that slot, and waits until the kernel has it. QEMU is done with a drive
-# that was in the slot a moment later than the kernel, and refuses till then; it refuses a second one, too.
+# that was in the slot a moment later than the kernel, and refuses till then; it refuses a second one, too. Of one that went
+# with I/O under way it may keep the storage for good (Permission conflict on node), so all of them share it (share-rw).
 plug() {
     local i
     for i in 1 2 3 4 5 6 7 8; do
         ! plugged "$1" || return 0
-        qemu "device_add nvme,id=$2,bus=slot$1,$3"
+        qemu "device_add nvme,id=$2,bus=slot$1,share-rw=on,$3"
         sleep 3
     done
     until_true 20 plugged "$1"

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::sys::{self, Epoll, Events, IoList};
-use crate::tcp::listen;
+use crate::tcp::listen::{self, Incoming};
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
@@ -66,35 +66,6 @@ const LINGER_MS: u64 = 2_000;
 const LINGERING_MAX: usize = 256;
 
 const _: () = assert!(STAGING_LEN >= 2 * WHOLE_MAX);
-
-/// A connection, handed over from where it was accepted.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The socket.
-    pub socket: TcpStream,
-    /// What was already read from it.
-    pub bytes: Vec<u8>,
-    /// The address the host came to.
-    pub local: SocketAddr,
-    /// The host's address.
-    pub peer: SocketAddr,
-}
-
-impl Incoming {
-    /// A socket of which nothing was read.
-    ///
-    /// # Errors
-    /// If the socket has no addresses: its peer is gone already.
-    pub fn new(socket: TcpStream) -> io::Result<Incoming> {
-        let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
-        Ok(Incoming {
-            socket,
-            bytes: Vec::new(),
-            local,
-            peer,
-        })
-    }
-}
 
 /// NVMe/TCP connections of one core.
 #[derive(Debug)]
@@ -444,7 +415,7 @@ impl TcpFabric {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => self.later.push(id),
             Err(cause) => {
                 log::debug!("connection of {} failed: {cause}", conn.peer);
-                self.ends.failed += 1;
+                self.ends.failed += u64::from(conn.phase == Phase::Live);
                 self.end(id);
             }
         }
@@ -570,7 +541,7 @@ impl TcpFabric {
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => {
                     log::debug!("connection of {} failed: {cause}", conn.peer);
-                    self.ends.failed += 1;
+                    self.ends.failed += u64::from(conn.phase == Phase::Live);
                     return self.end(id);
                 }
             }

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::tcp::fabric::Incoming;
-
 /// Connections that wait to be accepted: a thousand queues may come back at once.
 const BACKLOG: i32 = 4096;
 
@@ -20,6 +18,35 @@ const DEAD_MS: u64 = 30_000;
 pub struct Listener {
     socket: TcpListener,
     local: SocketAddr,
+}
+
+/// A connection, handed over from where it was accepted.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The socket.
+    pub socket: TcpStream,
+    /// What was already read from it.
+    pub bytes: Vec<u8>,
+    /// The address the host came to.
+    pub local: SocketAddr,
+    /// The host's address.
+    pub peer: SocketAddr,
+}
+
+impl Incoming {
+    /// A socket of which nothing was read.
+    ///
+    /// # Errors
+    /// If the socket has no addresses: its peer is gone already.
+    pub fn new(socket: TcpStream) -> io::Result<Incoming> {
+        let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+        Ok(Incoming {
+            socket,
+            bytes: Vec::new(),
+            local,
+            peer,
+        })
+    }
 }
 
 /// What [`Listener::accept`] found.

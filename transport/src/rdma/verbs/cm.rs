@@ -12,6 +12,7 @@ use std::ptr::{null_mut, read_unaligned};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ferroce_buf::Region;
 use ferroce_wire::Wire as _;
@@ -28,8 +29,8 @@ use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
 
 /// Set-up threads: one that destroys does not keep others from being made.
 const SETUP_THREADS: usize = 2;
-/// How often the control thread looks after what no event tells of: regions that are gone, in ms.
-const TEND_MS: libc::c_int = 1000;
+/// How often the control thread looks after what no event tells of: regions that are gone, addresses that came back.
+const TEND: Duration = Duration::from_secs(1);
 
 /// How RDMA devices are to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -121,6 +122,8 @@ pub(super) enum Job {
     Disconnect(Arc<Conn>),
     /// Destroy everything. What was made, if it was.
     Destroy(Arc<Conn>, Option<Box<Made>>),
+    /// Deregister regions that are gone.
+    Forget(Arc<Device>),
     /// Refuse a request, with private data.
     Refuse(Id, Option<PrivateData>),
 }
@@ -144,6 +147,8 @@ pub(super) enum Mail {
     /// The device saw the peer break a rule. `Over` follows.
     Violation(QpId),
     Destroyed(QpId),
+    /// A device is gone: what was made of it is of no use any more.
+    DeviceGone(Arc<Device>),
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -327,12 +332,6 @@ impl Shared {
         Ok(())
     }
 
-    /// What became of regions is known here alone: a region that is gone stays locked until a device hears of it.
-    fn forget_regions(&self) {
-        let devices = lock(&self.devices).clone();
-        devices.iter().for_each(|device| device.forget_regions());
-    }
-
     /// One more core will have ends of devices.
     pub(super) fn add_core(&self, core: &Arc<CoreShared>) {
         lock(&self.cores).push(Arc::downgrade(core));
@@ -384,19 +383,10 @@ impl Shared {
     }
 
     fn open_devices(&self) {
-        let mut count = 0;
-        // SAFETY: the list is checked, and freed; contexts live on.
-        unsafe {
-            let list = sys::rdma_get_devices(&raw mut count);
-            if list.is_null() {
-                return;
+        for context in keep_contexts() {
+            if let Err(why) = self.device(context) {
+                log::warn!("RDMA: {why}");
             }
-            for context in std::slice::from_raw_parts(list, count as usize) {
-                if let Err(why) = self.device(*context) {
-                    log::warn!("RDMA: {why}");
-                }
-            }
-            sys::rdma_free_devices(list);
         }
     }
 
@@ -407,6 +397,8 @@ impl Shared {
         if let Some(known) = devices.iter().find(|device| device.context == context) {
             return Ok(known.clone());
         }
+        // One that came later: from now on it is ours as well.
+        keep_contexts();
         // One that cannot be used gives back what it has when it is dropped here.
         let device = Arc::new(Device::open(context, self.options.host)?);
         for region in regions.iter().filter_map(Weak::upgrade) {
@@ -426,6 +418,7 @@ impl Shared {
 
     fn control(self: &Arc<Shared>) {
         let mut fds = Vec::new();
+        let mut tended = Instant::now();
         loop {
             while self.wake.pop().is_some() {}
             // Only now: what was just taken may have been what says that this is the end, and nothing wakes us again.
@@ -447,19 +440,16 @@ impl Shared {
                 events: libc::POLLIN,
                 revents: 0,
             }));
-            let patience = match devices.is_empty() && lock(&self.lost).is_empty() {
-                true => -1,
-                false => TEND_MS,
+            let has_some = !devices.is_empty() || !lock(&self.lost).is_empty();
+            let patience = match has_some {
+                true => TEND.saturating_sub(tended.elapsed()).as_millis() as libc::c_int + 1,
+                false => -1,
             };
             // SAFETY: the array is ours. A failure is a signal, and tried again.
-            let ready =
-                unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, patience) };
-            if ready == 0 {
-                self.forget_regions();
-                let mut lost = std::mem::take(&mut *lock(&self.lost));
-                lost.retain(|place| place.upgrade().is_some_and(|place| !place.hear_again(self)));
-                lock(&self.lost).append(&mut lost);
-                continue;
+            unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, patience) };
+            if has_some && tended.elapsed() >= TEND {
+                self.tend(&devices);
+                tended = Instant::now();
             }
             while self.cm_event() {}
             for (device, fd) in devices.iter().zip(&fds[own.len()..]) {
@@ -473,6 +463,17 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Looks after regions that are gone, which stay locked until a device hears of it, and places where nobody is heard.
+    fn tend(&self, devices: &[Arc<Device>]) {
+        for device in devices.iter().filter(|device| device.has_gone_regions()) {
+            // It takes its time, and hosts wait here.
+            self.send(0, Job::Forget(device.clone()));
+        }
+        let mut lost = std::mem::take(&mut *lock(&self.lost));
+        lost.retain(|place| place.upgrade().is_some_and(|place| !place.hear_again(self)));
+        lock(&self.lost).append(&mut lost);
     }
 
     /// Nothing comes from a device any more.
@@ -734,6 +735,7 @@ impl Shared {
                     conn.over(Why::Peer);
                 }
                 Job::Destroy(conn, made) => self.destroy(&conn, made),
+                Job::Forget(device) => device.forget_regions(),
                 Job::Refuse(id, _) if id.0.is_null() => {
                     if self.stop.load(Ordering::Acquire) {
                         return;
@@ -789,6 +791,20 @@ impl Id {
         // SAFETY: who has an Id has one that lives.
         let context = unsafe { (*self.0).verbs };
         (!context.is_null()).then_some(context)
+    }
+}
+
+/// The contexts of all devices there are. librdmacm closes that of a device that is gone once nobody has it: who has the list
+/// has them all, so it is never given back.
+fn keep_contexts() -> Vec<*mut sys::ibv_context> {
+    let mut count = 0;
+    // SAFETY: the list is checked; its first `count` entries are contexts.
+    unsafe {
+        let list = sys::rdma_get_devices(&raw mut count);
+        if list.is_null() {
+            return Vec::new();
+        }
+        std::slice::from_raw_parts(list, count as usize).to_vec()
     }
 }
 

@@ -381,7 +381,10 @@ impl VerbsProvider {
                 if let Some(found) = find(&mut self.slots, qp) {
                     found.stage = Stage::Destroyed;
                 }
+            }
+            Mail::DeviceGone(device) => {
                 self.cqs.retain(|cq| !cq.is_given_up());
+                self.keys.forget(&device);
             }
         }
     }

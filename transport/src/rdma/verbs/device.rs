@@ -11,7 +11,7 @@ use rdma_sys as sys;
 
 use super::inventory::{self, Ability};
 
-/// A device that is in use. Its context stays open until the process ends, as all of librdmacm's do.
+/// A device that is in use. Its context stays open until the process ends: `keep_contexts` sees to that.
 #[derive(Debug)]
 pub(super) struct Device {
     pub name: String,
@@ -56,7 +56,7 @@ impl Device {
     /// # Errors
     /// In words.
     pub fn open(context: *mut sys::ibv_context, windows: bool) -> Result<Device, String> {
-        // SAFETY: librdmacm never closes its contexts; the name is a string within the device's struct.
+        // SAFETY: contexts stay open; the name is a string within the device's struct.
         let (name, infiniband) = unsafe {
             let kind = (*(*context).device).transport_type;
             (
@@ -126,6 +126,12 @@ impl Device {
         });
         self.changes.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// True if there is something for [`Device::forget_regions`].
+    pub fn has_gone_regions(&self) -> bool {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.iter().any(|known| known.region.strong_count() == 0)
     }
 
     /// Lets go of regions that are gone, whose memory the device would keep locked.

@@ -144,7 +144,7 @@ impl CoreShared {
 
     /// A device is gone: nobody sleeps on its channel any more, which would wake him for ever, nor makes queue pairs with
     /// its completion queues.
-    pub fn forget(&self, device: &Device) {
+    pub fn forget(&self, device: &Arc<Device>) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let at = ends.iter().position(|end| end.context == device.context);
         let Some(end) = at.map(|at| ends.swap_remove(at)) else {
@@ -156,6 +156,7 @@ impl CoreShared {
             let (epoll, fd) = (self.epoll.as_raw_fd(), (*end.channel).fd);
             libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, null_mut());
         }
+        self.inbox.push(Mail::DeviceGone(device.clone()));
     }
 
     /// A completion queue with room for so many entries, which are dealt.

@@ -45,7 +45,7 @@ impl Keys {
     /// Something was registered since it was looked at last.
     #[cold]
     fn look_up(&mut self, device: &Arc<Device>, changes: u64, region: usize) -> Option<Key> {
-        self.0.retain(|known| !Arc::ptr_eq(&known.device, device));
+        self.forget(device);
         let keys = device.keys();
         let key = keys.get(region).copied().flatten();
         self.0.push(Known {
@@ -54,6 +54,11 @@ impl Keys {
             keys,
         });
         key
+    }
+
+    /// The device is gone.
+    pub(super) fn forget(&mut self, device: &Arc<Device>) {
+        self.0.retain(|known| !Arc::ptr_eq(&known.device, device));
     }
 
     #[inline]
