@@ -122,6 +122,9 @@ pub struct Requester {
     nudges: bool,
     /// How far that is.
     nudge: Nudge,
+    /// How often its time was doubled: once for each that was sent since a round trip was measured last. One that grew is
+    /// measured then, and is not taken for loss for ever (Karn, Partridge: Improving Round-Trip Time Estimates, 1987).
+    nudge_shift: u32,
     /// Since when nothing was acknowledged.
     stalled: Tick,
     /// What was gone back to already.
@@ -135,8 +138,10 @@ pub struct Requester {
 /// A packet that is sent again before its acknowledgement is late.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Nudge {
-    /// It may become due.
+    /// The timer is not for it.
     Idle,
+    /// The timer is for it.
+    Armed,
     /// It is to be sent.
     Due,
     /// It was, since there was progress last.
@@ -218,6 +223,7 @@ impl Requester {
             probe: None,
             nudges: false,
             nudge: Nudge::Idle,
+            nudge_shift: 0,
             stalled: Tick(0),
             gone_back: None,
             rnr: None,
@@ -409,18 +415,18 @@ impl Requester {
         }
         if count > 0 && self.timer.is_none() {
             self.stalled = now;
-            self.timer = Some(self.late(now));
+            self.wait(now);
         }
     }
 
-    /// When something is to be done if nothing is acknowledged from now on.
-    fn late(&self, now: Tick) -> Tick {
-        let nudge = self.nudges && self.nudge == Nudge::Idle;
-        let after = match self.round_trip.nudge() {
-            Some(ns) if nudge => ns.min(self.rto),
-            _ => self.rto,
-        };
-        now.plus_ns(after)
+    /// Sets the timer for what is to be done if nothing is acknowledged from now on.
+    fn wait(&mut self, now: Tick) {
+        let nudge = self.round_trip.nudge().map(|ns| ns << self.nudge_shift);
+        let nudge = nudge.filter(|ns| self.nudges && self.nudge == Nudge::Idle && *ns < self.rto);
+        if nudge.is_some() {
+            self.nudge = Nudge::Armed;
+        }
+        self.timer = Some(now.plus_ns(nudge.unwrap_or(self.rto)));
     }
 
     /// An ACK or NAK came for a packet.
@@ -595,6 +601,7 @@ impl Requester {
         {
             self.round_trip.sample(now.since(sent));
             self.probe = None;
+            self.nudge_shift = 0;
         }
         self.rto = self.round_trip.timeout();
         self.window.grow(count);
@@ -609,8 +616,10 @@ impl Requester {
         self.rnr_since = None;
         self.gone_back = None;
         self.nudge = Nudge::Idle;
-        let waiting = self.una != self.next.psn;
-        self.timer = waiting.then(|| self.late(now));
+        self.timer = None;
+        if self.una != self.next.psn {
+            self.wait(now);
+        }
     }
 
     /// Sends again from the oldest packet that is not acknowledged.
@@ -618,7 +627,7 @@ impl Requester {
         self.gone_back = Some(self.una);
         self.reads.clear();
         self.probe = None;
-        if self.nudge == Nudge::Due {
+        if matches!(self.nudge, Nudge::Armed | Nudge::Due) {
             self.nudge = Nudge::Done;
         }
         self.next = Cursor {
@@ -703,22 +712,26 @@ impl Requester {
         if now.since(self.stalled) >= GIVE_UP_NS {
             return Err(WcStatus::RetriesExceeded);
         }
-        if self.nudges && self.nudge == Nudge::Idle {
+        if self.nudge == Nudge::Armed {
             // Unless it is to be sent again anyhow, or the acknowledgement may lie here already. READs are not: who is asked
             // for one again drops the answers to those after it, which would all be asked for again.
             let waits = caught_up && self.una != self.next.psn;
             let oldest = self.queue.front().filter(|_| waits);
-            self.nudge = match oldest.map(|entry| &entry.work) {
-                Some(Work::Answer(_) | Work::Message(_)) => Nudge::Due,
-                Some(Work::Read(_)) | None => Nudge::Done,
+            let from = match oldest.map(|entry| &entry.work) {
+                Some(Work::Answer(_) | Work::Message(_)) => {
+                    self.nudge = Nudge::Due;
+                    self.nudge_shift += 1;
+                    // When it is acknowledged, nobody knows which time it was sent.
+                    self.probe = None;
+                    now
+                }
+                Some(Work::Read(_)) | None => {
+                    self.nudge = Nudge::Done;
+                    self.stalled
+                }
             };
-            // If one was sent, it is given its time. Its round trip is still timed from the first sending, which errs on the
-            // long side: one that grew would else never be measured, and every message nudged.
-            let waits_from = match self.nudge {
-                Nudge::Due => now,
-                _ => self.stalled,
-            };
-            self.timer = Some(waits_from.plus_ns(self.rto));
+            // If it is sent, it is given its time.
+            self.timer = Some(from.plus_ns(self.rto));
             return Ok(());
         }
         counters.timeouts += 1;
@@ -865,6 +878,39 @@ mod tests {
         // The first that takes longer, and no other.
         assert_eq!(resent.iter().position(|count| *count > 0), Some(20));
         assert_eq!(resent.iter().sum::<u64>(), 1);
+    }
+
+    /// Of a flight of which nothing arrives, the oldest packet alone is no way to get on: when a packet is late in earnest, all
+    /// are sent again, whether a round trip was ever measured or not.
+    #[test]
+    fn what_is_late_in_earnest_is_all_sent_again() {
+        for measured in [false, true] {
+            let mut requester = requester(0);
+            requester.nudges = true;
+            let mut counters = Counters::default();
+            let mut now = Tick(0);
+            if measured {
+                let last = send(&mut requester, now, 1);
+                now = Tick(60_000);
+                hear(&mut requester, now, last);
+            }
+            let last = send(&mut requester, now, 8);
+            let mut psn = requester.una;
+            // Each nudge gets through, and nothing else.
+            while counters.timeouts == 0 {
+                now = requester.next_timeout().expect("something is out");
+                assert_eq!(requester.on_time(now, true, &mut counters), Ok(()));
+                if requester.nudge == Nudge::Due {
+                    requester.sent(1, now, &mut counters);
+                    now = now.plus_ns(60_000);
+                    assert_ne!(psn, last, "a packet for each nudge");
+                    hear(&mut requester, now, psn);
+                    psn = psn.plus(1);
+                }
+            }
+            assert_eq!(counters.resent > 0, measured);
+            assert_eq!(requester.next.psn, requester.una);
+        }
     }
 
     #[test]
