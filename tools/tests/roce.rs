@@ -160,6 +160,24 @@ fn who_listens_by_rdma_is_told_what_it_became() {
     well(&node.probe(None, &["--time", "50ms"]));
 }
 
+/// A host that is gone acknowledges nothing, its last answers neither: a node that stops does not wait for it until it fails.
+#[test]
+fn a_node_stops_though_its_host_is_gone() {
+    let mut node = Node::serve(None);
+    let mut probe = ferroce();
+    probe.args(["probe", &node.url, "--bind", &address(), "--time", "60s"]);
+    let mut probe = probe.stdout(Stdio::null()).spawn().expect("it runs");
+    while !String::from_utf8_lossy(&node.ctl(&["hosts"]).stdout).contains("nqn.") {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    probe.kill().expect("it is killed");
+    probe.wait().expect("it ends");
+    let pid = node.child.id().to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(told.expect("kill runs").success());
+    assert!(node.child.wait().expect("it ends").success());
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let node = Node::serve(None);

@@ -42,6 +42,8 @@ const HOMES_READY: usize = 1024;
 const PROBE_MS: u64 = 15_000;
 /// How often it is looked for such queue pairs.
 const PROBE_CHECK_MS: u64 = 5_000;
+/// How long what was given to a connection that ends may take to be acknowledged: its peer may be gone already.
+const ENDING_MS: u64 = 5_000;
 /// Two warnings of the same kind are at least so far apart.
 const WARN_EVERY_MS: u64 = 10_000;
 
@@ -72,6 +74,8 @@ pub struct RdmaFabric<P> {
     refused: u64,
     warned: Option<Tick>,
     probe_next: Tick,
+    /// Connections that end when all is sent, and until when, the first first.
+    ending: VecDeque<(Tick, QpId)>,
     now: Tick,
 }
 
@@ -153,6 +157,7 @@ impl<P: Provider> RdmaFabric<P> {
             refused: 0,
             warned: None,
             probe_next: Tick::default(),
+            ending: VecDeque::new(),
             now: Tick::default(),
         }
     }
@@ -466,6 +471,15 @@ impl<P: Provider> RdmaFabric<P> {
         }
     }
 
+    /// Closes connections whose peers did not take the last of it in time.
+    fn end_late(&mut self) {
+        while let Some((_, qp)) = self.ending.pop_front_if(|(due, _)| *due <= self.now) {
+            if live(&mut self.conns, qp).is_some_and(|conn| conn.machine.state() == State::Ending) {
+                self.close_now(qp);
+            }
+        }
+    }
+
     fn on_established(&mut self, qp: QpId) -> Option<Next> {
         let conn = live(&mut self.conns, qp)?;
         if !conn.machine.established() {
@@ -630,6 +644,8 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         };
         if now && conn.machine.state() != State::Over {
             self.close_now(qp);
+        } else if !now {
+            self.ending.push_back((self.now.plus_ms(ENDING_MS), qp));
         }
     }
 
@@ -642,12 +658,15 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.now = now;
         self.repost();
         self.probe();
+        self.end_late();
         self.provider.flush(now);
     }
 
     fn next_timeout(&self) -> Option<Tick> {
         let probe = (self.count > 0).then_some(self.probe_next);
-        self.provider.next_timeout().into_iter().chain(probe).min()
+        let ending = self.ending.front().map(|(due, _)| *due);
+        let all = self.provider.next_timeout().into_iter();
+        all.chain(probe).chain(ending).min()
     }
 
     fn has_work(&self) -> bool {
