@@ -209,6 +209,8 @@ impl Node {
                 clock,
                 idling,
                 facts: known.clone(),
+                count_next: Default::default(),
+                uncounted: true,
             };
             posts.push(post);
             facts.push(known);

@@ -406,9 +406,6 @@ impl OwnQueue {
 
     /// Its core is about to sleep: an interrupt from now on wakes it. Look for completions once more after this.
     pub fn before_sleep(&mut self) {
-        if let Some(vector) = &self.end.vector {
-            vector.event.drain();
-        }
         self.slept = true;
         // While the drive is reset nobody touches it; when it is back, the mask goes anyway.
         if self.masked && self.up {
@@ -567,7 +564,8 @@ impl OwnQueue {
         self.guests[usize::from(from) - 1].answer(done);
     }
 
-    /// What becomes readable when there may be something to poll; None if nothing interrupts.
+    /// What is made readable, again and again, when there may be something to poll: an eventfd that nobody reads, to be
+    /// watched by edges. None if nothing interrupts.
     pub fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         self.end.vector.as_ref().map(|vector| vector.event.as_fd())
     }

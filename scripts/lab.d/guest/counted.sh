@@ -25,12 +25,12 @@ set_mark() {
 }
 
 # spent NAME COMMAND...: `COMMAND SECONDS` does I/Os for so long, and sets IOS and P50_US. It runs three times, the first one
-# to warm up.
+# to warm up; the last one is long, since fio begins with some 30 million instructions, more or less.
 spent() {
     local name=$1 line="@@insns $1" seconds from
     shift
     "$@" 1
-    for seconds in 1 16; do
+    for seconds in 1 31; do
         set_mark
         from=$MARKS
         "$@" $seconds
@@ -38,7 +38,7 @@ spent() {
         line+=" $from $MARKS $IOS"
     done
     echo "$line"
-    echo "@@figure $name-iops $((IOS / 16))"
+    echo "@@figure $name-iops $((IOS / seconds))"
     echo "@@figure $name-p50-us $P50_US"
 }
 

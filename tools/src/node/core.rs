@@ -61,6 +61,10 @@ const DRIVE_SPIN: Duration = Duration::from_millis(1);
 /// What RDMA counts is told so often.
 const COUNT_NS: u64 = 100_000_000;
 
+/// A core that does not spin, and woke up so few turns ago, tries to sleep though it was busy: one request keeps it for no
+/// longer. Else it looks for more first, which costs less than to have interrupts armed each time.
+const TURNS_OF_ONE: u32 = 4;
+
 /// How long a core sleeps at most that cannot watch one of its drives.
 const UNWATCHED_NS: u64 = 1_000_000;
 
@@ -77,6 +81,10 @@ pub struct Thread {
     pub idling: Idling,
     /// What it tells of itself.
     pub facts: Arc<CoreFacts>,
+    /// When what the transports counted is told next, if anything happened by then.
+    pub count_next: Tick,
+    /// Something happened since.
+    pub uncounted: bool,
 }
 
 impl Thread {
@@ -91,8 +99,12 @@ impl Thread {
         // Until here its time is accounted for.
         let mut accounted = last_busy;
         let mut was_busy = true;
-        let mut count_next = accounted;
+        // If there is nothing in the next turn, the core sleeps after it.
+        let mut tired = false;
+        let mut turns_awake = 0u32;
         loop {
+            turns_awake = turns_awake.saturating_add(1);
+            let armed = if tired { self.arm() } else { None };
             let now = self.clock.now();
             let spent = if was_busy {
                 &self.facts.busy_ns
@@ -108,26 +120,33 @@ impl Thread {
                 self.serve_guests();
                 return;
             }
-            if now >= count_next {
-                self.count();
-                count_next = now.plus_ns(COUNT_NS);
-            }
-            let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
-            self.facts.connections.store(connections, Ordering::Relaxed);
             was_busy = work.busy;
             if work.busy {
                 last_busy = now;
+                self.uncounted = true;
+                let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
+                self.facts.connections.store(connections, Ordering::Relaxed);
                 let copied = self.core.fabrics.iter().map(AnyFabric::copied).sum();
                 self.facts.copied_bytes.set(copied);
-            } else if self.idling.keeps_awake(&work, now.since(last_busy)) {
-                if self.idling.alone {
+            }
+            self.count(now);
+            if let Some(limit) = armed
+                && !work.busy
+            {
+                self.sleep(now, work.next_timeout, limit);
+                last_busy = self.clock.now();
+                accounted = last_busy;
+                (tired, turns_awake) = (false, 0);
+            } else {
+                tired = !self.idling.keeps_awake(&work, now.since(last_busy))
+                    && (!work.busy || turns_awake < TURNS_OF_ONE);
+                if tired || work.busy {
+                    // It goes on at once.
+                } else if self.idling.alone {
                     std::hint::spin_loop();
                 } else {
                     std::thread::yield_now();
                 }
-            } else {
-                accounted = accounted.plus_ns(self.sleep());
-                last_busy = self.clock.now();
             }
         }
     }
@@ -150,21 +169,31 @@ impl Thread {
         }
     }
 
-    /// Tells what the transports counted.
-    fn count(&self) {
+    /// Tells what the transports counted, every now and then.
+    fn count(&mut self, now: Tick) {
+        if !self.uncounted || now < self.count_next {
+            return;
+        }
         // Who reads it is quick; if somebody does just now, the next time will do.
         if let Ok(mut counts) = self.facts.transports.try_lock() {
             counts.clear();
             for fabric in &self.core.fabrics {
                 fabric.each_counter(&mut |of, name, count| counts.push((of, name, count)));
             }
+            self.uncounted = false;
+            self.count_next = now.plus_ns(COUNT_NS);
         }
     }
 
-    /// Watches every source, looks at all of them once more, and blocks if there is still nothing;
-    /// for so many ns.
-    fn sleep(&mut self) -> u64 {
-        let mut limit_ns = u64::MAX;
+    /// Has whatever comes from now on wake this core; it is to look once more before it sleeps. For how many ns it may
+    /// sleep; `None` if there is something already.
+    fn arm(&mut self) -> Option<u64> {
+        for fabric in self.core.fabrics.iter_mut() {
+            if !fabric.arm() {
+                return None;
+            }
+        }
+        let mut limit = u64::MAX;
         for drive in self.core.drives.iter_mut() {
             let watched = drive.watch_by(&self.bed).unwrap_or_else(|cause| {
                 log::warn!("cannot watch a drive: {cause}");
@@ -172,27 +201,21 @@ impl Thread {
             });
             if !watched {
                 // Its completions are looked for every now and then.
-                limit_ns = UNWATCHED_NS;
+                limit = UNWATCHED_NS;
             }
         }
-        let mut armed = true;
-        for fabric in self.core.fabrics.iter_mut() {
-            armed &= fabric.arm();
+        Some(limit)
+    }
+
+    /// Blocks until something comes, or `limit` ns at most.
+    fn sleep(&mut self, now: Tick, due: Option<Tick>, mut limit: u64) {
+        if self.uncounted {
+            limit = limit.min(self.count_next.since(now));
         }
-        let now = self.clock.now();
-        let work = self
-            .core
-            .turn(now, self.clock.wall_ms(now), || self.clock.now());
-        if work.busy || work.stopped || !armed {
-            return 0;
-        }
-        self.count();
-        let asleep = self.clock.now();
-        let due = work.next_timeout.map_or(u64::MAX, |due| due.since(asleep));
-        let limit = Some(due.min(limit_ns)).filter(|ns| *ns < u64::MAX);
+        limit = limit.min(due.map_or(u64::MAX, |due| due.since(now)));
+        let limit = Some(limit).filter(|ns| *ns < u64::MAX);
         self.bed
             .sleep(limit.map(Duration::from_nanos), || !self.core.has_mail());
-        self.clock.now().since(asleep)
     }
 }
 

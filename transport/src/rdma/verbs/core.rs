@@ -73,6 +73,7 @@ pub struct VerbsProvider {
     left_in_turn: u32,
     /// The turn ended before everything was looked at.
     cut: bool,
+    /// Every completion queue is to tell of its next completion, and none came out since.
     armed: bool,
     now: Tick,
     /// When it was warned of a queue pair that could not be made.
@@ -410,6 +411,7 @@ impl VerbsProvider {
         };
         if !self.cqs.iter().any(|cq| cq.is(&made.cq)) {
             self.cqs.push(made.cq.clone());
+            self.armed = false;
         }
         let grant = || Grant {
             key: 0,
@@ -719,6 +721,7 @@ impl VerbsProvider {
                 Some(0) => {}
                 Some(count) => {
                     self.next_cq = at + 1;
+                    self.armed = false;
                     self.completions.at = 0;
                     self.completions.count = count;
                     return true;

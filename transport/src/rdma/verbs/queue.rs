@@ -292,14 +292,16 @@ impl Cq {
     }
 
     /// Reads the word of one arming, so that the channel is quiet: there is no more of it, and to look for more costs a system
-    /// call. Should it come just now, it wakes somebody once for nothing.
-    pub fn hush(&self) {
+    /// call. Should it come just now, it wakes somebody once for nothing. False if there was none.
+    pub fn hush(&self) -> bool {
         let (mut cq, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel is open and does not block; each word is acknowledged once.
         unsafe {
-            if sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0 {
+            let told = sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0;
+            if told {
                 sys::ibv_ack_cq_events(cq, 1);
             }
+            told
         }
     }
 

@@ -284,10 +284,6 @@ impl Provider for VerbsProvider {
     #[inline]
     fn poll(&mut self, now: Tick) -> Option<Event> {
         self.now = now;
-        if self.armed {
-            self.armed = false;
-            self.cqs.iter().for_each(|cq| cq.hush());
-        }
         if self.left_in_turn == 0 {
             return None;
         }
@@ -343,11 +339,17 @@ impl Provider for VerbsProvider {
     }
 
     fn arm(&mut self) -> bool {
-        if self.has_work() {
+        // What is there already spares the system calls.
+        if self.has_work() || self.fill() {
             return false;
         }
-        self.cqs.iter().for_each(|cq| cq.arm());
-        self.armed = true;
+        // Completions that were taken out were told of, or were there before the arming; who wakes without any may have been
+        // told late.
+        let told = self.cqs.iter().fold(false, |told, cq| told | cq.hush());
+        if told || !self.armed {
+            self.cqs.iter().for_each(|cq| cq.arm());
+            self.armed = true;
+        }
         // What completed before that tells nobody.
         !self.fill() && self.core.inbox.is_empty()
     }
