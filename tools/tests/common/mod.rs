@@ -94,7 +94,7 @@ impl Process {
     pub fn output(mut self) -> Output {
         let stdout = self.0.stdout.take().map(Said::of);
         let stderr = self.0.stderr.take().map(Said::of);
-        let all = |said: Option<Said>| said.map_or(Vec::new(), Said::all);
+        let all = |said: Option<Said>| said.map_or(Vec::new(), |mut said| said.all().to_vec());
         let (stdout, stderr) = (all(stdout), all(stderr));
         Output {
             status: self.ended(),
@@ -174,15 +174,15 @@ impl Said {
 
     /// All it says until its end.
     #[track_caller]
-    pub fn all(mut self) -> Vec<u8> {
+    pub fn all(&mut self) -> &[u8] {
         let _ = self.until(|_| false);
-        self.bytes
+        &self.bytes
     }
 
     /// The same as text.
     #[track_caller]
-    pub fn text(self) -> String {
-        String::from_utf8_lossy(&self.all()).into_owned()
+    pub fn text(&mut self) -> String {
+        String::from_utf8_lossy(self.all()).into_owned()
     }
 }
 
