@@ -91,7 +91,8 @@ fn well(output: &Output) -> String {
     said
 }
 
-const VERIFY: [&str; 4] = ["--verify", "--destroy-data", "--time", "500ms"];
+/// For so long that a probe whose threads the system keeps waiting for half a second has something to verify as well.
+const VERIFY: [&str; 4] = ["--verify", "--destroy-data", "--time", "2s"];
 
 #[test]
 fn data_is_what_was_written() {
