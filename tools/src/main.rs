@@ -80,6 +80,10 @@ fn end_at_a_panic() {
 }
 
 #[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
@@ -103,7 +107,7 @@ mod tests {
     fn a_panic_of_a_thread_ends_the_process() {
         let mut command = Command::new(std::env::current_exe().expect("it runs"));
         command.args(["--exact", "tests::one_that_panics", "--nocapture"]);
-        let output = command.env(PANICS, "yes").output().expect("it runs");
+        let output = common::run(command.env(PANICS, "yes"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{said}");
         assert!(said.contains("as it should"), "{said}");
