@@ -125,7 +125,13 @@ impl DerefMut for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
-        let _ = self.0.wait();
+        // One that the system does not let go of, as with I/O under way that never ends, is left behind.
+        let start = Instant::now();
+        while let Ok(None) = self.0.try_wait()
+            && start.elapsed() < PATIENCE
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
