@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferroce_buf::BufList;
 use ferroce_drivers::file::DEPTH;
@@ -403,10 +403,24 @@ fn killed_node() {
 /// A process that does not outlive the test, however that ends.
 struct Killed(std::process::Child);
 
+impl Killed {
+    /// It is killed; true once it is gone, which takes a while if the system has writes of it under way.
+    fn is_gone(&mut self) -> bool {
+        let _ = self.0.kill();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Ok(None) = self.0.try_wait() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}
+
 impl Drop for Killed {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.is_gone();
     }
 }
 
@@ -444,7 +458,7 @@ fn no_write_of_a_killed_node_lands_late() {
                 Status::SUCCESS
             );
         }
-        node.0.wait().unwrap();
+        assert!(node.is_gone());
         for lba in (0..512 * 32).step_by(32) {
             let got = core.read(lba, 128 << 10, 4096, 128 << 10);
             assert!(
