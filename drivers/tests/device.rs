@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use ferroce_drivers::{FileConfig, FileDrive, Via};
@@ -29,8 +30,12 @@ fn refusal(config: FileConfig) -> String {
 
 /// What a command prints; `None`, and why said aloud, if it cannot be run or fails.
 fn output(command: &str, args: &[&str]) -> Option<String> {
-    let result = Command::new(command).args(args).output();
-    match result {
+    let mut run = Command::new(command);
+    run.args(args);
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(run.output()));
+    let result = told.recv_timeout(Duration::from_secs(60));
+    match result.unwrap_or_else(|_| panic!("{command} {args:?} does not end")) {
         Ok(done) if done.status.success() => {
             Some(String::from_utf8_lossy(&done.stdout).trim().to_owned())
         }

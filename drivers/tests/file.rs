@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferroce_buf::BufList;
 use ferroce_drivers::file::DEPTH;
@@ -400,19 +400,43 @@ fn killed_node() {
     }
 }
 
+/// A process that does not outlive the test, however that ends.
+struct Killed(std::process::Child);
+
+impl Killed {
+    /// It is killed; true once it is gone, which takes a while if the system has writes of it under way.
+    fn is_gone(&mut self) -> bool {
+        let _ = self.0.kill();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Ok(None) = self.0.try_wait() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.is_gone();
+    }
+}
+
 #[test]
 fn no_write_of_a_killed_node_lands_late() {
     let (folder, drive) = drive_of(64 << 20, Via::Best);
     drop(drive);
     let path = folder.path().join("disk");
     for round in 0..3 {
-        let mut node = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "killed_node", "--nocapture"])
             .env("FERROCE_KILLED_NODE", &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = std::io::BufReader::new(node.stdout.take().unwrap());
+            .stdout(Stdio::piped());
+        let mut node = Killed(command.spawn().unwrap());
+        let mut said = std::io::BufReader::new(node.0.stdout.take().unwrap());
         let mut line = String::new();
         while !line.contains("serving") {
             line.clear();
@@ -421,7 +445,7 @@ fn no_write_of_a_killed_node_lands_late() {
         }
         std::thread::sleep(Duration::from_millis(100 + 70 * round));
         assert!(FileDrive::open_path(config(&path)).is_err(), "it is locked");
-        node.kill().unwrap();
+        node.0.kill().unwrap();
         let drive = FileDrive::open_path(FileConfig {
             lock_wait: Duration::from_secs(10),
             ..config(&path)
@@ -434,7 +458,7 @@ fn no_write_of_a_killed_node_lands_late() {
                 Status::SUCCESS
             );
         }
-        node.wait().unwrap();
+        assert!(node.is_gone());
         for lba in (0..512 * 32).step_by(32) {
             let got = core.read(lba, 128 << 10, 4096, 128 << 10);
             assert!(

@@ -445,7 +445,9 @@ fn a_drive_that_is_another_after_its_reset_fails() {
         let bufs = bench.bufs(4096, 4096);
         bench.submit(Op::Read { lba: 0, blocks: 1 }, bufs);
         let mut second = second;
+        let deadline = Instant::now() + Duration::from_secs(60);
         let done = loop {
+            assert!(Instant::now() < deadline, "it is answered");
             // Each core hears of a reset by looking at its queue.
             assert!(second.poll().is_none());
             if let Some(done) = bench.queue.poll() {

@@ -244,6 +244,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::wait_for;
     use std::os::unix::fs::symlink;
 
     /// A folder that looks like sysfs with one drive of the kernel's; nothing in it acts.
@@ -341,9 +342,10 @@ mod tests {
         fs::remove_file(&unbound).expect("there");
         std::thread::scope(|scope| {
             scope.spawn(|| fs::remove_file(fd.join("1")).expect("there"));
-            while !unbound.exists() {
-                bind(false);
-            }
+            wait_for("what is let go of", || {
+                let said = bind(false);
+                if unbound.exists() { Ok(()) } else { Err(said) }
+            });
         });
     }
 

@@ -343,7 +343,7 @@ impl Node {
     /// Finishes what is outstanding, tells the hosts, and ends.
     pub fn stop(self) -> Result<()> {
         self.handle.stop();
-        // A thread that panics aborts the process, in release; in tests it is told here.
+        // A thread that panics ends the process; in unit tests it is told here.
         let all_back = self.control.join().expect("the control thread ends well");
         if !all_back {
             self.handle.close_drives();

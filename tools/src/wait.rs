@@ -195,10 +195,18 @@ unsafe fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::PATIENCE;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::AtomicU32;
     use std::time::Instant;
+
+    /// Sleeps until something wakes it.
+    fn sleep(bed: &Bed, may_sleep: impl FnOnce() -> bool) {
+        let start = Instant::now();
+        bed.sleep(Some(PATIENCE), may_sleep);
+        assert!(start.elapsed() < PATIENCE, "nothing wakes it");
+    }
 
     #[test]
     fn a_source_wakes_and_time_does() {
@@ -209,8 +217,8 @@ mod tests {
         bed.sleep(Some(Duration::from_millis(20)), || true);
         assert!(start.elapsed() >= Duration::from_millis(20));
         there.write_all(b"x").expect("writes");
-        bed.sleep(None, || true);
-        bed.sleep(None, || false);
+        sleep(&bed, || true);
+        sleep(&bed, || false);
     }
 
     /// A drive's queue goes and comes again, with an interrupt that stays open all the time.
@@ -228,7 +236,7 @@ mod tests {
         };
         for _ in 0..2 {
             there.write_all(b"x").expect("writes");
-            bed.sleep(None, || true);
+            sleep(&bed, || true);
             // Nobody read it.
             undisturbed();
         }
@@ -236,7 +244,7 @@ mod tests {
         there.write_all(b"x").expect("writes");
         undisturbed();
         let _again = bed.watch_while(here.as_fd()).expect("watched again");
-        bed.sleep(None, || true);
+        sleep(&bed, || true);
     }
 
     /// Whoever rings says first that nobody sleeps any more, and then writes; the sleeper may be up, and asleep again,
@@ -244,14 +252,14 @@ mod tests {
     #[test]
     fn a_late_ring_wakes_once() {
         let bed = Bed::new().expect("a bed");
-        bed.sleep(None, || {
+        sleep(&bed, || {
             bed.bell.asleep.store(false, Ordering::Relaxed);
             false
         });
         let one = 1u64.to_ne_bytes();
         // SAFETY: eight bytes of ours, and a descriptor that is open.
         unsafe { libc::write(bed.bell.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-        bed.sleep(None, || true);
+        sleep(&bed, || true);
         let start = Instant::now();
         bed.sleep(Some(Duration::from_millis(20)), || true);
         assert!(start.elapsed() >= Duration::from_millis(20));
@@ -277,8 +285,7 @@ mod tests {
                 let there = work.swap(0, Ordering::Relaxed);
                 done += there;
                 if there == 0 {
-                    // A lost ring shows as a test that never ends.
-                    bed.sleep(None, || work.load(Ordering::Relaxed) == 0);
+                    sleep(&bed, || work.load(Ordering::Relaxed) == 0);
                 }
             }
         });

@@ -1,11 +1,14 @@
 //! The commands as a person uses them: the real binary, its output, its exit codes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod common;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+
+use common::{PATIENCE, Process, Said};
 
 const NQN: &str = "nqn.2024-01.org.example:node";
 const HOST: &str = "nqn.2024-01.org.example:host";
@@ -17,7 +20,7 @@ fn ferroce() -> Command {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    ferroce().args(arguments).output().expect("the binary runs")
+    common::run(ferroce().args(arguments))
 }
 
 fn stdout(output: &Output) -> String {
@@ -38,8 +41,8 @@ fn refused(arguments: &[&str], why: &str) {
 
 /// A node that runs until the test ends.
 struct Node {
-    child: Child,
-    out: BufReader<ChildStdout>,
+    process: Process,
+    out: Said,
     greeting: String,
     dir: tempfile::TempDir,
     port: u16,
@@ -59,25 +62,12 @@ impl Node {
     }
 
     fn start(dir: tempfile::TempDir, arguments: Vec<&str>) -> Node {
-        let mut child = ferroce()
-            .arg("serve")
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut greeting = String::new();
+        let mut process = Process::piped(ferroce().arg("serve").args(arguments));
+        let (mut out, mut err) = (process.stdout(), process.stderr());
         // The greeting ends with an empty line after the lines to paste.
-        while !greeting.contains("nvme disconnect") {
-            let mut line = String::new();
-            if out.read_line(&mut line).expect("reads") == 0 {
-                let mut why = String::new();
-                let _ = child.stderr.take().expect("piped").read_to_string(&mut why);
-                panic!("the node did not start: {why}");
-            }
-            greeting += &line;
-        }
+        let greeting = out.until(|said| said.contains("nvme disconnect") && said.ends_with("\n\n"));
+        let greeting =
+            greeting.unwrap_or_else(|_| panic!("the node did not start: {}", err.text()));
         let port = greeting
             .lines()
             .find_map(|line| {
@@ -88,7 +78,7 @@ impl Node {
             })
             .expect("the greeting names the port");
         Node {
-            child,
+            process,
             out,
             greeting,
             dir,
@@ -131,35 +121,9 @@ impl Node {
         );
     }
 
-    /// The shell's own `kill`: a small machine has no other.
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -s {name} {pid}")])
-            .status()
-            .expect("kill runs");
-        assert!(sent.success());
-    }
-
     fn wait(&mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("waits") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "the node does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let mut rest = String::new();
-        self.out.read_to_string(&mut rest).expect("reads");
-        (status.code(), rest)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let status = self.process.ended();
+        (status.code(), self.out.text())
     }
 }
 
@@ -186,7 +150,7 @@ fn serve_prints_what_it_serves_and_what_to_paste() {
         let there = node.greeting.lines().any(|known| known.starts_with(&line));
         assert!(there, "`{line}` is missing:\n{}", node.greeting);
     }
-    node.signal("TERM");
+    node.process.signal("TERM");
     let (code, rest) = node.wait();
     assert_eq!(code, Some(0));
     assert!(
@@ -332,7 +296,7 @@ fn what_is_switched_off_says_so() {
 #[test]
 fn an_interrupt_ends_it_in_good_order() {
     let mut node = Node::serve(&["--device", "ram:1MiB"]);
-    node.signal("INT");
+    node.process.signal("INT");
     assert_eq!(node.wait().0, Some(0));
 }
 
@@ -363,8 +327,8 @@ fn one_node_for_each_socket_and_port() {
 #[test]
 fn a_killed_node_leaves_nothing_in_the_way() {
     let mut node = Node::serve(&["--device", "ram:1MiB"]);
-    node.child.kill().expect("kills");
-    node.child.wait().expect("waits");
+    node.process.kill().expect("kills");
+    node.process.ended();
     node.not_told(&["show"], "is gone");
     let dir = std::mem::replace(&mut node.dir, tempfile::tempdir().expect("a directory"));
     let ctl = dir.path().join("ctl.sock");
@@ -489,6 +453,7 @@ fn garbage_at_the_control_socket_does_no_harm() {
     let node = Node::serve(&["--device", "ram:1MiB"]);
     for text in ["", "\n", "{}\n", "hello\n", "{\"order\":{\"remove\":{}}}\n"] {
         let mut stream = UnixStream::connect(node.socket()).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
         stream.write_all(text.as_bytes()).expect("writes");
         stream
             .shutdown(std::net::Shutdown::Write)
@@ -519,33 +484,23 @@ fn a_door_opened_later_is_worth_a_warning() {
 #[test]
 fn a_listener_beyond_loopback_is_worth_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut child = ferroce()
-        .env("XDG_RUNTIME_DIR", dir.path())
-        .args([
-            "serve",
-            "--device",
-            "ram:1MiB",
-            "--listen",
-            "tcp://0.0.0.0:0",
-            "--nqn",
-            NQN,
-            "--ctl",
-            dir.path().join("c").to_str().expect("a path"),
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut said = String::new();
-    let mut err = BufReader::new(child.stderr.take().expect("piped"));
-    while !said.contains("every host that reaches") {
-        assert!(
-            err.read_line(&mut said).expect("reads") > 0,
-            "no warning: {said}"
-        );
-    }
-    child.kill().expect("kills");
-    child.wait().expect("waits");
+    let mut command = ferroce();
+    command.env("XDG_RUNTIME_DIR", dir.path()).args([
+        "serve",
+        "--device",
+        "ram:1MiB",
+        "--listen",
+        "tcp://0.0.0.0:0",
+        "--nqn",
+        NQN,
+        "--ctl",
+        dir.path().join("c").to_str().expect("a path"),
+    ]);
+    let mut process = Process::piped(&mut command);
+    let warned = process
+        .stderr()
+        .until(|said| said.contains("every host that reaches"));
+    warned.expect("it warns");
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! One of the rooms where `unsafe` lives: a filter of system calls is set between fork and exec.
 #![allow(unsafe_code)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod common;
+
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+
+use common::{Process, Said, run, wait_until_it_says};
 
 const FERROCE: &str = env!("CARGO_BIN_EXE_ferroce");
 
@@ -131,7 +134,8 @@ fn skipped(why: &str) {
 }
 
 struct Node {
-    child: Child,
+    process: Process,
+    err: Said,
     url: String,
 }
 
@@ -151,27 +155,19 @@ impl Node {
     }
 
     fn start(confined: Confined, arguments: &[&str]) -> Node {
-        let mut child = confined
-            .command(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
-        let mut url = None;
-        for line in lines.map_while(Result::ok) {
-            let found = line.trim().strip_prefix("at ").map(str::to_owned);
-            url = url.or(found);
-            if line.contains("nvme disconnect") {
-                break;
-            }
-        }
-        let Some(url) = url else {
-            let mut why = String::new();
-            let _ = child.stderr.take().expect("piped").read_to_string(&mut why);
-            panic!("the node did not start: {why}");
+        let mut process = Process::piped(&mut confined.command(arguments));
+        let (mut out, mut err) = (process.stdout(), process.stderr());
+        let Ok(greeting) = out.until(|said| said.contains("nvme disconnect")) else {
+            panic!("the node did not start: {}", err.text());
         };
-        Node { child, url }
+        let url = greeting
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("at "));
+        Node {
+            url: url.expect("the greeting names it").to_owned(),
+            process,
+            err,
+        }
     }
 
     /// Writes patterns and proves that what is read is the last one acknowledged.
@@ -184,36 +180,16 @@ impl Node {
             "--time",
             "300ms",
         ];
-        let output = confined.command(&arguments).output().expect("runs");
-        succeeded(&output);
+        succeeded(&run(&mut confined.command(&arguments)));
     }
 
     /// Ends it in good order; what it said meanwhile.
     fn stop(mut self) -> String {
-        let pid = self.child.id().to_string();
-        let mut kill = Command::new("sh");
-        kill.args(["-c", &format!("kill -s TERM {pid}")]);
-        assert!(kill.status().expect("kill runs").success());
-        let since = Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("it can be waited for") {
-                Some(status) => break status,
-                None => assert!(since.elapsed() < Duration::from_secs(20), "it does not end"),
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let mut said = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut said).expect("text");
+        self.process.signal("TERM");
+        let status = self.process.ended();
+        let said = self.err.text();
         assert!(status.success(), "{said}");
         said
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -292,10 +268,8 @@ fn the_demo_runs_in_an_unprivileged_container() {
     let Some(container) = container() else {
         return;
     };
-    let output = container
-        .command(&["demo", "--time", "100ms", "--size", "16MiB"])
-        .output();
-    let said = succeeded(&output.expect("runs"));
+    let mut demo = container.command(&["demo", "--time", "100ms", "--size", "16MiB"]);
+    let said = succeeded(&run(&mut demo));
     assert!(said.contains("4 KiB reads"), "{said}");
 }
 
@@ -313,28 +287,25 @@ fn a_host_for_whom_there_is_no_queue_is_told_so() {
     let node = Node::start(Confined::default(), &["serve", "--config", path]);
     let probe = |time| {
         let mut probe = Confined::default().command(&["probe", &node.url, "--time", time]);
-        probe.stdout(Stdio::piped()).stderr(Stdio::piped());
-        probe.spawn().expect("runs")
+        Process::piped(&mut probe)
     };
     let socket = dir.path().join("ctl.sock");
     let socket = socket.to_str().expect("a path");
     let until_hosts = |what: &str| {
         let mut ctl = Confined::default().command(&["ctl", "--ctl", socket, "hosts", "--json"]);
-        while !succeeded(&ctl.output().expect("runs")).contains(what) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until_it_says(what, || succeeded(&run(&mut ctl)));
     };
     // An admin queue and an I/O queue are all there is.
     let first = probe("3s");
     until_hosts("\"queues\": 2");
-    let second = probe("100ms").wait_with_output().expect("ends");
+    let second = probe("100ms").output();
     assert!(!second.status.success(), "there is no place for it");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains("limits.queues"), "{said}");
-    succeeded(&first.wait_with_output().expect("ends"));
+    succeeded(&first.output());
     // There is room again.
     until_hosts("[]");
-    succeeded(&probe("100ms").wait_with_output().expect("ends"));
+    succeeded(&probe("100ms").output());
     let said = node.stop();
     assert!(said.contains("raise `limits.queues`"), "{said}");
 }

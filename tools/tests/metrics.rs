@@ -1,11 +1,15 @@
 //! What a node tells of its work: the slowest I/Os, metrics and status.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use common::{Process, SetAtEnd, run, wait_for};
 
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Controller, Data, HostIdentity, Options, Queue};
@@ -18,7 +22,7 @@ const NQN: &str = "nqn.2024-01.org.example:node";
 
 /// A node that runs until the test ends.
 struct Node {
-    child: Child,
+    _process: Process,
     dir: tempfile::TempDir,
     address: SocketAddr,
     /// Where it is measured.
@@ -28,35 +32,29 @@ struct Node {
 impl Node {
     fn serve(arguments: &[&str]) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+        command
             .env_remove("RUST_LOG")
             .args(["serve", "--listen", "tcp://127.0.0.1:0", "--nqn", NQN])
             .args(["--metrics", "127.0.0.1:0"])
             .args(["--device", "ram:16MiB", "--device", "ram:1MiB", "--ctl"])
             .arg(dir.path().join("ctl.sock"))
             .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let (mut address, mut metrics) = (None, None);
+            .stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
         // To the last line of the greeting.
-        for line in lines.map(|line| line.expect("reads")) {
-            let after = |what| {
-                let rest = line.trim().strip_prefix(what)?;
-                rest.split('/').next()?.parse().ok()
-            };
-            address = address.or(after("at tcp://"));
-            metrics = metrics.or(after("measured at http://"));
-            if line.contains("nvme disconnect") {
-                break;
-            }
-        }
+        let greeting = process.stdout().until(|said| said.ends_with("\n\n"));
+        let greeting = greeting.expect("it starts");
+        let after = |what| {
+            let mut lines = greeting.lines();
+            let rest = lines.find_map(|line| line.trim().strip_prefix(what))?;
+            rest.split('/').next()?.parse().ok()
+        };
         Node {
-            child,
+            address: after("at tcp://").expect("the greeting names the address"),
+            metrics: after("measured at http://").expect("the greeting names that, too"),
+            _process: process,
             dir,
-            address: address.expect("the greeting names the address"),
-            metrics: metrics.expect("the greeting names that, too"),
         }
     }
 
@@ -87,25 +85,37 @@ impl Node {
         body
     }
 
-    /// The metrics, once they say that nothing is under way: pages are made a few times a second.
-    fn settled(&self) -> Metrics {
-        loop {
-            let metrics = Metrics::parse(&self.get("/metrics"));
-            if metrics.sum("ferroce_io_depth", &[]) == 0.0 {
-                std::thread::sleep(Duration::from_millis(200));
-                return Metrics::parse(&self.get("/metrics"));
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        Metrics::parse(&self.get("/metrics")).sum(name, labels)
+    }
+
+    /// Waits until a metric is what it is to be: pages are made a few times a second.
+    fn wait_until(&self, name: &str, labels: &[(&str, &str)], is: impl Fn(f64) -> bool) {
+        wait_for(&format!("{name} {labels:?}"), || {
+            let count = self.sum(name, labels);
+            if is(count) {
+                Ok(())
+            } else {
+                Err(count.to_string())
             }
-        }
+        });
+    }
+
+    /// The metrics, once they say that nothing is under way.
+    fn settled(&self) -> Metrics {
+        self.wait_until("ferroce_io_depth", &[], |depth| depth == 0.0);
+        std::thread::sleep(Duration::from_millis(200));
+        Metrics::parse(&self.get("/metrics"))
     }
 
     fn ctl(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+        command
             .arg("ctl")
             .arg("--ctl")
             .arg(self.dir.path().join("ctl.sock"))
-            .args(arguments)
-            .output()
-            .expect("the binary runs");
+            .args(arguments);
+        let output = run(&mut command);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}");
         String::from_utf8(output.stdout).expect("UTF-8")
@@ -113,13 +123,6 @@ impl Node {
 
     fn ctl_json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.ctl(&[arguments, &["--json"]].concat())).expect("JSON")
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -161,13 +164,8 @@ impl Host {
 
     /// One command with a page of data, and how it ended.
     fn ask(&mut self, sqe: Sqe) -> Status {
-        let data = Data::zeroed(4096);
-        self.queue.submit(sqe, data, 0).expect("there is room");
-        loop {
-            if let Some(done) = self.queue.poll() {
-                return done.status();
-            }
-        }
+        let done = self.queue.exec(sqe, Data::zeroed(4096), "an I/O command");
+        done.expect("it is answered").status()
     }
 }
 
@@ -347,6 +345,7 @@ fn counters_add_up_with_what_hosts_sent_while_they_are_read() {
     let loads = [("a", 1, 300), ("b", 1, 200), ("b", 2, 100), ("c", 2, 50)];
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let at_end = SetAtEnd(&over);
         let scrapes = scope.spawn(|| {
             let mut pages = 0;
             while !over.load(Ordering::Relaxed) {
@@ -362,7 +361,7 @@ fn counters_add_up_with_what_hosts_sent_while_they_are_read() {
         hosts
             .into_iter()
             .for_each(|host| host.join().expect("served"));
-        over.store(true, Ordering::Relaxed);
+        drop(at_end);
         assert!(scrapes.join().expect("parsed") > 0);
     });
     let metrics = node.settled();
@@ -452,7 +451,7 @@ fn errors_disconnects_and_strange_names_are_told() {
     assert!(us("p50") > 0.0 && us("p50") <= us("p99") && us("p99") <= us("max"));
 
     drop(host);
-    while node.settled().sum("ferroce_core_disconnects_total", &[]) < 2.0 {}
+    node.wait_until("ferroce_core_disconnects_total", &[], |count| count >= 2.0);
     let shown = node.ctl(&["show"]);
     let core = shown
         .lines()
@@ -543,18 +542,13 @@ fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let dir = tempfile::tempdir().expect("a directory");
-    let output = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+    command
         .args(["serve", "--device", "ram:1MiB"])
-        .args([
-            "--listen",
-            "tcp://127.0.0.1:0",
-            "--metrics",
-            &address,
-            "--ctl",
-        ])
-        .arg(dir.path().join("ctl.sock"))
-        .output()
-        .expect("the binary runs");
+        .args(["--listen", "tcp://127.0.0.1:0", "--metrics", &address])
+        .arg("--ctl")
+        .arg(dir.path().join("ctl.sock"));
+    let output = run(&mut command);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let why = format!(
@@ -567,14 +561,9 @@ fn an_address_that_is_taken_is_named() {
 fn what_goes_wrong_and_what_waits_is_counted() {
     let small = ["--device", "ram:1MiB,block=512"];
     let node = Node::serve(&[&["--cores", "0", "--buffers", "16MiB"], &small[..]].concat());
-    let until = |name: &str, label: Option<&str>, count: f64| {
+    let until = |name: &str, label: Option<&str>, least: f64| {
         let labels: Vec<_> = label.map(|what| ("what", what)).into_iter().collect();
-        let is_there = || Metrics::parse(&node.get("/metrics")).sum(name, &labels) >= count;
-        let came = (0..600).any(|_| {
-            std::thread::sleep(Duration::from_millis(50));
-            is_there()
-        });
-        assert!(came, "{name} {label:?} does not become {count}");
+        node.wait_until(name, &labels, |count| count >= least);
     };
     // No PDU is of this type.
     let mut rude = TcpStream::connect(node.address).expect("connects");
@@ -592,17 +581,14 @@ fn what_goes_wrong_and_what_waits_is_counted() {
         "{shown}"
     );
 
-    let (address, stop) = (node.address, AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut host = Host::connect(address, "busy");
-            while !stop.load(Ordering::Relaxed) {
-                host.load(1, 100);
-            }
-        });
-        until("ferroce_io_depth", None, 1.0);
-        stop.store(true, Ordering::Relaxed);
-    });
+    // A write that its host does not go on with: its data is more than fits a capsule, and the R2T is not looked at.
+    let mut host = Host::connect(node.address, "a");
+    let write = nvme::write(1, 0, 32, false);
+    let data = Data::zeroed(32 * 4096);
+    host.queue.submit(write, data, 0).expect("there is room");
+    host.queue.flush();
+    until("ferroce_io_depth", None, 1.0);
+    drop(host);
 
     // Twice as much data at a time as there is memory for, and blocks that are less than a page.
     for arguments in [
@@ -614,12 +600,12 @@ fn what_goes_wrong_and_what_waits_is_counted() {
         ][..],
         &["--block-size=512", "--nsid=3"],
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+        command
             .args(["probe", &format!("tcp://{}", node.address), "--time=200ms"])
             .args(["--write=100", "--destroy-data"])
-            .args(arguments)
-            .output()
-            .expect("the binary runs");
+            .args(arguments);
+        let output = run(&mut command);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}");
     }

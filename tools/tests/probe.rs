@@ -1,10 +1,13 @@
 //! The probe against a real node: what it measures, what it proves, and what it refuses.
 
-use std::io::{BufRead, BufReader, Write};
+mod common;
+
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use common::{Process, run, wait_for};
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Controller, Data, HostIdentity, Options};
 use ferroce_wire::fabrics::Nqn;
@@ -19,7 +22,7 @@ fn ferroce() -> Command {
 
 /// A node that runs until the test ends.
 struct Node {
-    child: Child,
+    process: Process,
     dir: tempfile::TempDir,
     address: SocketAddr,
 }
@@ -31,29 +34,23 @@ impl Node {
 
     fn serve_by(mut command: Command, arguments: &[&str]) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = command
+        command
             .args(["serve", "--listen", "tcp://127.0.0.1:0", "--ctl"])
             .arg(dir.path().join("ctl.sock"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = lines
-            .find_map(|line| {
-                line.expect("reads")
-                    .trim()
-                    .strip_prefix("at tcp://")?
-                    .parse()
-                    .ok()
-            })
-            .expect("the greeting names the address");
-        // The rest is read by nobody; it fits the pipe.
-        std::mem::forget(lines);
+            .args(arguments);
+        Node::spawn(command, dir)
+    }
+
+    fn spawn(mut command: Command, dir: tempfile::TempDir) -> Node {
+        let mut process = Process::spawn(command.stdout(Stdio::piped()));
+        let greeting = process.stdout().until(|said| said.ends_with("\n\n"));
+        let greeting = greeting.expect("it starts");
+        let mut lines = greeting.lines();
+        let address = lines.find_map(|line| line.trim().strip_prefix("at tcp://")?.parse().ok());
         Node {
-            child,
+            process,
             dir,
-            address,
+            address: address.expect("the greeting names the address"),
         }
     }
 
@@ -62,14 +59,10 @@ impl Node {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Output {
-        let socket = self.dir.path().join("ctl.sock");
-        ferroce()
-            .arg("ctl")
-            .arg("--ctl")
-            .arg(socket)
-            .args(arguments)
-            .output()
-            .expect("the binary runs")
+        let mut command = ferroce();
+        command.arg("ctl").arg("--ctl");
+        command.arg(self.dir.path().join("ctl.sock"));
+        run(command.args(arguments))
     }
 
     fn url(&self) -> String {
@@ -77,36 +70,34 @@ impl Node {
     }
 
     fn probe(&self, arguments: &[&str]) -> Output {
-        ferroce()
-            .args(["probe", &self.url()])
-            .args(arguments)
-            .output()
-            .expect("the binary runs")
+        let mut command = ferroce();
+        command.args(["probe", &self.url()]).args(arguments);
+        run(&mut command)
     }
 
     /// A probe that has begun: some hundred of its commands are answered.
-    fn under_load(&self, arguments: &[&str]) -> Child {
+    fn under_load(&self, arguments: &[&str]) -> Process {
         let hosts = || -> Vec<serde_json::Value> {
             let output = self.ctl(&["hosts", "--json"]);
             serde_json::from_slice(&output.stdout).expect("JSON")
         };
         let before: Vec<_> = hosts().iter().map(|host| host["cntlid"].clone()).collect();
-        let mut probe = ferroce()
-            .args(["probe", &self.url()])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
+        let mut command = ferroce();
+        command.args(["probe", &self.url()]).args(arguments);
+        let mut probe = Process::piped(&mut command);
         let count = |host: &serde_json::Value| host["reads"].as_u64().zip(host["writes"].as_u64());
         let has_begun = |host: &serde_json::Value| {
             !before.contains(&host["cntlid"]) && count(host).is_some_and(|(r, w)| r + w >= 200)
         };
-        while !hosts().iter().any(has_begun) {
+        wait_for("some hundred commands of the probe", || {
+            let hosts = hosts();
+            if hosts.iter().any(has_begun) {
+                return Ok(());
+            }
             let ended = probe.try_wait().expect("it is asked");
             assert!(ended.is_none(), "{arguments:?}: the probe has ended");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Err(format!("{hosts:?}"))
+        });
         probe
     }
 
@@ -142,13 +133,6 @@ impl Node {
             .exec(write, Data::Vec(bytes), "Write")
             .expect("is answered");
         assert!(done.is_success(), "{}", done.status());
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -228,7 +212,7 @@ fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String
 #[test]
 fn the_json_is_described() {
     let node = Node::one();
-    let pid = node.child.id().to_string();
+    let pid = node.process.id().to_string();
     let mut found = std::collections::BTreeSet::new();
     for arguments in [
         &["--baseline", "--rounds", "5", "--target-pid", &pid][..],
@@ -299,21 +283,14 @@ fn a_baseline_and_another_target_take_turns_with_it() {
         assert!(at("low") <= at("high") && at("value") > 0.0, "{value}");
     }
     // A raw server that runs already, and one that is no raw server.
-    let mut raw = ferroce()
-        .args([
-            "raw-server",
-            "--listen",
-            "tcp://127.0.0.1:0",
-            "--size",
-            "16MiB",
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut line = String::new();
-    BufReader::new(raw.stdout.take().expect("piped"))
-        .read_line(&mut line)
-        .expect("reads");
+    let mut command = ferroce();
+    command
+        .args(["raw-server", "--listen", "tcp://127.0.0.1:0"])
+        .args(["--size", "16MiB"])
+        .stdout(Stdio::piped());
+    let mut raw = Process::spawn(&mut command);
+    let line = raw.stdout().until(|said| said.ends_with('\n'));
+    let line = line.expect("it starts");
     let at = line.trim().rsplit_once(" at ").expect("it says where").1;
     let value = node.measured(&[
         &format!("--baseline={at}"),
@@ -325,8 +302,7 @@ fn a_baseline_and_another_target_take_turns_with_it() {
         value["baseline"]["write"]["ios"].as_u64() > Some(0),
         "{value}"
     );
-    raw.kill().expect("kills");
-    raw.wait().expect("waits");
+    drop(raw);
     node.refused(&[&format!("--baseline={}", other.url())], "raw server");
 }
 
@@ -364,7 +340,7 @@ fn workloads_do_what_they_say() {
 #[test]
 fn a_crowd_is_connected_and_comes_back() {
     let node = Node::one();
-    let pid = node.child.id().to_string();
+    let pid = node.process.id().to_string();
     let value = node.measured(&["--crowd", "200", "--storms", "2", "--target-pid", &pid]);
     let crowd = &value["crowd"];
     assert_eq!(
@@ -417,11 +393,12 @@ fn a_full_disk_loses_no_result() {
         .write(true)
         .open("/dev/full")
         .expect("opens");
-    let output = ferroce()
+    let mut command = ferroce();
+    command
         .args(["probe", &node.url(), "--time", "200ms"])
         .stdout(full)
-        .output()
-        .expect("runs");
+        .stderr(Stdio::piped());
+    let output = Process::spawn(&mut command).output();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(
@@ -484,11 +461,7 @@ fn contradictions_are_refused_with_the_reason() {
         (&["--block-size", "0"], "1 byte to 1GiB"),
         (&["--block-size", "4GiB", "--depth", "1"], "1 byte to 1GiB"),
     ] {
-        let output = ferroce()
-            .args(["probe", "--ceiling"])
-            .args(arguments)
-            .output()
-            .expect("runs");
+        let output = run(ferroce().args(["probe", "--ceiling"]).args(arguments));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.contains(why), "{arguments:?}: {said}");
@@ -500,7 +473,7 @@ fn contradictions_are_refused_with_the_reason() {
             "no subsystem of that name",
         ),
     ] {
-        let output = ferroce().args(["probe", url]).output().expect("runs");
+        let output = run(ferroce().args(["probe", url]));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && said.contains(why),
@@ -522,7 +495,7 @@ fn a_run_goes_on_after_the_connections_were_lost() {
         let probe = node.under_load(&probe);
         let cut = node.ctl(&["disconnect", "nqn.2024-01.org.example:h"]);
         assert!(cut.status.success());
-        let output = probe.wait_with_output().expect("ends");
+        let output = probe.output();
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(value["reconnects"], 1, "{value}");
         assert_eq!(value["cut_short"], serde_json::Value::Null, "{value}");
@@ -569,36 +542,16 @@ fn it_says_what_to_choose() {
         dir.path().join("ctl.sock").display()
     );
     std::fs::write(&file, text).expect("writes");
-    let mut child = ferroce()
-        .args(["serve", "--config"])
-        .arg(&file)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let address = lines
-        .find_map(|line| {
-            line.expect("reads")
-                .trim()
-                .strip_prefix("at tcp://")?
-                .parse()
-                .ok()
-        })
-        .expect("the greeting names the address");
-    let node = Node {
-        child,
-        dir,
-        address,
-    };
+    let mut command = ferroce();
+    command.args(["serve", "--config"]).arg(&file);
+    let node = Node::spawn(command, dir);
 
     node.refused(&[], "several subsystems");
     let at = |nqn: &str, arguments: &[&str]| {
         let url = format!("{}/nqn.2024-01.org.example:{nqn}", node.url());
-        let output = ferroce()
-            .args(["probe", &url, "--time", "100ms"])
-            .args(arguments)
-            .output()
-            .expect("runs");
+        let mut command = ferroce();
+        command.args(["probe", &url, "--time", "100ms"]);
+        let output = run(command.args(arguments));
         (
             output.status.success(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -630,8 +583,8 @@ fn it_says_what_to_choose() {
 fn a_node_that_goes_away_leaves_what_was_measured() {
     let mut node = Node::one();
     let probe = node.under_load(&["--time", "30s"]);
-    node.child.kill().expect("kills");
-    let output = probe.wait_with_output().expect("ends");
+    node.process.kill().expect("kills");
+    let output = probe.output();
     let (out, said) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -645,8 +598,8 @@ fn a_node_that_goes_away_leaves_what_was_measured() {
 fn a_run_that_was_cut_short_meets_no_objective() {
     let mut node = Node::one();
     let probe = node.under_load(&["--time", "30s", "--json", "--slo", "p99<60s"]);
-    node.child.kill().expect("kills");
-    let output = probe.wait_with_output().expect("ends");
+    node.process.kill().expect("kills");
+    let output = probe.output();
     assert_eq!(output.status.code(), Some(1));
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(value["slo"]["met"], false, "{value}");
@@ -658,12 +611,8 @@ fn a_run_that_was_cut_short_meets_no_objective() {
 fn an_interrupt_shows_what_was_measured() {
     let node = Node::one();
     let probe = node.under_load(&["--time", "30s"]);
-    let sent = Command::new("sh")
-        .args(["-c", &format!("kill -s INT {}", probe.id())])
-        .status()
-        .expect("kill runs");
-    assert!(sent.success());
-    let output = probe.wait_with_output().expect("ends");
+    probe.signal("INT");
+    let output = probe.output();
     assert!(String::from_utf8_lossy(&output.stdout).contains("\nread "));
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
 }
@@ -689,7 +638,7 @@ fn changes_under_load_are_seen_and_hurt_nobody() {
         ctl(&["resize", "1", "16MiB"]);
         ctl(&["remove", "5"]);
     }
-    let output = probe.wait_with_output().expect("ends");
+    let output = probe.output();
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
@@ -715,7 +664,7 @@ fn a_host_can_be_disconnected_and_forbidden() {
         ctl(&["allow", host]);
         let probe = node.under_load(&["--time", "30s", "--hostnqn", host]);
         ctl(&[order, host]);
-        let output = probe.wait_with_output().expect("ends");
+        let output = probe.output();
         assert!(
             String::from_utf8_lossy(&output.stderr).contains("ended after"),
             "{order}"
@@ -741,26 +690,20 @@ fn a_file_serves_and_stays_what_it_was() {
     };
     let before = uuid(&node);
 
-    let output = ferroce()
-        .args([
-            "serve",
-            "--listen",
-            "tcp://127.0.0.1:0",
-            "--device",
-            &device,
-            "--ctl",
-        ])
-        .arg(dir.path().join("other.sock"))
-        .output()
-        .expect("the binary runs");
+    let mut second = ferroce();
+    second
+        .args(["serve", "--listen", "tcp://127.0.0.1:0", "--device"])
+        .args([&device, "--ctl"])
+        .arg(dir.path().join("other.sock"));
+    let output = run(&mut second);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         !output.status.success() && said.contains("disk: "),
         "{said}"
     );
 
-    node.child.kill().expect("kills");
-    node.child.wait().expect("waits");
+    node.process.kill().expect("kills");
+    node.process.ended();
     let node = Node::serve(&arguments);
     assert_eq!(uuid(&node), before, "a file keeps its identity");
 }
@@ -784,11 +727,8 @@ fn a_drive_comes_and_goes_under_load() {
             );
             // It is to meet the refusal before it is told to end.
             std::thread::sleep(Duration::from_millis(300));
-            let sent = Command::new("sh")
-                .args(["-c", &format!("kill -s INT {}", probe.id())])
-                .status();
-            assert!(sent.expect("kill runs").success());
-            let output = probe.wait_with_output().expect("ends");
+            probe.signal("INT");
+            let output = probe.output();
             let out = String::from_utf8_lossy(&output.stdout);
             assert!(out.contains("Invalid Namespace"), "{device}: {out}");
         }
@@ -821,10 +761,7 @@ fn rude_peers_leave_it_serving() {
 
 #[test]
 fn the_demo_ends_in_a_table() {
-    let output = ferroce()
-        .args(["demo", "--time", "100ms"])
-        .output()
-        .expect("runs");
+    let output = run(ferroce().args(["demo", "--time", "100ms"]));
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
@@ -857,11 +794,9 @@ fn rdma_is_measured_and_verified_and_compared() {
         &roce,
     ]);
     let probe = |arguments: &[&str]| {
-        ferroce()
-            .args(["probe", &roce, "--json", "--time", "300ms"])
-            .args(arguments)
-            .output()
-            .expect("the binary runs")
+        let mut command = ferroce();
+        command.args(["probe", &roce, "--json", "--time", "300ms"]);
+        run(command.args(arguments))
     };
     let good = |output: Output| -> serde_json::Value {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -910,11 +845,9 @@ fn a_drive_is_measured_without_a_fabric() {
     std::fs::write(&path, vec![0; 16 << 20]).expect("writes");
     let drive = format!("file:{}", path.display());
     let probe = |arguments: &[&str]| {
-        let output = ferroce()
-            .args(["probe", &drive, "--time", "200ms", "--json"])
-            .args(arguments)
-            .output()
-            .expect("the binary runs");
+        let mut command = ferroce();
+        command.args(["probe", &drive, "--time", "200ms", "--json"]);
+        let output = run(command.args(arguments));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output, said)
     };
@@ -977,7 +910,7 @@ fn a_drive_is_measured_without_a_fabric() {
         ("nvme:0000:7f:00.0,nsid=2", "namespace N of a drive"),
         ("drive", "nvme:0000:bb:dd.f"),
     ] {
-        let output = ferroce().args(["probe", place]).output().expect("runs");
+        let output = run(ferroce().args(["probe", place]));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(why), "{said}");
     }

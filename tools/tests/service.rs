@@ -1,19 +1,21 @@
 //! The node as a service: what it says to its manager, a file that is read again, starting with what there is.
 
+mod common;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+use std::time::Duration;
 
-/// What is waited for comes in this time, on a machine that is busy, too.
-const PATIENCE: Duration = Duration::from_secs(30);
+use common::{PATIENCE, Process, Said, run, wait_for};
 
 /// A node of a configuration file, whose manager we are.
 struct Node {
-    child: Child,
+    process: Process,
+    log: Said,
     dir: tempfile::TempDir,
     socket: UnixDatagram,
 }
@@ -30,17 +32,22 @@ impl Node {
         let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
         write(dir.path(), text);
-        let child = ferroce()
+        let mut command = ferroce();
+        command
             .arg("serve")
             .args(arguments)
             .arg("--config")
             .arg(dir.path().join("f.toml"))
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        Node { child, dir, socket }
+            .env("NOTIFY_SOCKET", dir.path().join("notify"));
+        let mut process = Process::piped(&mut command);
+        // Nobody listens to that.
+        drop(process.stdout());
+        Node {
+            log: process.stderr(),
+            process,
+            dir,
+            socket,
+        }
     }
 
     /// The next thing it says to its manager.
@@ -54,36 +61,11 @@ impl Node {
         let socket = self.dir.path().join("ctl.sock");
         let mut command = ferroce();
         command.arg("ctl").args(order.split(' '));
-        let output = command.arg("--ctl").arg(socket).output();
-        stdout(&output.expect("the binary runs"))
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -s {name} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("kill runs").success());
+        stdout(&run(command.arg("--ctl").arg(socket)))
     }
 
     fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("waits") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "the node does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let mut log = String::new();
-        let mut err = self.child.stderr.take().expect("piped");
-        err.read_to_string(&mut log).expect("reads");
-        (status.code(), log)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        (self.process.ended().code(), self.log.text())
     }
 }
 
@@ -105,14 +87,6 @@ fn file(dir: &Path, name: &str, bytes: u64) -> PathBuf {
     path
 }
 
-fn until(what: &str, is: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 const SUBSYSTEM: &str =
     "listen = [\"tcp://127.0.0.1:0\"]\n[[subsystem]]\nnqn = \"nqn.2024-01.org.example:node\"\n";
 
@@ -128,7 +102,7 @@ fn its_manager_hears_of_its_life() {
         said.contains("STATUS=serves 1 namespace at tcp://127.0.0.1:"),
         "{said}"
     );
-    node.signal("TERM");
+    node.process.signal("TERM");
     assert_eq!(node.said().trim(), "STOPPING=1");
     assert_eq!(node.end().0, Some(0));
 }
@@ -147,7 +121,7 @@ fn a_hangup_has_the_file_read_again() {
              namespace = [{{device = \"ram:2MiB\"}}, {{device = \"ram:3MiB\"}}]\n"
         ),
     );
-    node.signal("HUP");
+    node.process.signal("HUP");
     assert!(node.said().contains("RELOADING=1\nMONOTONIC_USEC="));
     assert!(node.said().contains("READY=1\nSTATUS=serves 2 namespaces"));
     let shown = node.ctl("show");
@@ -156,10 +130,10 @@ fn a_hangup_has_the_file_read_again() {
     }
     // What is wrong changes nothing.
     write(node.dir.path(), "listen = 5\n");
-    node.signal("HUP");
+    node.process.signal("HUP");
     assert!(node.said().contains("RELOADING=1"));
     assert!(node.said().contains("serves 2 namespaces"));
-    node.signal("TERM");
+    node.process.signal("TERM");
     let (status, log) = node.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(
@@ -188,7 +162,7 @@ fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {
         .split_whitespace()
         .find_map(|word| word.trim_end_matches(';').strip_prefix("tcp://127.0.0.2:"));
     let url = format!("tcp://127.0.0.2:{}", url.expect("it says where"));
-    node.signal("HUP");
+    node.process.signal("HUP");
     assert!(node.said().contains("RELOADING=1"));
     assert!(node.said().contains("serves 2 namespaces"));
     let shown = node.ctl("show");
@@ -197,14 +171,14 @@ fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {
     }
     // Nor is it one when it is taken back by the file.
     write(node.dir.path(), &format!("{SUBSYSTEM}{namespaces}"));
-    node.signal("HUP");
+    node.process.signal("HUP");
     assert!(node.said().contains("RELOADING=1"));
     assert!(node.said().contains("serves 1 namespace"));
     let shown = node.ctl("show");
     for part in ["2 MiB", &url, "allows  nqn.2024-01.org.example:host"] {
         assert!(!shown.contains(part), "{shown}");
     }
-    node.signal("TERM");
+    node.process.signal("TERM");
     let (status, log) = node.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(!log.contains("ERROR"), "{log}");
@@ -237,11 +211,14 @@ fn a_patient_node_waits_for_a_drive_and_an_impatient_one_does_not() {
         said.contains("serves 2 namespaces at") && !said.contains("missing"),
         "{said}"
     );
-    until("it has the number it was to have", || {
+    wait_for("the number it was to have", || {
         let shown = node.ctl("show");
-        !shown.contains("missing") && shown.contains("late.img")
+        match !shown.contains("missing") && shown.contains("late.img") {
+            true => Ok(()),
+            false => Err(shown),
+        }
     });
-    node.signal("TERM");
+    node.process.signal("TERM");
     assert_eq!(node.end().0, Some(0));
 }
 
@@ -261,7 +238,7 @@ fn a_patient_node_goes_on_without_an_address_and_starts_again_for_none_that_is_t
     // It looks twice, and finds nothing.
     std::thread::sleep(Duration::from_secs(5));
     assert!(node.ctl("show").contains("missing   tcp://192.0.2.7:4420"));
-    node.signal("TERM");
+    node.process.signal("TERM");
     assert_eq!(node.end().0, Some(0));
 }
 
@@ -276,6 +253,7 @@ fn the_log_is_shown() {
     let node = Node::start(&["--patient"], &text);
     assert!(node.said().contains("READY=1"));
     let mut stream = TcpStream::connect(metrics).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
     stream
         .write_all(b"GET /log HTTP/1.1\r\n\r\n")
         .expect("it reads");
@@ -297,11 +275,7 @@ fn a_configuration_can_be_checked() {
     let check = |text: &str| {
         write(dir.path(), text);
         let path = dir.path().join("f.toml");
-        let output = ferroce()
-            .args(["serve", "--check", "--config"])
-            .arg(path)
-            .output();
-        output.expect("the binary runs")
+        run(ferroce().args(["serve", "--check", "--config"]).arg(path))
     };
     let good = check(&format!(
         "{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}]\n"
@@ -343,7 +317,7 @@ fn nothing_but_its_core_runs_on_the_cpu_of_a_core() {
     let node = Node::start(&["--patient"], &text);
     assert!(node.said().contains("READY=1"));
     let mut cores = 0;
-    let tasks = fs::read_dir(format!("/proc/{}/task", node.child.id())).expect("it runs");
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.process.id())).expect("it runs");
     for task in tasks.flatten() {
         // One that has just ended has no status.
         let Ok(status) = fs::read_to_string(task.path().join("status")) else {
@@ -365,11 +339,14 @@ fn wrong_with(unit: &str) -> Option<String> {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("ferroce.service");
     fs::write(&file, unit).expect("a file");
-    let output = Command::new("systemd-analyze")
-        .args(["verify", "--man=no", "--recursive-errors=no"])
-        .arg(&file)
+    let mut command = Command::new("systemd-analyze");
+    // It may not be there.
+    Command::new("systemd-analyze")
+        .arg("--version")
         .output()
         .ok()?;
+    command.args(["verify", "--man=no", "--recursive-errors=no"]);
+    let output = run(command.arg(&file));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     // Of other units of this machine it may have something to say as well.
     let ours = |line: &&str| line.contains("ferroce.service");

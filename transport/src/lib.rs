@@ -9,3 +9,7 @@ pub mod rdma;
 pub mod roce;
 pub mod sys;
 pub mod tcp;
+
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;

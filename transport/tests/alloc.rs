@@ -16,6 +16,7 @@ use ferroce_wire::Wire;
 use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::feature::DsmRange;
 use ferroce_wire::sqe::Sqe;
+use node::common::Patience;
 
 thread_local! {
     static IN_TURN: Cell<bool> = const { Cell::new(false) };
@@ -135,8 +136,9 @@ fn check(node: &node::Node, options: &Options, rounds: u64, namespaces: &[(u32, 
                         let (sqe, data) = command(slot, *nsid, *block_len, lba, blocks);
                         queue.submit(sqe, data, slot).expect("there is room for 16");
                     }
-                    let mut done = 0;
+                    let (mut done, patience) = (0, Patience::begin());
                     while done < 16 {
+                        patience.holds("16 answers");
                         if let Some(completion) = queue.poll() {
                             let (slot, status) = (completion.user_data, completion.status());
                             assert!(completion.is_success(), "{slot} of {len}: {status}");

@@ -12,6 +12,7 @@ use ferroce_wire::Wire;
 use ferroce_wire::fabrics::Nqn;
 use ferroce_wire::sqe::Sgl;
 use ferroce_wire::tcp::IcReq;
+use node::common::Patience;
 use node::raw::Raw;
 use node::{NQN, Node};
 
@@ -189,11 +190,13 @@ fn write_and_read(queue: &mut Queue, blocks: u32, pattern: u8) {
                 data.bytes_mut().fill(pattern);
             }
             queue.submit(sqe, data, 0).expect("there is room");
+            let patience = Patience::begin();
             let done = loop {
                 match queue.poll() {
                     Some(done) => break done,
                     None => assert!(queue.error().is_none(), "{:?}", queue.error()),
                 }
+                patience.holds("an answer");
             };
             assert!(done.is_success(), "{}", done.status());
             assert!(write || done.data.bytes().iter().all(|byte| *byte == pattern));

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{Controller, Data, Options, Queue};
 use ferroce_wire::fabrics::Nqn;
+use node::common::Patience;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -39,7 +40,9 @@ static ALLOCATOR: Counting = Counting;
 /// Half reads, half writes, of so many blocks, at full depth.
 fn run(queue: &mut Queue, memory: &mut Vec<Vec<u8>>, blocks: u32, commands: u64) {
     let (mut submitted, mut completed) = (0, 0);
+    let patience = Patience::begin();
     while completed < commands {
+        patience.holds("all answers");
         while submitted < commands
             && let Some(bytes) = memory.pop()
         {

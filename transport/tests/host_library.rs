@@ -1,10 +1,12 @@
 //! The host library over real sockets, against a target that does what it is told.
 
+mod common;
 mod peer;
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use common::Patience;
 use ferroce_engine::host as nvme;
 use ferroce_transport::host::{
     Backoff, Controller, Data, HostError, HostIdentity, Options, Queue, RefusedWhy, discover,
@@ -199,8 +201,10 @@ fn keep_alives_are_sent_in_the_background() {
     };
     let begin = Instant::now();
     let controller = connect(&peer, &options).unwrap();
+    let patience = Patience::begin();
     while peer.state.lock().unwrap().keep_alives < 5 {
         assert!(controller.error().is_none());
+        patience.holds("five Keep Alives");
         std::thread::sleep(Duration::from_millis(5));
     }
     // Not without a pause either: at most four in each KATO.
@@ -219,10 +223,12 @@ fn a_target_that_does_not_answer_keep_alives_is_given_up() {
         ..options()
     };
     let controller = connect(&peer, &options).unwrap();
+    let patience = Patience::begin();
     let error = loop {
         if let Some(error) = controller.error() {
             break error;
         }
+        patience.holds("the end of the association");
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(matches!(error, HostError::Timeout { .. }), "{error}");

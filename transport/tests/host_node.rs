@@ -17,6 +17,7 @@ use ferroce_wire::feature::DsmRange;
 use ferroce_wire::num::{U32, U64};
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
+use node::common::Patience;
 
 fn options(header_digest: bool, data_digest: bool) -> Options {
     Options {
@@ -290,7 +291,9 @@ fn at_once(count: u16, depth: u16) {
                 for reading in [false, true] {
                     let mut submitted = 0;
                     let mut completed = 0;
+                    let patience = Patience::begin();
                     while completed < ios {
+                        patience.holds("all answers");
                         while submitted < ios && queue.outstanding() < queue.depth() {
                             let lba = base + submitted;
                             let (sqe, data) = if reading {

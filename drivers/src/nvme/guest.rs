@@ -373,7 +373,9 @@ mod tests {
                     let status = Status::SUCCESS;
                     hatch.answer(Done { tag, status, bufs });
                 });
+                let start = Instant::now();
                 while !hatch.is_free() {
+                    assert!(start.elapsed() < Duration::from_secs(60), "never free");
                     std::thread::yield_now();
                 }
                 assert_eq!(hatch.done.len(), 1, "free before the answer");

@@ -1,6 +1,7 @@
 //! Two cores on the same few pages, each pausing where the other could come in between.
 
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use ferroce_buf::{Class, Home, Pool};
 
@@ -20,7 +21,12 @@ fn run(queue: &mut RamQueue, op: Op, bufs: BufList) -> BufList {
 
 fn write(queue: &mut RamQueue, lba: u64, block_len: u32, data: &[u8]) {
     let mut bufs = BufList::new();
+    let start = Instant::now();
     while !queue.space(lba, data.len(), &mut bufs) {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "no page comes back"
+        );
         std::thread::yield_now();
     }
     bufs.copy_in(0, data);

@@ -175,11 +175,8 @@ mod tests {
             let path = dir.path().join("disk");
             let file = std::fs::File::create(&path).expect("creates");
             file.set_len(512 << 20).expect("is sparse");
-            let made = std::process::Command::new(tool)
-                .args(arguments)
-                .arg(&path)
-                .output()
-                .expect("runs");
+            let mut make = std::process::Command::new(tool);
+            let made = crate::common::run(make.args(arguments).arg(&path));
             assert!(made.status.success(), "{tool}: {made:?}");
             let mut head = blank();
             std::os::unix::fs::FileExt::read_exact_at(

@@ -966,6 +966,7 @@ mod tests {
         TermReq,
     };
 
+    use crate::common::Patience;
     use crate::tcp::frame::{self, Format};
 
     const NOW: Tick = Tick(1_000);
@@ -1244,7 +1245,9 @@ mod tests {
         }
         assert!(!bench.fabric.has_work(), "it would keep its core awake");
         drop(two);
+        let patience = Patience::begin();
         let closed = loop {
+            patience.holds("the end of the other");
             let mut seen = bench.turn(false);
             if let Some(seen) = seen.pop() {
                 break seen;
@@ -1254,6 +1257,7 @@ mod tests {
         let mut cids = Vec::new();
         one.write_all(&capsule(3, b"")[50..]).unwrap();
         while cids.len() < 3 {
+            patience.holds("three commands");
             for seen in bench.turn(true) {
                 let Seen::Capsule(conn, sqe, data) = seen else {
                     panic!("{seen:?}")

@@ -25,7 +25,11 @@ use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::listen::{Accepted, Listener};
 use ferroce_transport::tcp::target::Offer;
 
+#[path = "../common/mod.rs"]
+pub mod common;
 pub mod raw;
+
+use common::Patience;
 
 pub const NQN: &str = "nqn.2026-01.test:node";
 
@@ -155,7 +159,7 @@ fn run<F: Fabric>(
     }
 
     let start = Instant::now();
-    let mut stopping = false;
+    let mut stopping: Option<Patience> = None;
     loop {
         let now = Tick(1 + start.elapsed().as_nanos() as u64);
         let mut busy = false;
@@ -165,13 +169,18 @@ fn run<F: Fabric>(
             busy = true;
         }
         control.on_time(now);
-        while !stopping && let Some(incoming) = accept(now) {
+        while stopping.is_none()
+            && let Some(incoming) = accept(now)
+        {
             control.adopt(0, 0, incoming);
             busy = true;
         }
-        if stop.load(Ordering::Relaxed) && !stopping {
-            stopping = true;
+        if stop.load(Ordering::Relaxed) && stopping.is_none() {
+            stopping = Some(Patience::begin());
             control.stop();
+        }
+        if let Some(patience) = &stopping {
+            patience.holds("the end of what is outstanding");
         }
         if control.is_stopped() {
             break;

@@ -16,6 +16,7 @@ use ferroce_wire::tcp::{
 };
 
 use super::NQN;
+use super::common::Patience;
 
 /// One connection.
 pub struct Raw {
@@ -58,6 +59,9 @@ impl Raw {
         socket
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("not zero");
+        socket
+            .set_write_timeout(Some(Duration::from_secs(20)))
+            .expect("not zero");
         Raw {
             socket,
             next_cid: 1,
@@ -96,7 +100,10 @@ impl Raw {
         );
         assert!(answer.cqe.status().is_success(), "{}", answer.cqe.status());
         let get = PropertyGet::new(PropertyOffset::CSTS.0, 0).to_sqe();
-        while raw.ask(get, &[]).cqe.dw0.get() & 1 == 0 {}
+        let patience = Patience::begin();
+        while raw.ask(get, &[]).cqe.dw0.get() & 1 == 0 {
+            patience.holds("CSTS.RDY");
+        }
         (raw, cntlid)
     }
 

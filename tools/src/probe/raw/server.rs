@@ -162,7 +162,11 @@ impl Server {
                     self.connections.push(connection);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(cause) => log::debug!("accept: {cause}"),
+                Err(cause) => {
+                    // Out of descriptors, say: those that are connected are served meanwhile.
+                    log::debug!("accept: {cause}");
+                    return Ok(());
+                }
             }
         }
     }

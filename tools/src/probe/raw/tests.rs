@@ -4,6 +4,7 @@ use ferroce_transport::host::Data;
 
 use super::server::{Server, memory};
 use super::*;
+use crate::common::wait_for;
 use crate::config::Spin;
 use crate::probe::link::Io;
 use crate::units::Size;
@@ -28,14 +29,31 @@ fn io(place: u64, len: u32, write: bool) -> Io {
     }
 }
 
+fn enough(there: usize, wanted: usize) -> Result<(), String> {
+    match there < wanted {
+        true => Err(format!("{there} of {wanted}")),
+        false => Ok(()),
+    }
+}
+
+/// Exchanges until a queue has an error.
+fn broken(mut exchange: impl FnMut() -> bool) {
+    let look = || match exchange() {
+        true => Ok(()),
+        false => Err("none".to_owned()),
+    };
+    wait_for("an error", look);
+}
+
 fn finish(queue: &mut Queue, count: usize) -> Vec<u64> {
     let mut done = Vec::new();
-    while done.len() < count {
+    let look = || {
         queue.exchange();
         assert_eq!(queue.book.error(), None);
         done.extend(std::iter::from_fn(|| queue.book.next_done()).map(|done| done.user_data));
-        std::thread::yield_now();
-    }
+        enough(done.len(), count)
+    };
+    wait_for("answers", look);
     done
 }
 
@@ -108,14 +126,15 @@ fn a_train_of_datagrams_is_answered_in_order() {
             let more = queue.submit(&io(0, 4096, false), Data::Discard(len), 99);
             assert!(more.is_err(), "the queue is full");
             let mut done = Vec::new();
-            while done.len() < usize::from(depth) {
+            let look = || {
                 queue.exchange();
                 assert_eq!(queue.book.error(), None);
                 done.extend(
                     std::iter::from_fn(|| queue.book.next_done()).map(|done| done.user_data),
                 );
-                std::thread::yield_now();
-            }
+                enough(done.len(), depth.into())
+            };
+            wait_for("answers", look);
             assert_eq!(done, (0..u64::from(depth)).collect::<Vec<_>>());
         }
         let write = queue.submit(&io(0, 4096, true), Data::zeroed(4096), 1);
@@ -133,9 +152,10 @@ fn a_train_without_an_answer_ends_the_measurement() {
             .submit(&io(0, 4096, false), Data::Discard(4096), 7)
             .is_ok()
     );
-    while queue.book.error().is_none() {
+    broken(|| {
         queue.exchange();
-    }
+        queue.book.error().is_some()
+    });
     assert!(
         !queue
             .book
@@ -194,10 +214,10 @@ fn a_server_that_goes_leaves_no_request_without_an_answer() {
     }
     queue.flush();
     drop(other);
-    while queue.book.error().is_none() {
+    broken(|| {
         queue.exchange();
-        std::thread::yield_now();
-    }
+        queue.book.error().is_some()
+    });
     let lost: Vec<bool> = std::iter::from_fn(|| queue.book.next_done())
         .map(|done| done.is_success())
         .collect();
