@@ -191,14 +191,26 @@ impl Seat {
         }
     }
 
-    /// Resets the function, if it can be; it reaches memory afterwards.
-    fn reset(&self) -> std::io::Result<bool> {
+    /// Resets the function, if it can be.
+    fn reset(&self) -> bool {
         match (&self.device, &self.bar) {
-            (Some(device), _) if device.reset().is_ok() => {
-                device.set_bus_master(true).map(|()| true)
-            }
-            (None, Bar::Played(registers)) => Ok(registers.reset()),
-            _ => Ok(false),
+            (Some(device), _) => device.reset().is_ok(),
+            (None, Bar::Played(registers)) => registers.reset(),
+            (None, Bar::Mapped(_)) => false,
+        }
+    }
+
+    /// Gives the device what a reset may have taken, whoever did it: it reaches memory, and its vectors have the addresses
+    /// that make interrupts of them. A reset of the bus after an error may leave both empty.
+    fn equip(&self) -> std::io::Result<()> {
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
+        device.set_bus_master(true)?;
+        match self.signals.vectors.is_empty() {
+            true => Ok(()),
+            // The system writes the addresses again, though it has these eventfds already.
+            false => device.watch_vectors(&self.signals.vectors),
         }
     }
 }
@@ -711,7 +723,7 @@ impl Keeper {
             return self.fail("a core does not let go of it");
         }
         loop {
-            match self.enable(Some(deadline)) {
+            match self.equip().and_then(|()| self.enable(Some(deadline))) {
                 Ok(()) => {
                     log::warn!("{}: it is back", self.label);
                     // Commands that are given to it anew are as old as this moment, and not as the reset.
@@ -726,18 +738,23 @@ impl Keeper {
                 Err(why) => log::warn!("{}: {why}; trying again", self.label),
             }
             // Harder: the function, not the controller alone.
-            match self.seat.as_ref().map(Seat::reset) {
-                Some(Err(cause)) => {
-                    return self.fail(&format!("it cannot be let reach memory: {cause}"));
-                }
-                Some(Ok(true)) => log::warn!("{}: its function was reset", self.label),
-                _ => {}
+            if self.seat.as_ref().is_some_and(Seat::reset) {
+                log::warn!("{}: its function was reset", self.label);
             }
             if !std::mem::replace(&mut last, true) {
                 deadline = Instant::now() + whole;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    fn equip(&self) -> Result<(), Trouble> {
+        let done = self.seat.as_ref().map_or(Ok(()), Seat::equip);
+        done.map_err(|cause| {
+            Trouble::Other(format!(
+                "it cannot be given memory and interrupts again: {cause}"
+            ))
+        })
     }
 
     /// Gives the drive up. It reaches no memory any more before any Buf goes home.
