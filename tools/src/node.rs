@@ -210,7 +210,6 @@ impl Node {
                 idling,
                 facts: known.clone(),
                 count_next: Default::default(),
-                uncounted: true,
             };
             posts.push(post);
             facts.push(known);

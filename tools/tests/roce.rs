@@ -165,6 +165,25 @@ fn a_node_stops_though_its_host_is_gone() {
     assert!(node.process.ended().success());
 }
 
+/// Packets that are dropped wake the node and lead to nothing else; they are counted all the same.
+#[test]
+fn what_is_dropped_is_told_though_nothing_else_happens() {
+    let node = Node::serve(None);
+    let at = node.url.trim_start_matches("roce://");
+    let at = format!("{}:4791", at.trim_end_matches(":4420"));
+    let socket = std::net::UdpSocket::bind((address(), 0)).expect("it is this machine's");
+    let mut count = 0;
+    for more in [1, 8, 30] {
+        count += more;
+        for _ in 0..more {
+            // No version of the transport header.
+            socket.send_to(&[0xff; 64], &at).expect("it goes out");
+        }
+        let told = format!("dropped_version {count}");
+        wait_until_it_says(&told, || said(&node.ctl(&["show"])));
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let node = Node::serve(None);

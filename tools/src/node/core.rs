@@ -58,8 +58,8 @@ pub struct Idling {
 /// read of a flash drive would cost more than it saves.
 const DRIVE_SPIN: Duration = Duration::from_millis(1);
 
-/// What RDMA counts is told so often.
-const COUNT_NS: u64 = 100_000_000;
+/// What the transports counted is told so long after it was, or twice as long.
+const COUNT_NS: u64 = 50_000_000;
 
 /// A core that does not spin, and woke up so few turns ago, tries to sleep though it was busy: one request keeps it for no
 /// longer. Else it looks for more first, which costs less than to have interrupts armed each time.
@@ -81,10 +81,8 @@ pub struct Thread {
     pub idling: Idling,
     /// What it tells of itself.
     pub facts: Arc<CoreFacts>,
-    /// When what the transports counted is told next, if anything happened by then.
+    /// When what the transports counted is told next.
     pub count_next: Tick,
-    /// Something happened since.
-    pub uncounted: bool,
 }
 
 impl Thread {
@@ -123,13 +121,11 @@ impl Thread {
             was_busy = work.busy;
             if work.busy {
                 last_busy = now;
-                self.uncounted = true;
                 let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
                 self.facts.connections.store(connections, Ordering::Relaxed);
                 let copied = self.core.fabrics.iter().map(AnyFabric::copied).sum();
                 self.facts.copied_bytes.set(copied);
             }
-            self.count(now);
             if let Some(limit) = armed
                 && !work.busy
             {
@@ -138,6 +134,9 @@ impl Thread {
                 accounted = last_busy;
                 (tired, turns_awake) = (false, 0);
             } else {
+                if now >= self.count_next.plus_ns(COUNT_NS) {
+                    self.count(now);
+                }
                 tired = !self.idling.keeps_awake(&work, now.since(last_busy))
                     && (!work.busy || turns_awake < TURNS_OF_ONE);
                 if tired || work.busy {
@@ -169,20 +168,17 @@ impl Thread {
         }
     }
 
-    /// Tells what the transports counted, every now and then.
-    fn count(&mut self, now: Tick) {
-        if !self.uncounted || now < self.count_next {
-            return;
+    /// Tells what the transports counted. False if somebody reads it just now.
+    fn count(&mut self, now: Tick) -> bool {
+        let Ok(mut counts) = self.facts.transports.try_lock() else {
+            return false;
+        };
+        counts.clear();
+        for fabric in &self.core.fabrics {
+            fabric.each_counter(&mut |of, name, count| counts.push((of, name, count)));
         }
-        // Who reads it is quick; if somebody does just now, the next time will do.
-        if let Ok(mut counts) = self.facts.transports.try_lock() {
-            counts.clear();
-            for fabric in &self.core.fabrics {
-                fabric.each_counter(&mut |of, name, count| counts.push((of, name, count)));
-            }
-            self.uncounted = false;
-            self.count_next = now.plus_ns(COUNT_NS);
-        }
+        self.count_next = now.plus_ns(COUNT_NS);
+        true
     }
 
     /// Has whatever comes from now on wake this core; it is to look once more before it sleeps. For how many ns it may
@@ -207,9 +203,9 @@ impl Thread {
         Some(limit)
     }
 
-    /// Blocks until something comes, or `limit` ns at most.
+    /// Blocks until something comes, or `limit` ns at most. What was counted till now is told before, or in time.
     fn sleep(&mut self, now: Tick, due: Option<Tick>, mut limit: u64) {
-        if self.uncounted {
+        if now < self.count_next || !self.count(now) {
             limit = limit.min(self.count_next.since(now));
         }
         limit = limit.min(due.map_or(u64::MAX, |due| due.since(now)));
