@@ -9,7 +9,8 @@ kept() {
     refused "in use: .*$1.*--force" ferroce devices bind "$drive"
     expect 'driver' "$(driver "$drive")" = nvme
 }
-# A partition of type 83h, 32 MiB from block 2048 on.
+# A partition of type 83h, 32 MiB from block 2048 on, and none of what other scenarios left.
+dd if=/dev/zero of="$own" bs=1M count=1 conv=notrunc status=none
 printf '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\0\x01\0' | dd of="$own" bs=1 seek=446 conv=notrunc status=none
 printf '\x55\xaa' | dd of="$own" bs=1 seek=510 conv=notrunc,fsync status=none
 blockdev --rereadpt "$own"
