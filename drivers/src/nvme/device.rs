@@ -201,7 +201,7 @@ impl Seat {
     }
 
     /// Gives the device what a reset may have taken, whoever did it: it reaches memory, and its vectors have the addresses
-    /// that make interrupts of them. A reset of the bus after an error may leave both empty.
+    /// that make interrupts of them. After a reset of the bus a drive that got neither wrote to address 0.
     fn equip(&self) -> std::io::Result<()> {
         let Some(device) = &self.device else {
             return Ok(());
