@@ -749,12 +749,16 @@ impl Keeper {
     }
 
     fn equip(&self) -> Result<(), Trouble> {
-        let done = self.seat.as_ref().map_or(Ok(()), Seat::equip);
-        done.map_err(|cause| {
-            Trouble::Other(format!(
-                "it cannot be given memory and interrupts again: {cause}"
-            ))
-        })
+        let Some(seat) = &self.seat else {
+            return Ok(());
+        };
+        seat.equip()
+            .map_err(|cause| match seat.bar.read64(PropertyOffset::CAP.0) {
+                u64::MAX => Trouble::Bringup(BringupError::Gone),
+                _ => Trouble::Other(format!(
+                    "it cannot be given memory and interrupts again: {cause}"
+                )),
+            })
     }
 
     /// Gives the drive up. It reaches no memory any more before any Buf goes home.
