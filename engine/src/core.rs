@@ -17,12 +17,15 @@ use crate::table::Table;
 /// What a turn leaves behind. It decides whether the core may sleep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Work {
-    /// Something happened in this turn, or can happen without waiting: turn again at once.
+    /// Something happened in this turn, or can happen without waiting.
     pub busy: bool,
-    /// Requests at drives: their completions are near, so sleeping costs more than it saves. Not counted if
-    /// the core is busy.
+    /// Another turn would find nothing but what comes from outside meanwhile, even if this one was busy. Always so if it was
+    /// not.
+    pub rests: bool,
+    /// Requests at drives: their completions are near, so sleeping costs more than it saves. Not counted
+    /// unless the core rests.
     pub at_drives: usize,
-    /// The next thing that is due by time alone. Not looked for if the core is busy.
+    /// The next thing that is due by time alone. Not looked for unless the core rests.
     pub next_timeout: Option<Tick>,
     /// The core was told to stop, and all its queues are gone.
     pub stopped: bool,
@@ -66,6 +69,8 @@ impl<F: Fabric, D: Backend> Core<F, D> {
     /// become since `now`: it is asked between stages, for [`crate::phases`] alone.
     pub fn turn(&mut self, now: Tick, wall_ms: u64, clock: impl Fn() -> Tick) -> Work {
         let mut busy = self.has_mail() && self.read_mail(now);
+        // What came was followed to where it waits for drives, hosts or time, in this very turn.
+        let mut through = !busy;
         self.queues.on_time(now, wall_ms, &mut self.drives);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             let mut room = 0;
@@ -83,6 +88,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                     }
                     Some(Inbound::Spoiled { conn, sqe }) => {
                         self.queues.on_spoiled(index, conn, sqe, &mut self.drives);
+                        through = false;
                     }
                     Some(Inbound::Fetched {
                         conn: _,
@@ -100,19 +106,24 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                     }) => {
                         self.queues.on_opened(index, conn, local, peer, transport);
                         left = left.saturating_sub(limits::CONNECTION_COUNTS_AS);
+                        through = false;
                     }
                     Some(Inbound::Closed { conn }) => {
                         self.queues.on_closed(index, conn, &mut self.drives);
                         left = left.saturating_sub(limits::CONNECTION_COUNTS_AS);
+                        through = false;
                     }
                 }
                 room = room.saturating_sub(1);
                 busy = true;
             }
+            through &= room > 0 && left > 0;
         }
         busy |= self.queues.serve_line(&mut self.drives);
         self.queues.stamp_submitted(&clock);
-        busy |= self.poll_drives(&clock);
+        let done = self.poll_drives(&clock);
+        busy |= done;
+        through &= !done;
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             busy |= self.queues.send_ready(index, fabric, &mut self.drives);
             fabric.flush(now);
@@ -127,7 +138,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         }
         // Nobody wakes a core because the control thread has read its mail.
         let posted = self.queues.post_mail(&self.control);
-        self.work_left(busy || !posted, posted)
+        self.work_left(busy, through, posted)
     }
 
     fn poll_drives(&mut self, clock: &impl Fn() -> Tick) -> bool {
@@ -159,6 +170,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 break;
             };
             busy = true;
+            self.queues.look_soon();
             match mail {
                 ToCore::Adopt { fabric, incoming } => self.fabrics[fabric].adopt(incoming, now),
                 ToCore::Admit { queue, admission } => self.queues.on_admit(queue, admission),
@@ -177,7 +189,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         busy
     }
 
-    fn work_left(&mut self, busy: bool, posted: bool) -> Work {
+    fn work_left(&mut self, busy: bool, through: bool, posted: bool) -> Work {
         let mut stopped = self.queues.is_stopped();
         if stopped && !self.stop_told && posted {
             let core = self.queues.index();
@@ -186,14 +198,15 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         // Its thread ends with this: not before the control thread knows.
         let untold = stopped && !self.stop_told;
         stopped &= self.stop_told;
-        let busy = busy
+        let goes_on = (busy && (!through || self.queues.somebody_waits()))
             || untold
+            || !posted
             || self.fabrics.iter().any(Fabric::has_work)
             || self.drives.have_work()
             || !self.mailbox.is_empty();
-        if busy {
+        if goes_on {
             return Work {
-                busy,
+                busy: true,
                 stopped,
                 ..Work::default()
             };
@@ -202,8 +215,9 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         let timeouts = self.fabrics.iter().filter_map(Fabric::next_timeout);
         Work {
             busy,
+            rests: true,
             at_drives: self.drives.in_flight(),
-            next_timeout: timeouts.chain(self.queues.next_timeout()).min(),
+            next_timeout: timeouts.chain(self.queues.rest()).min(),
             stopped,
         }
     }

@@ -39,6 +39,9 @@ use crate::table::{Table, Transport};
 /// How often controllers and queues are looked at for what time has ended, in ms.
 const CHECK_MS: u64 = 100;
 
+/// A core that rests looks once in so many ms how the drives are, for each of its hosts that wants to know.
+const HEALTH_MS: u64 = 1000;
+
 /// Buffers of a core that wait for the drive only, never for a peer: in-capsule data lands here. They
 /// always come back, so hosts whose memory demands are not met cannot hold up commands that need
 /// none. See [`limits::IN_CAPSULE`].
@@ -102,6 +105,10 @@ pub struct Queues {
     pub(crate) wall_ms: u64,
     /// When controllers and queues were last looked at for what time has ended.
     checked: Tick,
+    /// When they have to be looked at again, if nothing happens before.
+    look_by: Option<Tick>,
+    /// A core that rests need not run before.
+    rests_until: Tick,
     /// The controller whose drives were looked at last.
     felt: usize,
     /// When commands that may have come were last left unread for want of room.
@@ -153,6 +160,8 @@ impl Queues {
             wall_ms: 0,
             felt: 0,
             checked: Tick(0),
+            look_by: None,
+            rests_until: Tick(0),
             unread: Tick(0),
             stalled: Tick(0),
             stopping: false,
@@ -194,6 +203,7 @@ impl Queues {
             by_conn.resize(conn.slot as usize + 1, NONE);
         }
         by_conn[conn.slot as usize] = slot;
+        self.look_soon();
     }
 
     pub(crate) fn on_closed<D: Backend>(
@@ -302,6 +312,7 @@ impl Queues {
     // Admin commands. Fabrics ones are in `fabrics.rs`.
 
     fn begin_admin<D: Backend>(&mut self, slot: u32, data: &[u8], drives: &mut Drives<D>) {
+        self.look_soon();
         let at = self.slab[slot].queue;
         let (state, transport) = {
             let queue = &self.queues[at as usize];
@@ -560,10 +571,18 @@ impl Queues {
         busy
     }
 
+    /// Somebody waits for what this turn may have given back: memory, room at a drive or in a fabric, the end of others.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        !self.line.is_empty()
+            || !self.let_on.is_empty()
+            || self.fetches.iter().any(|fetches| !fetches.is_empty())
+            || self.outboxes.iter().any(|outbox| !outbox.is_empty())
+    }
+
     // Time.
 
     pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
-        let paused_ns = now.since(self.now);
+        let paused_ns = now.since(self.now.max(self.rests_until));
         self.now = now;
         self.wall_ms = wall_ms;
         self.tell_drained();
@@ -572,7 +591,7 @@ impl Queues {
         }
     }
 
-    /// Looks at controllers and queues for what time has ended. The turn before began `paused_ns` ago.
+    /// Looks at controllers and queues for what time has ended. For `paused_ns` the core had reason to run and did not.
     #[inline(never)]
     fn check<D: Backend>(&mut self, paused_ns: u64, drives: &mut Drives<D>) {
         let now = self.now;
@@ -588,6 +607,7 @@ impl Queues {
         self.checked = now;
         self.clerk.hand_over_late(&self.config.counters.phases);
         self.hurry_old(drives);
+        self.look_by = None;
         for at in 0..self.queues.len() as u32 {
             let queue = &self.queues[at as usize];
             // A Connect that is here and was not read is not late, but that excuses nobody for ever.
@@ -595,13 +615,18 @@ impl Queues {
             let excused = unread.min(queue.deadline.plus_ms(limits::CONNECT_MS));
             let excused = excused.max(self.stalled.plus_ms(CHECK_MS));
             let late = now > queue.deadline.max(excused);
-            if matches!(queue.state, State::Fresh | State::Connecting) && late {
+            if !matches!(queue.state, State::Fresh | State::Connecting) {
+                continue;
+            }
+            if late {
                 log::info!(
                     "{}: no Connect within {} ms",
                     queue.peer,
                     limits::CONNECT_MS
                 );
                 self.end_queue(at, drives);
+            } else {
+                self.look_soon();
             }
         }
         self.look_at_health();
@@ -626,6 +651,8 @@ impl Queues {
                 self.config.counters.keep_alive_expiries.add(1);
                 let queue = controller.queue;
                 self.end_queue(queue, drives);
+            } else {
+                self.look_at(heard.plus_ns(allowed_ns + 1));
             }
         }
     }
@@ -633,7 +660,16 @@ impl Queues {
     /// Tells a host how the drives are, if that is worse than before. One host at a time: each has up to a thousand
     /// namespaces to look at, and I/O waits meanwhile.
     fn look_at_health(&mut self) {
-        self.felt = (self.felt + 1) % self.controllers.len().max(1);
+        let controllers = self.controllers.len().max(1);
+        if self
+            .controllers
+            .iter()
+            .flatten()
+            .any(Controller::wants_health)
+        {
+            self.look_at(self.now.plus_ms(HEALTH_MS / controllers as u64));
+        }
+        self.felt = (self.felt + 1) % controllers;
         if let Some(Some(controller)) = self.controllers.get_mut(self.felt) {
             admin::on_health(controller, &self.table);
             let queue = controller.queue;
@@ -676,17 +712,26 @@ impl Queues {
             .set(self.config.landing.bytes_out() as u64);
     }
 
-    pub(crate) fn next_timeout(&self) -> Option<Tick> {
-        let watches = self.controllers.iter().flatten().any(|controller| {
-            controller.silence_allowed_ms().is_some() || controller.wants_health()
-        }) || self
-            .queues
-            .iter()
-            .any(|queue| matches!(queue.state, State::Fresh | State::Connecting));
-        (watches || self.draining.is_some()).then_some(self.next_check())
+    /// When time alone gives the core something to do, which rests until then.
+    pub(crate) fn rest(&mut self) -> Option<Tick> {
+        if self.draining.is_some() {
+            self.look_soon();
+        }
+        self.rests_until = self.look_by.unwrap_or_default();
+        self.look_by
     }
 
-    /// When controllers and queues are looked at again.
+    /// Something may be due sooner than was known when controllers and queues were last looked at.
+    pub(crate) fn look_soon(&mut self) {
+        self.look_at(Tick(0));
+    }
+
+    fn look_at(&mut self, due: Tick) {
+        let due = due.max(self.next_check());
+        self.look_by = Some(self.look_by.map_or(due, |by| by.min(due)));
+    }
+
+    /// When controllers and queues are looked at again by a core that runs.
     fn next_check(&self) -> Tick {
         match self.checked {
             Tick(0) => Tick(0),

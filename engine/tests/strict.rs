@@ -884,3 +884,42 @@ fn a_turn_begins_and_ends_few_connections() {
     assert_eq!(node.wires().came.len(), 0);
     node.newest_error(admin);
 }
+
+#[test]
+fn a_core_rests_when_its_commands_wait_for_drives() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    node.settle();
+    node.orders.lock().unwrap().holds = true;
+    node.send(io, read(0), &[]);
+    let now = node.now;
+    let work = node.core.turn(now, 0, || now);
+    assert!(work.busy && work.rests, "{work:?}");
+    assert_eq!(work.at_drives, 1);
+    node.orders.lock().unwrap().holds = false;
+    let work = node.core.turn(now, 0, || now);
+    assert!(work.busy && !work.rests, "{work:?}");
+}
+
+#[test]
+fn a_silent_host_does_not_keep_a_core_from_sleeping() {
+    let mut node = Node::new();
+    let (admin, _) = node.admin(5000);
+    node.pass(300);
+    let (mut now, mut turns) = (node.now, 0);
+    while !node.is_closed(admin) {
+        let work = node.core.turn(now, 0, || now);
+        turns += 1;
+        if work.rests {
+            now = work.next_timeout.expect("its silence ends").max(now);
+        }
+        assert!(
+            turns < 10,
+            "{} ms have gone",
+            now.since(node.now) / 1_000_000
+        );
+    }
+    let silent_ms = now.since(node.now) / 1_000_000;
+    assert!((4000..6000).contains(&silent_ms), "after {silent_ms} ms");
+}

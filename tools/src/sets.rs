@@ -110,8 +110,7 @@ impl AnyFabric {
         }
     }
 
-    /// Has what wakes a sleeping core armed. False if there is something to do already. The core turns once more before it
-    /// sleeps.
+    /// Has what wakes a sleeping core armed. False if there is something to do already.
     pub fn arm(&mut self) -> bool {
         match self {
             AnyFabric::Tcp(_) => true,

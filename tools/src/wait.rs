@@ -1,23 +1,37 @@
-//! How a thread sleeps: on one epoll, with a bell that others ring. One of the rooms where `unsafe`
-//! lives: epoll and eventfd are system calls that the standard library does not have.
+//! How a thread sleeps: on one epoll, with a bell that others ring and an alarm.
 //!
 //! The order makes sure that no ring is lost. The sleeper says that it sleeps, then looks once more
 //! whether there is work, then blocks. A ringer makes the work known, then looks whether somebody
 //! sleeps. Whatever the interleaving, one of the two sees the other.
-#![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Wake, Waker};
 use std::time::Duration;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
 
 /// Rung by anyone, at any time; costs a load while its owner is awake.
 #[derive(Debug)]
 pub struct Bell {
     asleep: AtomicBool,
     event: OwnedFd,
+}
+
+impl Bell {
+    fn ring(&self) {
+        // The counter has room for 2^64 rings.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
 }
 
 impl Wake for Bell {
@@ -28,9 +42,7 @@ impl Wake for Bell {
     fn wake_by_ref(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: eight bytes of ours, and a descriptor we own. The counter has room for 2^64 rings.
-            unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            self.ring();
         }
     }
 }
@@ -40,41 +52,48 @@ impl Wake for Bell {
 pub struct Bed {
     epoll: Arc<OwnedFd>,
     bell: Arc<Bell>,
+    alarm: Alarm,
 }
+
+/// Wakes its sleeper. Setting it is a system call, so it stays set when something else woke first: it may go off for nothing.
+#[derive(Debug)]
+struct Alarm {
+    timer: OwnedFd,
+    /// When it goes off, or went, in ns of the monotonic clock.
+    at: Cell<u64>,
+}
+
+/// An alarm may be so late. Who names the same time by what is left until then does not name the same nanosecond.
+const LATE_NS: u64 = 10_000;
 
 /// By edges: each ring wakes once, and nobody has to take it back, which is a system call. A ring that comes just after its
 /// sleeper woke up by itself would else be heard for ever.
-const EDGES: libc::c_int = libc::EPOLLIN | libc::EPOLLET;
+const EDGES: EventFlags = EventFlags::IN.union(EventFlags::ET);
 
 /// Events taken per wake-up; what woke us is looked for by polling, not here.
 const EVENTS: usize = 16;
 
 impl Bed {
-    /// A bed with its bell.
+    /// A bed with its bell and alarm.
     pub fn new() -> io::Result<Bed> {
-        // SAFETY: system calls without preconditions; each result is checked, and is ours alone.
-        let (epoll, event) = unsafe {
-            let epoll = owned(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
-            (
-                epoll,
-                owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?,
-            )
-        };
-        let bell = Arc::new(Bell {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = Bell {
             asleep: AtomicBool::new(false),
-            event,
-        });
-        let bed = Bed {
-            epoll: Arc::new(epoll),
-            bell,
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         };
-        control(
-            bed.epoll.as_fd(),
-            libc::EPOLL_CTL_ADD,
-            EDGES,
-            bed.bell.event.as_fd(),
-        )?;
-        Ok(bed)
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let alarm = Alarm {
+            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            at: Cell::new(0),
+        };
+        for source in [&bell.event, &alarm.timer] {
+            epoll::add(&epoll, source, EventData::new_u64(0), EDGES)?;
+        }
+        Ok(Bed {
+            epoll: Arc::new(epoll),
+            bell: Arc::new(bell),
+            alarm,
+        })
     }
 
     /// For those who want to wake us.
@@ -84,7 +103,12 @@ impl Bed {
 
     /// Wakes up, from now on, when `source` can be read.
     pub fn watch(&self, source: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, source)
+        Ok(epoll::add(
+            &self.epoll,
+            source,
+            EventData::new_u64(0),
+            EventFlags::IN,
+        )?)
     }
 
     /// Wakes up, from now on and until the result is dropped, each time that `source` is made readable, whoever reads it or
@@ -92,12 +116,7 @@ impl Bed {
     pub fn watch_while(&self, source: BorrowedFd<'_>) -> io::Result<Watching> {
         // A descriptor of our own: nobody else's watching is in the way, and its end is not anybody else's.
         let source = source.try_clone_to_owned()?;
-        control(
-            self.epoll.as_fd(),
-            libc::EPOLL_CTL_ADD,
-            EDGES,
-            source.as_fd(),
-        )?;
+        epoll::add(&self.epoll, &source, EventData::new_u64(0), EDGES)?;
         Ok(Watching {
             epoll: self.epoll.clone(),
             source,
@@ -107,40 +126,51 @@ impl Bed {
     /// Does not wake up for `source` any more.
     pub fn unwatch(&self, source: BorrowedFd<'_>) {
         // It fails only for what is not watched.
-        let _ = self.control(libc::EPOLL_CTL_DEL, source);
+        let _ = epoll::delete(&self.epoll, source);
     }
 
-    fn control(&self, what: libc::c_int, source: BorrowedFd<'_>) -> io::Result<()> {
-        control(self.epoll.as_fd(), what, libc::EPOLLIN, source)
-    }
-
-    /// Sleeps until a source can be read, the bell rings, or `limit` is over. Not at all if
-    /// `may_sleep` says no: it is asked after the bell was armed.
+    /// Sleeps until a source can be read, the bell rings, or `limit` is over; it may wake up earlier for nothing. Not at
+    /// all if `may_sleep` says no: it is asked after the bell was armed.
     pub fn sleep(&self, limit: Option<Duration>, may_sleep: impl FnOnce() -> bool) {
         self.bell.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if may_sleep() {
-            self.block(limit);
+        if may_sleep() && limit.is_none_or(|limit| self.alarm.set(limit)) {
+            let mut events = [MaybeUninit::uninit(); EVENTS];
+            // A signal only wakes us early.
+            let _ = epoll::wait(&self.epoll, &mut events, None);
         }
         self.bell.asleep.store(false, Ordering::Relaxed);
     }
+}
 
-    fn block(&self, limit: Option<Duration>) {
-        // Timers are of milliseconds here; rounding up means that what was due is due on waking.
-        let ms = limit.map_or(-1, |limit| {
-            i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
-        });
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        // SAFETY: the array is ours and as long as we say. A signal only wakes us early.
-        unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                events.as_mut_ptr(),
-                EVENTS as i32,
-                ms,
-            );
+impl Alarm {
+    /// Goes off when `limit` is over, or earlier. False if that is now.
+    fn set(&self, limit: Duration) -> bool {
+        if limit.is_zero() {
+            return false;
         }
+        let now = monotonic_ns();
+        let at = now.saturating_add(limit.as_nanos() as u64);
+        if (now + 1..=at.saturating_add(LATE_NS)).contains(&self.at.get()) {
+            return true;
+        }
+        self.at.set(at);
+        let value = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec {
+                tv_sec: (at / 1_000_000_000) as i64,
+                tv_nsec: (at % 1_000_000_000) as _,
+            },
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &value).is_ok()
     }
+}
+
+/// What `Instant` is made of, without its arithmetic: a core asks some ten times for an I/O when it has one at a time.
+#[inline]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A source that a [`Bed`] wakes up for, while this is there.
@@ -153,43 +183,8 @@ pub struct Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         // Closing ours is not enough: others have the same source open. It fails only for what is not watched.
-        let _ = control(
-            self.epoll.as_fd(),
-            libc::EPOLL_CTL_DEL,
-            libc::EPOLLIN,
-            self.source.as_fd(),
-        );
+        let _ = epoll::delete(&self.epoll, &self.source);
     }
-}
-
-fn control(
-    epoll: BorrowedFd<'_>,
-    what: libc::c_int,
-    events: libc::c_int,
-    source: BorrowedFd<'_>,
-) -> io::Result<()> {
-    let mut event = libc::epoll_event {
-        events: events as u32,
-        u64: 0,
-    };
-    let (epoll, source) = (epoll.as_raw_fd(), source.as_raw_fd());
-    // SAFETY: both descriptors are open, and the event is ours. A source that is closed later
-    // leaves the epoll by itself.
-    if unsafe { libc::epoll_ctl(epoll, what, source, &raw mut event) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// # Safety
-/// `fd` must be the result of a call that returns a new descriptor, or a negative number.
-unsafe fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open and nobody else's, says the caller.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]
@@ -197,6 +192,7 @@ mod tests {
     use super::*;
     use crate::common::PATIENCE;
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::AtomicU32;
     use std::time::Instant;
@@ -256,13 +252,32 @@ mod tests {
             bed.bell.asleep.store(false, Ordering::Relaxed);
             false
         });
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: eight bytes of ours, and a descriptor that is open.
-        unsafe { libc::write(bed.bell.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        bed.bell.ring();
         sleep(&bed, || true);
         let start = Instant::now();
         bed.sleep(Some(Duration::from_millis(20)), || true);
         assert!(start.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn an_alarm_is_never_late_for_one_set_before() {
+        let bed = Bed::new().expect("a bed");
+        let rung_after = |limit| {
+            bed.sleep(Some(limit), || {
+                bed.bell.ring();
+                true
+            });
+        };
+        rung_after(PATIENCE);
+        let start = Instant::now();
+        bed.sleep(Some(Duration::from_millis(20)), || true);
+        assert!(start.elapsed() < PATIENCE, "the alarm before counts");
+        // The other way round it goes off for nothing, once.
+        rung_after(Duration::from_millis(20));
+        let start = Instant::now();
+        sleep(&bed, || true);
+        bed.sleep(Some(Duration::from_millis(40)), || true);
+        assert!(start.elapsed() >= Duration::from_millis(40));
     }
 
     #[test]

@@ -15,7 +15,6 @@ const ROOMS: &[&str] = &[
     "transport/src/sys.rs",
     "transport/src/sys/",
     "transport/src/rdma/verbs/",
-    "tools/src/wait.rs",
     "tools/tests/container.rs",
     "scripts/lab.d/hole.rs",
     "scripts/lab.d/insns.rs",

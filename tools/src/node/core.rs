@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferroce_engine::core::{Core, Work};
 use ferroce_engine::port::{Backend as _, Tick};
@@ -10,12 +10,13 @@ use ferroce_engine::port::{Backend as _, Tick};
 use crate::config::Spin;
 use crate::node::CoreFacts;
 use crate::sets::{AnyDrive, AnyFabric};
-use crate::wait::Bed;
+use crate::wait::{Bed, monotonic_ns};
 
 /// The node's time, the same on all its threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    start: Instant,
+    /// In ns of the monotonic clock.
+    start_ns: u64,
     /// Time of day at the start, in ms since 1970.
     start_ms: u64,
 }
@@ -27,7 +28,7 @@ impl Clock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Clock {
-            start: Instant::now(),
+            start_ns: monotonic_ns(),
             start_ms: day.as_millis() as u64,
         }
     }
@@ -35,7 +36,7 @@ impl Clock {
     /// Now.
     #[inline]
     pub fn now(&self) -> Tick {
-        Tick(self.start.elapsed().as_nanos() as u64)
+        Tick(monotonic_ns() - self.start_ns)
     }
 
     /// The time of day then, in ms since 1970.
@@ -61,8 +62,8 @@ const DRIVE_SPIN: Duration = Duration::from_millis(1);
 /// What the transports counted is told so long after it was, or twice as long.
 const COUNT_NS: u64 = 50_000_000;
 
-/// A core that does not spin, and woke up so few turns ago, tries to sleep though it was busy: one request keeps it for no
-/// longer. Else it looks for more first, which costs less than to have interrupts armed each time.
+/// A core that does not spin, and woke up so few turns ago, sleeps though it was busy: one request keeps it for no longer.
+/// Else it looks for more first, which costs less than to have interrupts armed each time.
 const TURNS_OF_ONE: u32 = 4;
 
 /// How long a core sleeps at most that cannot watch one of its drives.
@@ -97,12 +98,9 @@ impl Thread {
         // Until here its time is accounted for.
         let mut accounted = last_busy;
         let mut was_busy = true;
-        // If there is nothing in the next turn, the core sleeps after it.
-        let mut tired = false;
         let mut turns_awake = 0u32;
         loop {
             turns_awake = turns_awake.saturating_add(1);
-            let armed = if tired { self.arm() } else { None };
             let now = self.clock.now();
             let spent = if was_busy {
                 &self.facts.busy_ns
@@ -126,26 +124,25 @@ impl Thread {
                 let copied = self.core.fabrics.iter().map(AnyFabric::copied).sum();
                 self.facts.copied_bytes.set(copied);
             }
-            if let Some(limit) = armed
-                && !work.busy
-            {
+            let tired = work.rests
+                && (!work.busy || turns_awake < TURNS_OF_ONE)
+                && !self.idling.keeps_awake(&work, now.since(last_busy));
+            if tired && let Some(limit) = self.arm() {
                 self.sleep(now, work.next_timeout, limit);
                 last_busy = self.clock.now();
                 accounted = last_busy;
-                (tired, turns_awake) = (false, 0);
+                turns_awake = 0;
+                continue;
+            }
+            if now >= self.count_next.plus_ns(COUNT_NS) {
+                self.count(now);
+            }
+            if tired || work.busy {
+                // It goes on at once.
+            } else if self.idling.alone {
+                std::hint::spin_loop();
             } else {
-                if now >= self.count_next.plus_ns(COUNT_NS) {
-                    self.count(now);
-                }
-                tired = !self.idling.keeps_awake(&work, now.since(last_busy))
-                    && (!work.busy || turns_awake < TURNS_OF_ONE);
-                if tired || work.busy {
-                    // It goes on at once.
-                } else if self.idling.alone {
-                    std::hint::spin_loop();
-                } else {
-                    std::thread::yield_now();
-                }
+                std::thread::yield_now();
             }
         }
     }
@@ -181,8 +178,7 @@ impl Thread {
         true
     }
 
-    /// Has whatever comes from now on wake this core; it is to look once more before it sleeps. For how many ns it may
-    /// sleep; `None` if there is something already.
+    /// Has whatever comes from now on wake this core. For how many ns it may sleep; `None` if there is something already.
     fn arm(&mut self) -> Option<u64> {
         for fabric in self.core.fabrics.iter_mut() {
             if !fabric.arm() {
@@ -195,6 +191,9 @@ impl Thread {
                 log::warn!("cannot watch a drive: {cause}");
                 false
             });
+            if drive.has_work() {
+                return None;
+            }
             if !watched {
                 // Its completions are looked for every now and then.
                 limit = UNWATCHED_NS;

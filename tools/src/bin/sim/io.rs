@@ -444,13 +444,13 @@ pub fn check(ground: &mut Ground, io: &Io, start: u64, got: &[u8], status: Statu
         ground.stats.errors += 1;
         if made_wrong {
             ground.stats.refusals += 1;
-            if !got.is_empty() {
+            // With what is wrong put right meanwhile, it may fail like any other, with some of its data sent.
+            if !got.is_empty() && !unsure {
                 wrong!(
                     "{} bytes came for a command that was refused: {io:?}",
                     got.len()
                 );
             }
-            // With what is wrong put right meanwhile, it may fail like any other.
             let expected = io.refused.contains(&status.code())
                 || (unsure && (came_of_change(status) || drive_failed(&ground.plan, status)))
                 || [

@@ -49,8 +49,6 @@ struct Slot {
     bell: Arc<Bell>,
     /// A turn is on the agenda.
     planned: bool,
-    /// It found nothing to do, and looks once more before it sleeps.
-    last_look: bool,
     stopped: bool,
 }
 
@@ -113,7 +111,6 @@ impl Node {
                 counters,
                 bell,
                 planned: true,
-                last_look: false,
                 stopped: false,
             });
         }
@@ -164,8 +161,7 @@ impl Node {
             slot.stopped = true;
             return;
         }
-        if work.busy || !slot.last_look {
-            slot.last_look = !work.busy;
+        if !work.rests {
             slot.planned = true;
             let gap = match self.rng.once_in(self.naps) && !self.common.calm.get() {
                 true => self.rng.u64(100 * US..10 * MS),
@@ -173,7 +169,13 @@ impl Node {
             };
             let (life, core) = (self.life, at);
             self.common.after(gap, Event::Turn { life, core });
-        } else if let Some(due) = work.next_timeout {
+            return;
+        }
+        if work.busy {
+            let again = slot.core.turn(Tick(now), WALL_MS + now / MS, || Tick(now));
+            assert!(!again.busy, "core {at} would have slept with work to do");
+        }
+        if let Some(due) = work.next_timeout {
             self.common.wake_at(due.0, at);
         }
     }
@@ -185,7 +187,6 @@ impl Node {
             return;
         }
         slot.planned = true;
-        slot.last_look = false;
         // The system may be in no hurry to wake it.
         let delay = match self.rng.once_in(self.naps) && !self.common.calm.get() {
             true => self.rng.u64(100 * US..10 * MS),
