@@ -435,19 +435,19 @@ impl Queues {
         self.send_later(slot);
     }
 
-    /// The command is refused: the error log says why, and the host gets the status.
-    pub(crate) fn refuse(&mut self, slot: u32, refusal: Refusal) {
+    /// The command is refused: the error log says why, and the host gets the status, with M if there is an entry (Base 4.2.3).
+    pub(crate) fn refuse(&mut self, slot: u32, mut refusal: Refusal) {
         let sqe = self.slab[slot].sqe;
         let queue = self.queue(slot);
-        let mut status = refusal.status;
         if let Some(who) = &queue.who {
+            refusal.status = who.with_delay(refusal.status);
             // Of a Connect that fails the log says nothing (Base 6.3).
             if sqe.fabrics_type() != Some(FabricsType::CONNECT) {
+                refusal.status = refusal.status.more();
                 who.note_error(&refusal, queue.qid, &sqe);
             }
-            status = who.with_delay(status);
         }
-        self.complete(slot, status, u64::from(refusal.dw0));
+        self.complete(slot, refusal.status, u64::from(refusal.dw0));
     }
 
     // Moving on.

@@ -1,6 +1,6 @@
 //! The Discovery log page (Base 5.1.12.3.1): each way from here to each subsystem the host may use.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ferroce_wire::Wire;
 use ferroce_wire::discovery::{
@@ -54,7 +54,7 @@ pub(super) fn entries(
         let Some(address) = reachable(listener, who.local) else {
             continue;
         };
-        let here = (listener.transport, address) == (who.transport, canonical(who.local));
+        let here = (listener.transport, address) == (who.transport, plain(who.local));
         if port_local && !here {
             continue;
         }
@@ -109,25 +109,20 @@ fn entry(listener: &Listener, address: SocketAddr, nqn: &str) -> DiscoveryLogEnt
     entry
 }
 
-/// The address at which the host can reach a listener: its own, or, if it listens on every one, that
-/// by which the host came. None if such a listener is of the other address family: which address
-/// of ours would do, nobody knows.
+/// The address at which the host can reach a listener: its own, or, if it listens on every one of its
+/// family, that by which the host came. None if the host came by the other family, which such a
+/// socket does not take: which address of ours would do, nobody knows.
 fn reachable(listener: &Listener, local: SocketAddr) -> Option<SocketAddr> {
-    let ip = listener.address.ip();
-    if !ip.is_unspecified() {
-        return Some(canonical(listener.address));
+    if !listener.address.ip().is_unspecified() {
+        return Some(plain(listener.address));
     }
-    let local = canonical(local).ip();
-    match (ip, local) {
-        // Sockets on [::] take IPv4 as well, unless told otherwise.
-        (IpAddr::V4(_), IpAddr::V6(_)) => None,
-        _ => Some(SocketAddr::new(local, listener.address.port())),
-    }
+    let reached = SocketAddr::new(local.ip(), listener.address.port());
+    (listener.address.is_ipv6() == reached.is_ipv6()).then_some(reached)
 }
 
-/// An IPv4 address that IPv6 has wrapped, unwrapped; no scope, which would be ours and not the host's.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// Without a scope, which would be ours and not the host's.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
 }
 
 const _: () = assert!(limits::ADMIN_DEPTH_MAX >= DiscoveryLogEntry::ASQSZ_MIN);

@@ -16,7 +16,7 @@ use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
 use super::identify::ANA_GROUP;
-use super::{Admin, Answer, IO_COMMANDS, Outcome, commands, discovery, event, feature};
+use super::{Admin, Answer, IO_COMMANDS, Outcome, check_room, commands, discovery, event, feature};
 use crate::controller::{Controller, Event, Kind};
 use crate::health;
 use crate::limits;
@@ -79,6 +79,8 @@ pub(super) fn get(admin: &mut Admin, sqe: &Sqe) -> Outcome {
     let asked = sqe.log_len() as usize;
     let data = rest[..rest.len().min(asked)].to_vec();
     let to_the_end = asked >= rest.len();
+    // A page that has no room at the host was not read.
+    check_room(sqe, admin.controller.who.transport, asked)?;
     if !sqe.rae() {
         was_read(admin.controller, lid, to_the_end);
     }

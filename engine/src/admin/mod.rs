@@ -105,11 +105,13 @@ const IO_COMMANDS: &[NvmOpcode] = &[
 /// [`Answer::Wants`] asked for.
 pub fn execute(admin: &mut Admin, sqe: &Sqe, slot: u32, host_data: Option<&[u8]>) -> Answer {
     let transport = admin.controller.who.transport;
-    let answer = dispatch(admin, sqe, slot, host_data);
-    match answer.and_then(|answer| check_room(sqe, transport, answer)) {
-        Ok(answer) => answer,
-        Err(refusal) => Answer::Refused(refusal),
-    }
+    let answer = match dispatch(admin, sqe, slot, host_data) {
+        Ok(Answer::Data(data)) => {
+            check_room(sqe, transport, data.len()).map(|()| Answer::Data(data))
+        }
+        answer => answer,
+    };
+    answer.unwrap_or_else(Answer::Refused)
 }
 
 fn dispatch(admin: &mut Admin, sqe: &Sqe, slot: u32, host_data: Option<&[u8]>) -> Outcome {
@@ -146,12 +148,7 @@ fn commands(kind: Kind) -> &'static [AdminOpcode] {
 }
 
 /// Data for the host needs a place there: an SGL of a kind that fabrics have for it, long enough.
-fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
-    let len = match &answer {
-        Answer::Data(data) => data.len(),
-        Answer::Page { len, .. } => *len as usize,
-        _ => return Ok(answer),
-    };
+fn check_room(sqe: &Sqe, transport: Transport, len: usize) -> Result<(), Refusal> {
     if sqe.psdt() != Sqe::PSDT_SGL {
         return Err(Refusal::field(offset_of!(Sqe, flags)));
     }
@@ -162,7 +159,7 @@ fn check_room(sqe: &Sqe, transport: Transport, answer: Answer) -> Outcome {
     if len > room as usize {
         return Err(Refusal::sgl(Status::DATA_SGL_LENGTH_INVALID));
     }
-    Ok(answer)
+    Ok(())
 }
 
 /// Abort (Base 5.1.1). Dword 0 bit 0 says that the command was not aborted; whoever has the commands

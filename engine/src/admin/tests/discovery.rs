@@ -122,11 +122,9 @@ fn a_listener_on_every_address_is_reported_where_the_host_came_to() {
     world.change(|table| table.listeners = vec![listener("0.0.0.0:4421", 1)]);
     let there = "192.0.2.1 4421";
     assert_eq!(ways(&mut world, 0), [current(there), nvm(there)]);
-    // A socket on [::] sees IPv4 wrapped.
+    // A socket on [::] takes IPv6 alone.
     world.change(|table| table.listeners = vec![listener("[::]:4420", 1)]);
-    came_to(&mut world, "[::ffff:192.0.2.7]:4420");
-    let there = "192.0.2.7 4420";
-    assert_eq!(ways(&mut world, 0), [current(there), nvm(there)]);
+    assert_eq!(ways(&mut world, 0), []);
     came_to(&mut world, "[2001:db8::5]:4420");
     let there = "2001:db8::5 4420";
     assert_eq!(ways(&mut world, 0), [current(there), nvm(there)]);

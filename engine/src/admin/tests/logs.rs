@@ -11,7 +11,7 @@ use ferroce_wire::log::{
 };
 use ferroce_wire::opcode::NvmOpcode;
 use ferroce_wire::prop::Cc;
-use ferroce_wire::sqe::{NSID_ALL, Sqe};
+use ferroce_wire::sqe::{NSID_ALL, Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 use super::{World, at, namespace, subsystem};
@@ -336,6 +336,10 @@ fn changed_namespaces_once_read_are_forgotten() {
     });
     world.change(|_| ());
     let keep = retaining(LogId::CHANGED_NAMESPACES, 4096);
+    assert_eq!(list(&mut world, keep), [1, 2, 5]);
+    // What the host has no room for it has not read.
+    let short = world.try_with(read.with_sgl(Sgl::transport(4092)), 0, None);
+    assert!(matches!(short, Answer::Refused(_)), "{short:?}");
     assert_eq!(list(&mut world, keep), [1, 2, 5]);
     // A part of it is not all of it.
     world.data(sqe(LogId::CHANGED_NAMESPACES, 8));
