@@ -229,10 +229,8 @@ impl World {
                 self.done += 1;
                 self.ask(qp);
             }
-            Event::Sent { mut bufs, .. } => {
-                while let Some(buf) = bufs.pop() {
-                    self.pools[who].put(buf);
-                }
+            Event::Sent { bufs, .. } => {
+                self.pools[who].put_all(bufs);
             }
             Event::Disconnected { why, .. } => panic!("{who} loses the connection: {why:?}"),
             _ => {}
