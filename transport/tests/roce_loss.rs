@@ -206,9 +206,7 @@ impl World {
                 self.done += 1;
                 self.ask(qp);
             }
-            Event::Sent { bufs, .. } => {
-                self.pools[who].put_all(bufs);
-            }
+            Event::Sent { bufs, .. } => self.pools[who].put_all(bufs),
             Event::Disconnected { why, .. } => panic!("{who} loses the connection: {why:?}"),
             _ => {}
         }

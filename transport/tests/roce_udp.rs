@@ -181,9 +181,7 @@ impl Net {
                 };
                 self.ends[end].answer(qp, answer);
             }
-            Event::Sent { bufs, .. } => {
-                self.pool.put_all(bufs);
-            }
+            Event::Sent { bufs, .. } => self.pool.put_all(bufs),
             Event::Unposted { buf } => self.pool.put(buf),
             Event::Established { .. } | Event::Disconnected { .. } | Event::Gone { .. } => {}
         }
