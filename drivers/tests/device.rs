@@ -266,7 +266,7 @@ fn a_device_that_fails_says_so() {
             blocks: 8,
         };
         let (status, bufs) = core.run(op, bufs);
-        core.home(bufs);
+        core.pool.put_all(bufs);
         assert_eq!(status, Status::UNRECOVERED_READ_ERROR);
         assert_eq!(core.pool.out(), 0);
         backing.set_len(8 << 20).unwrap();

@@ -81,11 +81,9 @@ fn plain(op: Op) -> Io {
 
 fn run(queue: &mut MediaQueue, io: Io, pool: &mut Pool) {
     queue.submit(io).unwrap();
-    let mut done = queue.poll().unwrap();
+    let done = queue.poll().unwrap();
     assert_eq!(done.status, Status::SUCCESS);
-    while let Some(buf) = done.bufs.pop() {
-        pool.put(buf);
-    }
+    pool.put_all(done.bufs);
 }
 
 /// What was answered, when, and how.
@@ -109,11 +107,9 @@ fn story(seed: u64) -> Vec<(u64, Tag, Status)> {
             }
         }
         queue.ring_doorbell();
-        while let Some(mut done) = queue.poll() {
+        while let Some(done) = queue.poll() {
             story.push((clock.now().0, done.tag, done.status));
-            while let Some(buf) = done.bufs.pop() {
-                pool.put(buf);
-            }
+            pool.put_all(done.bufs);
         }
         assert!(!queue.has_work());
         if let Some(next) = queue.next_event() {
@@ -240,10 +236,8 @@ fn a_dying_node_gives_its_bufs_back() {
         } else {
             queue.power_off()
         };
-        for mut bufs in lists {
-            while let Some(buf) = bufs.pop() {
-                pool.put(buf);
-            }
+        for bufs in lists {
+            pool.put_all(bufs);
         }
         media.power_off();
         assert_eq!(pool.out(), 0);

@@ -195,7 +195,7 @@ fn a_queue_is_full_at_its_depth_and_all_are_answered_once() {
                 &mut answered[done.tag.slot as usize],
                 true
             ));
-            core.home(done.bufs);
+            core.pool.put_all(done.bufs);
         }
         assert!(!core.queue.has_work());
         for slot in (0..DEPTH).step_by(17) {
@@ -246,7 +246,7 @@ fn a_file_that_somebody_cut_fails_as_media_do() {
         let bufs = core.bufs(4 << 12, 4 << 12);
         let (status, bufs) = core.run(Op::Read { lba: 4, blocks: 4 }, bufs);
         assert_eq!(status, Status::UNRECOVERED_READ_ERROR);
-        core.home(bufs);
+        core.pool.put_all(bufs);
         let op = Op::Verify { lba: 0, blocks: 8 };
         assert_eq!(core.plain(op), Status::UNRECOVERED_READ_ERROR);
         assert_eq!(core.pool.out(), 0);
@@ -396,7 +396,7 @@ fn killed_node() {
             core.queue.submit(io).unwrap();
         }
         let done = core.wait();
-        core.home(done.bufs);
+        core.pool.put_all(done.bufs);
     }
 }
 

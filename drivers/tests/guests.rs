@@ -119,18 +119,12 @@ impl House {
         }
     }
 
-    fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
-    }
-
     /// So many answers, each with this status.
     fn collect(&mut self, guest: usize, count: usize, status: Status) {
         for _ in 0..count {
             let done = self.wait(guest);
             assert_eq!(done.status, status);
-            self.home(done.bufs);
+            self.pool.put_all(done.bufs);
         }
         assert_eq!(self.guests[guest].in_flight(), 0);
     }
@@ -170,7 +164,7 @@ fn each_gets_its_own_answers() {
                 done.bufs.copy_out(0, &mut data);
                 assert_eq!(data, block(done.tag.slot));
             }
-            house.home(done.bufs);
+            house.pool.put_all(done.bufs);
         }
     }
     assert_eq!(house.player.seen().completion_queues, 1);
@@ -185,7 +179,7 @@ fn a_guest_has_so_many_places_and_leaves_half_to_the_core() {
             house.ask(guest, number, true).unwrap();
         }
         let io = house.ask(guest, 99, true).expect_err("there is no place");
-        house.home(io.bufs);
+        house.pool.put_all(io.bufs);
     }
     house.turn();
     // 255 commands fit, and half of them are 127.
@@ -215,7 +209,7 @@ fn guests_that_ask_for_more_than_there_are_places_take_turns() {
             for (guest, answered) in answered.iter_mut().enumerate() {
                 while let Some(done) = house.guests[guest].poll() {
                     assert_eq!(done.status, Status::SUCCESS);
-                    house.home(done.bufs);
+                    house.pool.put_all(done.bufs);
                     *answered += 1;
                 }
             }
@@ -254,7 +248,7 @@ fn a_queue_for_one_command_serves_its_core_and_guests() {
         }
         for (guest, answered) in answered.iter_mut().enumerate() {
             while let Some(done) = house.guests[guest].poll() {
-                house.home(done.bufs);
+                house.pool.put_all(done.bufs);
                 *answered += 1;
             }
         }

@@ -74,9 +74,9 @@ fn data_of_every_shape_comes_back() {
             let (status, bufs) = bench.run(bench.write_op(5, 1024), bufs);
             assert_eq!(status, Status::SUCCESS);
             assert!(bench.read(5, 1024, 4096) == pattern(1024, 99));
-            bench.home(bufs);
+            bench.pool.put_all(bufs);
         } else {
-            bench.home(bufs);
+            bench.pool.put_all(bufs);
         }
         bench.end();
     }
@@ -119,7 +119,7 @@ fn force_unit_access_reaches_the_drive_on_every_block() {
             let bufs = bench.bufs(blocks as usize * 512, 65536);
             let (status, bufs) = bench.run(Op::Write { lba, blocks, fua }, bufs);
             assert_eq!(status, Status::SUCCESS);
-            bench.home(bufs);
+            bench.pool.put_all(bufs);
             let zeroes = Op::WriteZeroes {
                 lba,
                 blocks: 20 * blocks,
@@ -211,7 +211,7 @@ fn a_full_queue_refuses_and_completions_come_in_any_order() {
         for expected in tags.into_iter().rev() {
             let done = bench.wait();
             assert_eq!((done.tag, done.status), (expected, Status::SUCCESS));
-            bench.home(done.bufs);
+            bench.pool.put_all(done.bufs);
         }
         let last = bench.read(u64::from(depth - 1), 4096, 4096);
         assert!(last == pattern(4096, u64::from(depth - 1 + round)));
@@ -284,7 +284,7 @@ fn a_drive_that_forgets_commands_is_reset_and_does_them_all() {
         for _ in 0..20 {
             let done = bench.wait();
             assert_eq!(done.status, Status::SUCCESS);
-            bench.home(done.bufs);
+            bench.pool.put_all(done.bufs);
         }
         assert!(bench.player.seen().disabled >= 1);
         for lba in 0..20 {
@@ -357,7 +357,7 @@ fn commands_that_waited_for_a_long_reset_are_not_old_after_it() {
     bench.player.release_backwards();
     let done = bench.wait();
     assert_eq!(done.status, Status::SUCCESS);
-    bench.home(done.bufs);
+    bench.pool.put_all(done.bufs);
     bench.end();
 }
 
@@ -455,7 +455,7 @@ fn a_drive_that_is_another_after_its_reset_fails() {
             }
         };
         assert_eq!(done.status, FAILED);
-        bench.home(done.bufs);
+        bench.pool.put_all(done.bufs);
         drop(second);
         assert!(bench.drive.controller().has_failed());
         bench.end();
@@ -515,7 +515,7 @@ fn a_drive_that_somebody_else_resets_goes_on_soon() {
     // No command had to be found too old for that.
     let patience = Duration::from_millis(patient().command_ms.into());
     assert!(before.elapsed() < patience);
-    bench.home(done.bufs);
+    bench.pool.put_all(done.bufs);
     assert_eq!(bench.read(3, 4096, 4096), pattern(4096, 5));
     bench.end();
 }
@@ -533,7 +533,7 @@ fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
     for _ in 0..10 {
         let done = bench.wait();
         assert_eq!(done.status, FAILED);
-        bench.home(done.bufs);
+        bench.pool.put_all(done.bufs);
     }
     assert!(bench.drive.controller().has_failed());
     assert_eq!(bench.write(0, &[1; 4096], 4096), FAILED);
@@ -565,7 +565,7 @@ fn a_drive_that_does_not_come_back_fails() {
     bench.player.misbehave(|mischief| mischief.fatal = true);
     let done = bench.wait();
     assert_eq!(done.status, FAILED);
-    bench.home(done.bufs);
+    bench.pool.put_all(done.bufs);
     assert!(bench.drive.controller().has_failed());
     bench.end();
 }

@@ -281,6 +281,10 @@ pub struct ProbeArgs {
         help_heading = "Compare"
     )]
     pub against: Option<Place>,
+    /// Percentage of commands that write at the target of --against, which may be this one: two loads in turns; needs
+    /// --destroy-data [default: as --write says]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100), help_heading = "Compare")]
+    pub against_write: Option<u8>,
     /// Slices to cut --time into, of each target in turns [default: of 100ms, 40 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Compare")]
     pub rounds: Option<u16>,
@@ -534,6 +538,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1:4420 --baseline --baseline-core 0 --target-pid 1 --rounds 5",
             "ferroce probe tcp://127.0.0.1:4420 --baseline=tcp://127.0.0.1:4421",
             "ferroce probe tcp://127.0.0.1:4420 --against tcp://127.0.0.1:4430 --reconnect",
+            "ferroce probe tcp://127.0.0.1:4420 --against tcp://127.0.0.1:4420 --against-write 30 --destroy-data",
             "ferroce probe tcp://127.0.0.1:4420 --neighbour 8x16x1MiB --depth 1",
             "ferroce probe tcp://127.0.0.1:4420 --workload kv-cache --queues 2",
             "ferroce probe tcp://127.0.0.1:4420 --sweep --slo p99<1ms --arrival fixed",
@@ -565,6 +570,7 @@ mod tests {
             "ferroce probe tcp://127.0.0.1 --sweep --slo errors=0 --rate 10",
             "ferroce probe tcp://127.0.0.1 --baseline --against tcp://127.0.0.1:1",
             "ferroce probe tcp://127.0.0.1 --baseline-core 0",
+            "ferroce probe tcp://127.0.0.1 --against tcp://127.0.0.1:1 --against-write 101",
             "ferroce probe tcp://127.0.0.1 --slo p99",
             "ferroce probe tcp://127.0.0.1 --neighbour 8x16",
             "ferroce probe tcp://127.0.0.1 --neighbour 0x16x1MiB",

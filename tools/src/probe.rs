@@ -251,6 +251,10 @@ fn connect(args: &ProbeArgs) -> Result<(ProbeArgs, Vec<Side>)> {
             Found::Node(_) => "other",
             Found::Drive(_) => "drive",
         };
+        let args = ProbeArgs {
+            write: Some(check::writes_against(&args)),
+            ..args.clone()
+        };
         sides.push(other.side(name, &args, seed)?);
     }
     Ok((args, sides))

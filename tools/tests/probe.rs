@@ -216,6 +216,13 @@ fn the_json_is_described() {
     let mut found = std::collections::BTreeSet::new();
     for arguments in [
         &["--baseline", "--rounds", "5", "--target-pid", &pid][..],
+        &[
+            "--against",
+            &node.url(),
+            "--against-write",
+            "9",
+            "--destroy-data",
+        ],
         &["--rate", "100,200", "--slo", "errors=0", "--ceiling"],
         &["--verify", "--destroy-data"],
         &["--neighbour", "2x2x64KiB", "--pattern", "objects"],
@@ -282,6 +289,16 @@ fn a_baseline_and_another_target_take_turns_with_it() {
         let at = |name: &str| ratio[name].as_f64().expect("a number");
         assert!(at("low") <= at("high") && at("value") > 0.0, "{value}");
     }
+    // Two loads on one target.
+    let itself = format!("--against={}", node.url());
+    let two = [&itself, "--against-write", "50"];
+    node.refused(&two, "--against-write 50 overwrites the namespace");
+    let value = node.measured(&[&two[..], &["--destroy-data", "--rounds", "6"]].concat());
+    let writes = |side: &serde_json::Value| side["write"]["ios"].as_u64();
+    assert_eq!(writes(&value), None, "{value}");
+    assert!(writes(&value["against"]) > Some(0), "{value}");
+    let ratio = &value["comparison"][0]["all"]["iops"]["ratio"];
+    assert!(ratio["median"].as_f64() > Some(0.0), "{value}");
     // A raw server that runs already, and one that is no raw server.
     let mut command = ferroce();
     command
@@ -437,6 +454,7 @@ fn contradictions_are_refused_with_the_reason() {
         (&["--arrival", "fixed"], "add --rate"),
         (&["--baseline=rdma://127.0.0.1:1"], "speaks plain TCP"),
         (&["--rounds", "5"], "add --baseline or --against"),
+        (&["--against-write", "0"], "add --against"),
         (
             &["--crowd", "2", "--pattern", "sequential"],
             "cannot be used with",
@@ -524,6 +542,9 @@ fn somebodys_data_is_not_overwritten_without_force() {
     node.write(0, gpt);
     node.refused(&["--verify", "--destroy-data"], "GPT partition table");
     node.refused(&["--write", "1", "--destroy-data"], "nothing was written");
+    let itself = format!("--against={}", node.url());
+    let beside = [&itself, "--against-write", "1", "--destroy-data"];
+    node.refused(&beside, "nothing was written");
     node.measured(&[]);
     node.measured(&["--verify", "--destroy-data", "--force"]);
 }

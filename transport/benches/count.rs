@@ -5,21 +5,17 @@
 //!
 //!     cargo bench -p ferroce-transport --bench count -- DEPTH
 
+#[path = "../../engine/benches/node/ground.rs"]
+mod ground;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::task::Waker;
 
-use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
-use ferroce_drivers::{RamConfig, RamDrive, RamQueue};
-use ferroce_engine::control::{Change, Control};
-use ferroce_engine::core::{Core, CoreConfig, LANDING};
+use ferroce_buf::{Buf, BufList, Home};
 use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
-use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
-use ferroce_engine::port::{Backend, Done, Io, Tick};
-use ferroce_engine::table::Subsystem;
+use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::rdma::memory::LIMITS;
 use ferroce_transport::rdma::provider::{
@@ -32,12 +28,10 @@ use ferroce_wire::fabrics::{ConnectData, Nqn};
 use ferroce_wire::prop::{Cc, PropertyOffset};
 use ferroce_wire::rdma::RdmaCmRequest;
 use ferroce_wire::sqe::{KeyedSgl, Sgl, Sqe};
+use ground::{BLOCKS, NQN, pool};
 
-const NQN: &str = "nqn.2026-01.bench:node";
 /// Reads, after as many to warm up.
 const READS: u64 = 3200;
-/// Blocks of the drive, of 4 KiB.
-const BLOCKS: u64 = 16 * 1024;
 const RECVS: usize = 256;
 
 fn main() {
@@ -240,103 +234,16 @@ impl Provider for List {
     fn each_counter(&self, _: &mut dyn FnMut(&'static str, u64)) {}
 }
 
-/// A RAM drive whose work is not counted.
-struct Drive(RamQueue);
-
-impl Drive {
-    #[inline(never)]
-    fn uncounted_submit(&mut self, io: Io) -> Result<(), Io> {
-        self.0.submit(io)
-    }
-
-    #[inline(never)]
-    fn uncounted_ring(&mut self) {
-        self.0.ring_doorbell();
-    }
-
-    #[inline(never)]
-    fn uncounted_poll(&mut self) -> Option<Done> {
-        self.0.poll()
-    }
-
-    #[inline(never)]
-    fn uncounted_put(&mut self, buf: Buf) {
-        self.0.put(buf);
-    }
-}
-
-impl Backend for Drive {
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        self.uncounted_submit(io)
-    }
-
-    fn ring_doorbell(&mut self) {
-        self.uncounted_ring();
-    }
-
-    fn poll(&mut self) -> Option<Done> {
-        self.uncounted_poll()
-    }
-
-    fn in_flight(&self) -> usize {
-        self.0.in_flight()
-    }
-
-    fn brings_memory(&self) -> bool {
-        true
-    }
-
-    fn space(&mut self, lba: u64, len: usize, into: &mut BufList) -> bool {
-        self.0.space(lba, len, into)
-    }
-
-    fn lends(&self) -> u32 {
-        self.0.lends()
-    }
-
-    fn put(&mut self, buf: Buf) {
-        self.uncounted_put(buf);
-    }
-
-    fn has_work(&self) -> bool {
-        self.0.has_work()
-    }
-}
-
-struct Node {
-    core: Core<RdmaFabric<List>, Drive>,
-    control: Control<Asked, Drive>,
-    from_core: Mailbox<ToControl>,
-    now: Tick,
-}
+type Node = ground::Node<RdmaFabric<List>>;
 
 impl Node {
     /// A node with one RAM drive of 64 MiB, every block written, and a host with an I/O queue, which
     /// is queue pair 1.
     fn new() -> Node {
-        let (to_core, mail) = mailbox(64, Waker::noop().clone());
-        let (to_control, from_core) = mailbox(64, Waker::noop().clone());
         let in_capsule = limits::IN_CAPSULE as usize;
         let mut recvs = pool(Home(9), in_capsule, RECVS);
         let bufs = (0..RECVS).map(|_| recvs.take(in_capsule).expect("as many as there are"));
-        let fabric = RdmaFabric::new(List::default(), bufs.collect());
-        let config = CoreConfig {
-            index: 0,
-            cores: 1,
-            commands: 4096,
-            pool: pool(Home::CORE, 4096, 64),
-            landing: pool(LANDING, in_capsule, 64),
-            facts: Arc::default(),
-            counters: Arc::default(),
-        };
-        let mut node = Node {
-            core: Core::new(config, vec![fabric], mail, to_control),
-            control: Control::new(vec![to_core]),
-            from_core,
-            now: Tick(1),
-        };
-        plan(&mut node.control);
-        node.settle();
+        let mut node = Node::over(RdmaFabric::new(List::default(), bufs.collect()));
         node.ask(0, 32);
         node.ask(1, RECVS as u16);
         let sgl = KeyedSgl::new(0x1000, size_of::<ConnectData>() as u32, 1, true);
@@ -372,72 +279,11 @@ impl Node {
             responder_resources: 16,
             initiator_depth: 0,
         };
-        self.control.adopt(0, 0, Asked(request));
-        self.settle();
+        self.adopt(Asked(request));
     }
 
     fn send(&mut self, slot: u32, sqe: Sqe, data: &[u8]) {
         self.list().arrives(slot, &sqe, data);
         self.settle();
     }
-
-    fn turn(&mut self) -> bool {
-        self.now = self.now.plus_ns(1000);
-        let now = self.now;
-        self.core.turn(now, 0, || now).busy
-    }
-
-    fn settle(&mut self) {
-        loop {
-            let busy = self.turn();
-            while let Some(mail) = self.from_core.poll() {
-                self.control.on_mail(mail, self.now);
-            }
-            if !busy && !self.core.has_mail() {
-                return;
-            }
-        }
-    }
-}
-
-fn plan(control: &mut Control<Asked, Drive>) {
-    let subsystem = Subsystem {
-        nqn: NQN.into(),
-        serial: "1".into(),
-        model: "bench".into(),
-        cntlids: (1, 100),
-        allow: None,
-        namespaces: Default::default(),
-    };
-    control
-        .change(Change::AddSubsystem(subsystem))
-        .expect("it is the first");
-    let id = control.next_drive();
-    let drive = RamDrive::new(RamConfig {
-        id,
-        label: "ram".into(),
-        bytes: BLOCKS * 4096,
-        block_len: 4096,
-        read_only: false,
-        uuid: None,
-        cores: 1,
-        spare: None,
-        want: Want::default(),
-    })
-    .expect("memory");
-    let add = Change::AddNamespace {
-        nqn: NQN.into(),
-        nsid: None,
-        info: drive.info(),
-        read_only: false,
-        drive: id,
-        queues: vec![Drive(drive.open(0).expect("memory"))],
-    };
-    control.change(add).expect("it is the first");
-}
-
-fn pool(home: Home, size: usize, count: usize) -> Pool {
-    let classes = [Class { size, count }];
-    let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
-    Pool::new(Arc::new(region), 0, home, &classes)
 }

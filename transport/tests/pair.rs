@@ -137,7 +137,7 @@ impl Line {
                     let base = writing.sqe.slba() as usize * BLOCK + at;
                     let len = filled.bufs.len();
                     filled.bufs.copy_out(0, &mut self.memory[base..base + len]);
-                    home(&mut self.pool, filled.bufs);
+                    self.pool.put_all(filled.bufs);
                     if !filled.status.is_success() {
                         writing.status = filled.status;
                     }
@@ -223,7 +223,7 @@ impl Line {
             cqe: Some(Cqe::new(cid, status)),
             may_elide_cqe: false,
         });
-        home(&mut self.pool, unused.unwrap_or_default());
+        self.pool.put_all(unused.unwrap_or_default());
     }
 
     /// As `carry_to_target`, the other way.
@@ -239,7 +239,8 @@ impl Line {
             return false;
         }
         let pool = &mut self.pool;
-        self.target.sent(piece.len(), &mut |bufs| home(pool, bufs));
+        self.target
+            .sent(piece.len(), &mut |bufs| pool.put_all(bufs));
         self.to_host += piece.len();
         let mut piece = &piece[..];
         if step.is_multiple_of(2)
@@ -263,7 +264,7 @@ impl Line {
     fn cut(&mut self) {
         self.host.end();
         let pool = &mut self.pool;
-        self.target.give_up(&mut |bufs| home(pool, bufs));
+        self.target.give_up(&mut |bufs| pool.put_all(bufs));
         assert_eq!(self.pool.out(), 0, "Bufs were lost");
     }
 }
@@ -276,12 +277,6 @@ fn pool() -> Pool {
     }];
     let region = Region::map(Pool::bytes(&classes), Want::default()).unwrap();
     Pool::new(Arc::new(region), 0, Home::CORE, &classes)
-}
-
-fn home(pool: &mut Pool, mut bufs: BufList) {
-    while let Some(buf) = bufs.pop() {
-        pool.put(buf);
-    }
 }
 
 fn pattern(seed: usize, len: usize) -> Vec<u8> {

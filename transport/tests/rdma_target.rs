@@ -204,7 +204,7 @@ mod machine {
         };
         assert_eq!((answer.remote, answer.invalidate), (remote, None));
         assert!(answer.capsule.is_none());
-        home(&mut pool, answer.bufs);
+        pool.put_all(answer.bufs);
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod machine {
             let read = posted.remove(0);
             assert_eq!(read.remote.addr, 0x1000 + 4096 * u64::from(slot));
             assert_eq!(target.read_done(read.tag).slot, slot);
-            home(&mut pool, read.bufs);
+            pool.put_all(read.bufs);
             posted.extend(target.next_read());
             assert!(target.next_read().is_none());
         }
@@ -269,7 +269,7 @@ mod machine {
         assert!(!target.end(&mut |bufs| back.push(bufs)));
         assert_eq!(target.state(), State::Ending);
         assert!(target.fetch(fetch(&mut pool, 1, 4096)).is_err_and(|bufs| {
-            home(&mut pool, bufs);
+            pool.put_all(bufs);
             true
         }));
         target.sent(answer.unwrap().tag);
@@ -305,12 +305,6 @@ fn bufs(pool: &mut Pool, lens: &[usize], fill: u8) -> BufList {
         list.push(buf);
     }
     list
-}
-
-fn home(pool: &mut Pool, mut bufs: BufList) {
-    while let Some(buf) = bufs.pop() {
-        pool.put(buf);
-    }
 }
 
 fn fetch(pool: &mut Pool, slot: u32, len: usize) -> Fetch {
@@ -410,7 +404,7 @@ impl Bench {
                 Inbound::Fetched { tag, bufs, .. } => {
                     let mut data = vec![0; bufs.len()];
                     bufs.copy_out(0, &mut data);
-                    home(&mut self.pool, bufs);
+                    self.pool.put_all(bufs);
                     Seen::Fetched(tag, data)
                 }
                 Inbound::Closed { conn } => Seen::Closed(conn),
@@ -419,7 +413,7 @@ impl Bench {
         }
         self.fabric.flush(self.now);
         while let Some(bufs) = self.fabric.home() {
-            home(&mut self.pool, bufs);
+            self.pool.put_all(bufs);
         }
         seen
     }
@@ -469,7 +463,7 @@ impl Bench {
                     bufs,
                     status: WcStatus::Success,
                     ..
-                } => home(&mut self.pool, bufs),
+                } => self.pool.put_all(bufs),
                 other => events.push(other),
             }
         }
@@ -481,7 +475,7 @@ impl Bench {
         self.turns();
         for event in self.host_events() {
             if let Event::Sent { bufs, .. } = event {
-                home(&mut self.pool, bufs);
+                self.pool.put_all(bufs);
             }
         }
         assert_eq!(self.fabric.connections(), 0);
@@ -558,7 +552,7 @@ fn data_is_written_before_the_completion_arrives_and_comes_home_when_acknowledge
     place.copy_out(0, &mut got);
     assert!(got[..4096].iter().all(|byte| *byte == 0));
     assert!(got[4096..].iter().all(|byte| *byte == 0x77));
-    home(&mut bench.pool, place);
+    bench.pool.put_all(place);
     assert!(bench.host.revoke(qp, remote.key).is_none());
     bench.host.close(qp, NOW);
     assert!(matches!(bench.turns()[..], [Seen::Closed(it)] if it == conn));
@@ -587,7 +581,9 @@ fn data_is_read_from_the_host() {
         })
         .collect();
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
-    home(&mut bench.pool, bench.host.revoke(qp, remote.key).unwrap());
+    bench
+        .pool
+        .put_all(bench.host.revoke(qp, remote.key).unwrap());
     bench.host.close(qp, NOW);
     bench.all_is_home();
 }
@@ -640,7 +636,9 @@ fn a_wrong_key_length_or_right_costs_the_host_its_connection_and_us_nothing() {
             matches!(event, Event::Disconnected { qp: it, why: it_why } if *it == qp && *it_why == why)
         };
         assert!(events.iter().any(lost), "{events:?}");
-        home(&mut bench.pool, bench.host.revoke(qp, remote.key).unwrap());
+        bench
+            .pool
+            .put_all(bench.host.revoke(qp, remote.key).unwrap());
         // The other connection does not notice.
         bench.send(good, &sqe(9), &[]);
         let seen = bench.turns();

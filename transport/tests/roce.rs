@@ -272,12 +272,6 @@ impl End {
         }
         list
     }
-
-    fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
-    }
 }
 
 /// A command: 64 bytes.
@@ -721,7 +715,7 @@ impl World {
                 tag, bufs, status, ..
             } => {
                 assert_eq!(self.ends[who].sent.pop_front(), Some(tag), "in order");
-                self.ends[who].home(bufs);
+                self.ends[who].pool.put_all(bufs);
                 if status != WcStatus::Success {
                     assert!(closing || self.restarts > 0, "{status:?}");
                 } else if who == HOST {
@@ -747,7 +741,7 @@ impl World {
                 } else {
                     assert!(closing || self.restarts > 0, "{status:?}");
                 }
-                self.ends[who].home(bufs);
+                self.ends[who].pool.put_all(bufs);
             }
             Event::Unposted { buf } => self.ends[who].pool.put(buf),
             Event::Disconnected { qp, why } => {
@@ -771,7 +765,9 @@ impl World {
     fn on_old(&mut self, who: usize, event: Event) {
         assert!(self.restarts > 0 && who == TARGET);
         match event {
-            Event::Sent { bufs, .. } | Event::ReadDone { bufs, .. } => self.ends[who].home(bufs),
+            Event::Sent { bufs, .. } | Event::ReadDone { bufs, .. } => {
+                self.ends[who].pool.put_all(bufs)
+            }
             Event::Received { buf: Some(buf), .. } => self.ends[who].pool.put(buf),
             _ => {}
         }
@@ -786,7 +782,7 @@ impl World {
             if let Some(grant) = command.grant {
                 let bufs = self.ends[HOST].device.revoke(qp, grant.key);
                 let bufs = bufs.expect("it was granted");
-                self.ends[HOST].home(bufs);
+                self.ends[HOST].pool.put_all(bufs);
             }
         }
         self.forget();
@@ -886,7 +882,7 @@ impl World {
                     .enumerate()
                     .all(|(at, byte)| *byte == pattern(id, at))
             );
-            self.ends[HOST].home(bufs);
+            self.ends[HOST].pool.put_all(bufs);
         }
         self.finish(id);
     }

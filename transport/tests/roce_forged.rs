@@ -115,12 +115,6 @@ impl End {
         list
     }
 
-    fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
-    }
-
     fn post_recv(&mut self, qp: QpId) {
         let mut buf = self.pool.take(4096).expect("memory");
         buf.truncate(4096);
@@ -131,7 +125,7 @@ impl End {
         self.up = false;
         for grant in std::mem::take(&mut self.grants) {
             let bufs = self.device.revoke(qp, grant.key).expect("it was granted");
-            self.home(bufs);
+            self.pool.put_all(bufs);
         }
     }
 
@@ -145,7 +139,7 @@ impl End {
                     self.heard += 1;
                     self.post_recv(qp);
                 }
-                Event::Sent { bufs, .. } | Event::ReadDone { bufs, .. } => self.home(bufs),
+                Event::Sent { bufs, .. } | Event::ReadDone { bufs, .. } => self.pool.put_all(bufs),
                 Event::Unposted { buf } => self.pool.put(buf),
                 Event::Disconnected { qp, why } => {
                     self.over = Some(why);
@@ -195,7 +189,7 @@ impl End {
                 };
                 match self.device.grant(qp, bufs, access) {
                     Ok(grant) => self.grants.push(grant),
-                    Err(bufs) => self.home(bufs),
+                    Err(bufs) => self.pool.put_all(bufs),
                 }
             }
             _ => {

@@ -1,27 +1,25 @@
 //! What loss costs, in virtual time: two ends of software RoCEv2 on a cable that loses one packet of a hundred by a seed.
 
+mod cable;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cable::{HOST, TARGET, address, arrive, datagram, service};
 use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::provider::{
     Access, Answer, Demand, Dial, Event, Message, Provider, QpId, Remote,
 };
-use ferroce_transport::roce::cm::{Front, Heard};
+use ferroce_transport::roce::cm::Front;
 use ferroce_transport::roce::device::{Device, Port};
-use ferroce_transport::roce::mad;
-use ferroce_transport::roce::packet::{self, Mtu};
+use ferroce_transport::roce::packet::Mtu;
 use ferroce_transport::roce::payload::{Outlet, PacketOut, Route};
 use ferroce_transport::roce::provider::{Line, Roce};
-use ferroce_wire::roce::PORT;
 
-const HOST: usize = 0;
-const TARGET: usize = 1;
 /// How long a datagram is under way, in ns.
 const DELAY: u64 = 20_000;
 /// How long one keeps the cable, in ns: what a core takes for one, more or less.
@@ -29,15 +27,6 @@ const EACH: u64 = 1000;
 /// Between two turns of an end, in ns.
 const STEP: u64 = 2_000;
 const PIECE: usize = 128 * 1024;
-
-fn address(who: usize) -> SocketAddr {
-    let ip: IpAddr = Ipv4Addr::new(10, 0, 0, 1 + who as u8).into();
-    SocketAddr::new(ip, PORT)
-}
-
-fn service() -> SocketAddr {
-    SocketAddr::new(address(TARGET).ip(), 4420)
-}
 
 struct Cable {
     /// What is under way to each end, and when it arrives.
@@ -62,15 +51,9 @@ impl Outlet for Plug {
         let cable = &mut *self.cable.borrow_mut();
         let to = 1 - self.who;
         for packet in packets {
-            let mut datagram = packet.head.bytes().to_vec();
-            datagram.extend(packet.payload.to_vec());
-            datagram.resize(datagram.len() + packet::pad(packet.payload.len()), 0);
-            let rest = std::iter::once(&datagram[12..]);
-            let icrc = route.flow.icrc(0, &datagram[..12], rest);
-            datagram.extend(icrc.to_le_bytes());
             cable.free[to] = cable.free[to].max(self.now) + EACH;
             if cable.random.u32(..1000) >= cable.loss {
-                cable.flights[to].push_back((cable.free[to] + DELAY, datagram));
+                cable.flights[to].push_back((cable.free[to] + DELAY, datagram(route, packet)));
             }
         }
         packets.len()
@@ -86,20 +69,14 @@ impl Line for Plug {
             let Some((_, datagram)) = next else {
                 return false;
             };
-            let from = address(1 - self.who);
-            let parsed = packet::parse(&datagram).expect("ours are proper");
-            let Some((tid, mad::Message::Req(req))) = mad::parse(parsed.payload) else {
-                device.receive(now, 0, from, &datagram, 0);
-                continue;
-            };
-            let local = (0, address(self.who).ip(), Mtu::MAX);
-            let Heard::Incoming(incoming) = self.front.on_req(now, local, from, (tid, req)) else {
-                panic!("the request is proper")
-            };
-            let demand = self.demand;
-            let qp = device.open(incoming, &demand, now).expect("there is room");
-            (0..demand.recvs).for_each(|_| device.post_recv(qp, None));
-            device.accept(qp, b"", now);
+            arrive(
+                &datagram,
+                now,
+                self.who,
+                &mut self.front,
+                device,
+                &self.demand,
+            );
         }
         true
     }
@@ -229,11 +206,7 @@ impl World {
                 self.done += 1;
                 self.ask(qp);
             }
-            Event::Sent { mut bufs, .. } => {
-                while let Some(buf) = bufs.pop() {
-                    self.pools[who].put(buf);
-                }
-            }
+            Event::Sent { bufs, .. } => self.pools[who].put_all(bufs),
             Event::Disconnected { why, .. } => panic!("{who} loses the connection: {why:?}"),
             _ => {}
         }

@@ -2,27 +2,25 @@
 //! much that is, and no peer is taken for dead. One that is dead is found nevertheless, by an end that is never done
 //! looking as well.
 
+mod cable;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use cable::{HOST, TARGET, address, arrive, datagram, service};
 use ferroce_buf::BufList;
 use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::provider::{
     Answer, Demand, Dial, Event, Message, Provider, QpId, Remote, WcStatus, Why,
 };
-use ferroce_transport::roce::cm::{Front, Heard};
+use ferroce_transport::roce::cm::Front;
 use ferroce_transport::roce::device::{Device, Port};
-use ferroce_transport::roce::mad;
-use ferroce_transport::roce::packet::{self, Mtu};
+use ferroce_transport::roce::packet::Mtu;
 use ferroce_transport::roce::payload::{Outlet, PacketOut, Route};
 use ferroce_transport::roce::provider::{Line, Roce};
-use ferroce_wire::roce::PORT;
 
-const HOST: usize = 0;
-const TARGET: usize = 1;
 const MS: u64 = 1_000_000;
 /// A peer that acknowledges nothing for this long, in ns, is gone.
 const GIVE_UP_NS: u64 = 10_000 * MS;
@@ -40,15 +38,6 @@ const DEMAND: Demand = Demand {
     reads: 1,
 };
 
-fn address(who: usize) -> SocketAddr {
-    let ip: IpAddr = Ipv4Addr::new(10, 0, 0, 1 + who as u8).into();
-    SocketAddr::new(ip, PORT)
-}
-
-fn service() -> SocketAddr {
-    SocketAddr::new(address(TARGET).ip(), 4420)
-}
-
 /// What is under way to each end, or waits in its socket.
 type Cable = Rc<RefCell<[VecDeque<(u64, Vec<u8>)>; 2]>>;
 
@@ -63,14 +52,8 @@ struct Plug {
 impl Outlet for Plug {
     fn send(&mut self, route: &Route, packets: &[PacketOut<'_>]) -> usize {
         for packet in packets {
-            let mut datagram = packet.head.bytes().to_vec();
-            datagram.extend(packet.payload.to_vec());
-            datagram.resize(datagram.len() + packet::pad(packet.payload.len()), 0);
-            let rest = std::iter::once(&datagram[12..]);
-            let icrc = route.flow.icrc(0, &datagram[..12], rest);
-            datagram.extend(icrc.to_le_bytes());
             let arrives = self.now.0 + DELAY;
-            self.cable.borrow_mut()[1 - self.who].push_back((arrives, datagram));
+            self.cable.borrow_mut()[1 - self.who].push_back((arrives, datagram(route, packet)));
         }
         packets.len()
     }
@@ -84,19 +67,7 @@ impl Line for Plug {
             let Some((_, datagram)) = next else {
                 return self.flooded.get();
             };
-            let from = address(1 - self.who);
-            let parsed = packet::parse(&datagram).expect("ours are proper");
-            let Some((tid, mad::Message::Req(req))) = mad::parse(parsed.payload) else {
-                device.receive(now, 0, from, &datagram, 0);
-                continue;
-            };
-            let local = (0, address(self.who).ip(), Mtu::MAX);
-            let Heard::Incoming(incoming) = self.front.on_req(now, local, from, (tid, req)) else {
-                panic!("the request is proper")
-            };
-            let qp = device.open(incoming, &DEMAND, now).expect("there is room");
-            (0..DEPTH).for_each(|_| device.post_recv(qp, None));
-            device.accept(qp, b"", now);
+            arrive(&datagram, now, self.who, &mut self.front, device, &DEMAND);
         }
         true
     }

@@ -181,11 +181,7 @@ impl Net {
                 };
                 self.ends[end].answer(qp, answer);
             }
-            Event::Sent { mut bufs, .. } => {
-                while let Some(buf) = bufs.pop() {
-                    self.pool.put(buf);
-                }
-            }
+            Event::Sent { bufs, .. } => self.pool.put_all(bufs),
             Event::Unposted { buf } => self.pool.put(buf),
             Event::Established { .. } | Event::Disconnected { .. } | Event::Gone { .. } => {}
         }
@@ -246,7 +242,7 @@ impl Net {
             },
         );
         let (mut sent, mut answered) = (None, false);
-        let mut inline = self.until(who, |event| {
+        let inline = self.until(who, |event| {
             match event {
                 Event::Sent {
                     tag: 7,
@@ -270,15 +266,13 @@ impl Net {
         });
         let end = &mut self.ends[who];
         end.post_recv(qp, None);
-        let mut place = end.revoke(qp, to.key).expect("it was granted");
-        let mut source = end.revoke(qp, from.key).expect("it was granted");
+        let place = end.revoke(qp, to.key).expect("it was granted");
+        let source = end.revoke(qp, from.key).expect("it was granted");
         let mut got = vec![0; 5000 + size];
         place.copy_out(0, &mut got);
         assert!(got[..5000] == data(5000, 2)[..] && got[5000..] == data(size, 1)[..]);
-        for bufs in [&mut inline, &mut place, &mut source] {
-            while let Some(buf) = bufs.pop() {
-                self.pool.put(buf);
-            }
+        for bufs in [inline, place, source] {
+            self.pool.put_all(bufs);
         }
     }
 

@@ -93,7 +93,7 @@ impl Bench {
                     let filled = self.target.filled().expect("it was told");
                     let mut data = vec![0; filled.bufs.len()];
                     filled.bufs.copy_out(0, &mut data);
-                    home(&mut self.pool, filled.bufs);
+                    self.pool.put_all(filled.bufs);
                     Seen::Fetched(filled.tag.slot, data, filled.status)
                 }
                 Took::Need(need) => {
@@ -158,7 +158,7 @@ impl Bench {
             let count = got.len() - before;
             assert!(count > 0);
             let pool = &mut self.pool;
-            self.target.sent(count, &mut |bufs| home(pool, bufs));
+            self.target.sent(count, &mut |bufs| pool.put_all(bufs));
         }
     }
 
@@ -221,15 +221,9 @@ impl Bench {
             "the offending header is shown"
         );
         assert!(self.receive(&greeting(0, 0, 0)) == [Seen::Over]);
-        self.target.give_up(&mut |bufs| home(&mut self.pool, bufs));
+        self.target.give_up(&mut |bufs| self.pool.put_all(bufs));
         assert_eq!(self.pool.out(), 0);
         (term.fes(), term.fei.get())
-    }
-}
-
-fn home(pool: &mut Pool, mut bufs: BufList) {
-    while let Some(buf) = bufs.pop() {
-        pool.put(buf);
     }
 }
 
@@ -780,8 +774,8 @@ mod pieces {
                 bench.reply(2, &[600], true, true, false);
                 let pool = &mut bench.pool;
                 let count = cut.min(bench.target.to_send());
-                bench.target.sent(count, &mut |bufs| home(pool, bufs));
-                bench.target.give_up(&mut |bufs| home(pool, bufs));
+                bench.target.sent(count, &mut |bufs| pool.put_all(bufs));
+                bench.target.give_up(&mut |bufs| pool.put_all(bufs));
                 assert_eq!(bench.pool.out(), 0, "cut at {cut}");
                 let bufs = bench.bufs(&[10, 20]);
                 let tag = Tag {
@@ -796,7 +790,7 @@ mod pieces {
                     offset,
                     bufs,
                 });
-                home(&mut bench.pool, back.expect("nobody asks any more"));
+                bench.pool.put_all(back.expect("nobody asks any more"));
                 assert_eq!(bench.pool.out(), 0);
             }
         }
@@ -920,7 +914,7 @@ mod mutation {
                 }
             }
             let pool = &mut bench.pool;
-            bench.target.give_up(&mut |bufs| home(pool, bufs));
+            bench.target.give_up(&mut |bufs| pool.put_all(bufs));
             assert_eq!(bench.pool.out(), 0, "seed {seed}");
         }
     }

@@ -232,19 +232,13 @@ impl Bench {
                     }
                     Event::Sent { bufs, status, .. } | Event::ReadDone { bufs, status, .. } => {
                         self.statuses.push(status);
-                        self.home(bufs);
+                        self.pool.put_all(bufs);
                     }
                     event @ Event::Established { .. } => panic!("{event:?}"),
                 }
             }
         }
         reasons
-    }
-
-    fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
     }
 
     fn buf(&mut self, content: &[u8]) -> Buf {
@@ -275,7 +269,7 @@ impl Bench {
         let bufs = bufs.expect("it was granted");
         let mut content = vec![0; bufs.len()];
         bufs.copy_out(0, &mut content);
-        self.home(bufs);
+        self.pool.put_all(bufs);
         assert!(self.ends[HOST].provider.revoke(qp, key).is_none());
         content
     }
@@ -332,7 +326,7 @@ impl Bench {
                 ..
             } => {
                 assert_eq!(which, tag);
-                self.home(bufs);
+                self.pool.put_all(bufs);
                 status
             }
             event => panic!("{event:?}"),
@@ -425,7 +419,7 @@ fn messages_writes_and_reads_arrive() {
                 let mut came = vec![0; len];
                 bufs.copy_out(0, &mut came);
                 assert!(which == tag && came == content);
-                bench.home(bufs);
+                bench.pool.put_all(bufs);
             }
             event => panic!("{event:?}"),
         }
@@ -547,7 +541,7 @@ fn memory_that_was_taken_back_is_out_of_reach() {
     match bench.next(TARGET) {
         Event::ReadDone { bufs, status, .. } => {
             assert_eq!(status, WcStatus::RemoteAccess);
-            bench.home(bufs);
+            bench.pool.put_all(bufs);
         }
         event => panic!("{event:?}"),
     }
@@ -941,7 +935,7 @@ fn enemies_cost_a_node_nothing_but_their_connections() {
         loop {
             match bench.next(HOST) {
                 Event::Disconnected { .. } => break,
-                Event::Sent { bufs, .. } => bench.home(bufs),
+                Event::Sent { bufs, .. } => bench.pool.put_all(bufs),
                 event => panic!("round {round}: {event:?}"),
             }
         }

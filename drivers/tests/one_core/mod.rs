@@ -46,12 +46,6 @@ impl Core {
         bufs
     }
 
-    pub fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
-    }
-
     pub fn wait(&mut self) -> Done {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -95,7 +89,7 @@ impl Core {
         let blocks = data.len() as u32 / block_len;
         let (status, bufs) = self.run(Op::Write { lba, blocks, fua }, bufs);
         assert_eq!(bufs.len(), data.len());
-        self.home(bufs);
+        self.pool.put_all(bufs);
         status
     }
 
@@ -109,7 +103,7 @@ impl Core {
         assert_eq!(status, Status::SUCCESS);
         let mut out = vec![0; len];
         bufs.copy_out(0, &mut out);
-        self.home(bufs);
+        self.pool.put_all(bufs);
         out
     }
 }

@@ -125,12 +125,6 @@ impl Bench {
         bufs
     }
 
-    pub fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
-        }
-    }
-
     pub fn blocks(&self, len: usize) -> u32 {
         (len / self.block_len as usize) as u32
     }
@@ -148,7 +142,7 @@ impl Bench {
         bufs.copy_in(0, data);
         let (status, bufs) = self.run(self.write_op(lba, data.len()), bufs);
         assert_eq!(bufs.len(), data.len());
-        self.home(bufs);
+        self.pool.put_all(bufs);
         status
     }
 
@@ -159,7 +153,7 @@ impl Bench {
         assert_eq!(status, Status::SUCCESS);
         let mut out = vec![0; len];
         bufs.copy_out(0, &mut out);
-        self.home(bufs);
+        self.pool.put_all(bufs);
         out
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Buf, Home, PAGE, Region};
+use crate::{Buf, BufList, Home, PAGE, Region};
 
 /// So many buffers of one size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +161,13 @@ impl Pool {
         self.out -= 1;
         self.bytes_out -= shelf.size;
         shelf.free.push(buf.index);
+    }
+
+    /// All of a list come home.
+    pub fn put_all(&mut self, mut bufs: BufList) {
+        while let Some(buf) = bufs.pop() {
+            self.put(buf);
+        }
     }
 
     /// Buffers that are out. 0 when all are home.

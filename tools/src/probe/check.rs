@@ -13,11 +13,17 @@ pub fn writes(args: &ProbeArgs) -> u8 {
         .unwrap_or(if args.verify { VERIFY_WRITES } else { 0 })
 }
 
+/// The same of what it is measured against.
+pub fn writes_against(args: &ProbeArgs) -> u8 {
+    args.against_write.unwrap_or(writes(args))
+}
+
 /// Refuses flags that contradict each other, with the reason.
 pub fn check(args: &ProbeArgs) -> Result<()> {
-    let wish = match (args.verify, args.write) {
-        (true, _) => Some("--verify".to_owned()),
-        (false, Some(percent)) if percent > 0 => Some(format!("--write {percent}")),
+    let wish = match (args.verify, args.write, args.against_write) {
+        (true, ..) => Some("--verify".to_owned()),
+        (_, Some(percent), _) if percent > 0 => Some(format!("--write {percent}")),
+        (.., Some(percent)) if percent > 0 => Some(format!("--against-write {percent}")),
         _ => None,
     };
     match (&wish, args.destroy_data) {
@@ -87,6 +93,9 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
     }
     if args.rounds.is_some() && args.baseline.is_none() && args.against.is_none() {
         fail!("--rounds, but there are no two targets to take turns: add --baseline or --against");
+    }
+    if args.against_write.is_some() && args.against.is_none() {
+        fail!("--against-write, but there is no other target: add --against, be it the same one");
     }
     if args.baseline_core.is_some() && matches!(args.baseline, Some(Some(_))) {
         fail!(

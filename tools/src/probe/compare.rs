@@ -19,6 +19,9 @@ const PAIRS_MIN: usize = 5;
 pub struct Estimate {
     /// From all slices.
     pub value: f64,
+    /// The median of what each pair of slices gives by itself: what happens in few of them does not move it. None if no
+    /// pair has the figure.
+    pub median: Option<f64>,
     /// 95% of the draws lie between these; None if there were too few slices.
     pub bounds: Option<(f64, f64)>,
 }
@@ -158,6 +161,8 @@ pub fn compare(first: &[Sliced], second: &[Sliced], seed: u64) -> Vec<Row> {
         })
         .collect();
     let all = vec![1; pairs];
+    let single = |pair| (0..pairs).map(|at| u64::from(at == pair)).collect();
+    let singles: Vec<Vec<u64>> = (0..pairs).map(single).collect();
     let mut rows = Vec::new();
     let mut add = |flow, name, figure, sides: &[Slices; 2]| {
         let of = |weights: &[u64]| {
@@ -166,8 +171,10 @@ pub fn compare(first: &[Sliced], second: &[Sliced], seed: u64) -> Vec<Row> {
         };
         let Some(values) = of(&all) else { return };
         let drawn: Vec<(f64, f64)> = draws.iter().filter_map(|weights| of(weights)).collect();
+        let apart: Vec<(f64, f64)> = singles.iter().filter_map(|weights| of(weights)).collect();
         let estimate = |of: fn((f64, f64)) -> f64| Estimate {
             value: of(values),
+            median: median(apart.iter().copied().map(of).collect()),
             bounds: middle(drawn.iter().copied().map(of).collect()),
         };
         rows.push(Row {
@@ -190,6 +197,10 @@ pub fn compare(first: &[Sliced], second: &[Sliced], seed: u64) -> Vec<Row> {
             add(flow, name, figure, sides);
         }
     }
+    let any = |sides: &[Slices; 2]| sides.iter().flat_map(|side| &side.ios).any(|ios| *ios > 0);
+    if any(&reads) && any(&writes) {
+        add("", "iops", Figure::Iops, &both);
+    }
     add("", "target_cpu_us_per_io", Figure::Cpu, &both);
     rows
 }
@@ -200,6 +211,16 @@ fn middle(mut values: Vec<f64>) -> Option<(f64, f64)> {
     let cut = values.len() / 40;
     let last = values.len().checked_sub(1 + cut)?;
     Some((values[cut], values[last]))
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let at = values.len() / 2;
+    let high = *values.get(at)?;
+    Some(match values.len() % 2 {
+        0 => f64::midpoint(values[at - 1], high),
+        _ => high,
+    })
 }
 
 /// For a person.
@@ -265,6 +286,9 @@ fn quantiles<'a>(rows: &'a [Row], flow: &'a str) -> impl Iterator<Item = &'a Row
 pub fn json(rows: &[Row]) -> Value {
     let estimate = |estimate: Estimate| {
         let mut out = json!({ "value": estimate.value });
+        if let Some(median) = estimate.median {
+            out["median"] = json!(median);
+        }
         if let Some((low, high)) = estimate.bounds {
             out["low"] = json!(low);
             out["high"] = json!(high);
@@ -357,6 +381,22 @@ mod tests {
         assert_eq!(added_json(&rows)["read"]["p99"], p99);
         assert!(json(&rows)["read"]["p99"]["ratio"]["low"].is_f64());
 
+        // A stall in two slices of five is all of the p99, and not what is usual.
+        let usual = find(&compare(&second, &second, 3), "p99").ratio;
+        assert_eq!((usual.value, usual.median), (1.0, Some(1.0)));
+        let mut stalled = second.clone();
+        for slice in &mut stalled[..2] {
+            (0..20).for_each(|_| slice.totals.reads.record(5_000_000, 4096));
+        }
+        let p99 = find(&compare(&stalled, &second, 3), "p99").ratio;
+        assert!(p99.value > 100.0, "{p99:?}");
+        assert_eq!(p99.median, Some(1.0));
+        assert_eq!(
+            json(&rows)["read"]["p99"]["ratio"]["median"],
+            json!(find(&rows, "p99").ratio.median)
+        );
+        assert_eq!((median(vec![]), median(vec![3.0, 1.0])), (None, Some(2.0)));
+
         first
             .iter_mut()
             .for_each(|slice| slice.cpu_ns = Some(400_000));
@@ -367,6 +407,23 @@ mod tests {
         let cpu = find(&rows, "target_cpu_us_per_io");
         assert_eq!((cpu.values, cpu.ratio.value), ((2.0, 1.0), 2.0));
         assert!(json(&rows)["all"]["target_cpu_us_per_io"]["first"].is_f64());
+    }
+
+    #[test]
+    fn reads_are_compared_with_writes_by_the_commands_of_both() {
+        let writes = |mut slices: Vec<Sliced>| {
+            for slice in &mut slices {
+                std::mem::swap(&mut slice.totals.reads, &mut slice.totals.writes);
+            }
+            slices
+        };
+        let (first, second) = (writes(slices(5, 30.0, 1)), slices(10, 20.0, 2));
+        let double: Vec<Sliced> = second.chunks(2).map(Sliced::sum).collect();
+        let rows = compare(&first, &double, 3);
+        let names: Vec<_> = rows.iter().map(|row| (row.flow, row.figure)).collect();
+        assert_eq!(names, [("", "iops")]);
+        assert_eq!((rows[0].values, rows[0].ratio.value), ((200.0, 200.0), 1.0));
+        assert!(json(&rows)["all"]["iops"]["first"].is_f64());
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Queue {
                 Ok(())
             }
             Err(refused) => {
-                self.home(refused.bufs);
+                self.pool.put_all(refused.bufs);
                 self.free.push(slot);
                 Err(data)
             }
@@ -251,7 +251,7 @@ impl Queue {
         if !write && status.is_success() && !data.bytes().is_empty() {
             bufs.copy_out(0, data.bytes_mut());
         }
-        self.home(bufs);
+        self.pool.put_all(bufs);
         self.free.push(tag.slot);
         Some(Completion {
             user_data,
@@ -293,12 +293,6 @@ impl Queue {
                 return Ok(done.data.into_vec());
             }
             self.wait(Duration::from_millis(10));
-        }
-    }
-
-    fn home(&mut self, mut bufs: BufList) {
-        while let Some(buf) = bufs.pop() {
-            self.pool.put(buf);
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
-use super::check::writes;
+use super::check::{writes, writes_against};
 use super::compare::{self, Row};
 use super::drive::Place;
 use super::report::{self, Sliced, Totals};
@@ -199,6 +199,7 @@ impl Outcome {
             "depth": args.depth,
             "queues": args.queues,
             "write_percent": writes(args),
+            "against_write_percent": args.against.as_ref().map(|_| writes_against(args)),
             "pattern": match args.pattern {
                 Pattern::Random => "random",
                 Pattern::Sequential => "sequential",
@@ -265,11 +266,15 @@ impl Outcome {
             Pattern::Sequential => "sequential",
             Pattern::Objects => "objects of 8 to 16",
         };
-        let what = match writes(args) {
+        let load = |writes| match writes {
             0 => "reads".to_owned(),
             100 => "writes".to_owned(),
             percent => format!("reads and writes ({percent}%)"),
         };
+        let mut what = load(writes(args));
+        if writes_against(args) != writes(args) {
+            what += &format!(" against {}", load(writes_against(args)));
+        }
         let verify = if args.verify { ", verified" } else { "" };
         let queues = if args.queues == 1 {
             "1 queue".into()

@@ -222,12 +222,10 @@ mod tests {
         assert!(!grants.invalidate(at.key));
         assert_eq!(grants.find(at, 1, Access::Write), None);
         assert_eq!(grants.held(), 1);
-        let mut list = grants.revoke(at.key).unwrap();
+        let list = grants.revoke(at.key).unwrap();
         assert!(grants.revoke(at.key).is_none());
         assert_eq!(grants.held(), 0);
-        while let Some(buf) = list.pop() {
-            pool.put(buf);
-        }
+        pool.put_all(list);
         assert_eq!(pool.out(), 0);
     }
 }

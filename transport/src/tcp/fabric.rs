@@ -1032,16 +1032,11 @@ mod tests {
                         Seen::Capsule(conn, *sqe, data.bytes().to_vec())
                     }
                     Inbound::Fetched {
-                        tag,
-                        mut bufs,
-                        status,
-                        ..
+                        tag, bufs, status, ..
                     } => {
                         let mut bytes = vec![0; bufs.len()];
                         bufs.copy_out(0, &mut bytes);
-                        while let Some(buf) = bufs.pop() {
-                            self.pool.put(buf);
-                        }
+                        self.pool.put_all(bufs);
                         Seen::Fetched(tag, bytes, status)
                     }
                     Inbound::Spoiled { conn, sqe } => Seen::Spoiled(conn, *sqe),
@@ -1049,10 +1044,8 @@ mod tests {
                 });
             }
             self.fabric.flush(self.now);
-            while let Some(mut bufs) = self.fabric.home() {
-                while let Some(buf) = bufs.pop() {
-                    self.pool.put(buf);
-                }
+            while let Some(bufs) = self.fabric.home() {
+                self.pool.put_all(bufs);
             }
             seen
         }
