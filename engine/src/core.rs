@@ -72,8 +72,8 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         // What came was followed to where it waits for drives, hosts or time, in this very turn.
         let mut through = !busy;
         self.queues.on_time(now, wall_ms, &mut self.drives);
+        let mut room = 0;
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
-            let mut room = 0;
             let mut left = limits::INBOUND_PER_TURN;
             while left > 0 {
                 left -= 1;

@@ -94,21 +94,11 @@ impl Thread {
         {
             log::warn!("the system did not let us run on CPU {id} alone");
         }
-        let mut last_busy = self.clock.now();
-        // Until here its time is accounted for.
-        let mut accounted = last_busy;
-        let mut was_busy = true;
+        let mut now = self.clock.now();
+        let mut last_busy = now;
         let mut turns_awake = 0u32;
         loop {
             turns_awake = turns_awake.saturating_add(1);
-            let now = self.clock.now();
-            let spent = if was_busy {
-                &self.facts.busy_ns
-            } else {
-                &self.facts.spinning_ns
-            };
-            spent.add(now.since(accounted));
-            accounted = now;
             let work = self
                 .core
                 .turn(now, self.clock.wall_ms(now), || self.clock.now());
@@ -116,7 +106,6 @@ impl Thread {
                 self.serve_guests();
                 return;
             }
-            was_busy = work.busy;
             if work.busy {
                 last_busy = now;
                 let connections = self.core.fabrics.iter().map(AnyFabric::connections).sum();
@@ -127,22 +116,24 @@ impl Thread {
             let tired = work.rests
                 && (!work.busy || turns_awake < TURNS_OF_ONE)
                 && !self.idling.keeps_awake(&work, now.since(last_busy));
-            if tired && let Some(limit) = self.arm() {
-                self.sleep(now, work.next_timeout, limit);
-                last_busy = self.clock.now();
-                accounted = last_busy;
-                turns_awake = 0;
-                continue;
+            let bedtime = if tired { self.arm() } else { None };
+            if !tired && !work.busy {
+                self.idling.pause();
             }
-            if now >= self.count_next.plus_ns(COUNT_NS) {
-                self.count(now);
-            }
-            if tired || work.busy {
-                // It goes on at once.
-            } else if self.idling.alone {
-                std::hint::spin_loop();
+            let then = self.clock.now();
+            let spent = if work.busy {
+                &self.facts.busy_ns
             } else {
-                std::thread::yield_now();
+                &self.facts.spinning_ns
+            };
+            spent.add(then.since(now));
+            now = then;
+            if let Some(limit) = bedtime {
+                self.sleep(now, work.next_timeout, limit);
+                now = self.clock.now();
+                (last_busy, turns_awake) = (now, 0);
+            } else if now >= self.count_next.plus_ns(COUNT_NS) {
+                self.count(now);
             }
         }
     }
@@ -215,6 +206,15 @@ impl Thread {
 }
 
 impl Idling {
+    /// Between two looks of a core that polls.
+    fn pause(self) {
+        if self.alone {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
     fn keeps_awake(self, work: &Work, idle_ns: u64) -> bool {
         match self.spin {
             Spin::Always => true,
