@@ -11,9 +11,11 @@ to_vfio "${DRIVES[@]}"
 serve --cores 0,1 --device "nvme:${DRIVES[0]}" --device "nvme:${DRIVES[1]}"
 until_true 10 grep NUMA /tmp/node.out
 for node in 0 1; do grep -q "NUMA node $node: core $node with its buffers, nvme:${DRIVES[node]}\$" /tmp/node.out; done
-placed
-for node in 0 1; do placed | grep -q "^prefer[^ ]*:$node N$node [0-9]" || fail "nothing is on node $node"; done
-expect 'kinds of memory that are elsewhere' "$(placed | grep -cE ':0 N1|:1 N0' || true)" = 0
+# At once: the end of a pipe that grep -q leaves early would be a failure.
+placed=$(placed)
+say "$placed"
+for node in 0 1; do grep -q "^prefer[^ ]*:$node N$node [0-9]" <<<"$placed" || fail "nothing is on node $node"; done
+expect 'kinds of memory that are elsewhere' "$(grep -cE ':0 N1|:1 N0' <<<"$placed" || true)" = 0
 connect --nr-io-queues=2
 for nsid in 1 2; do verify "$(disk $nsid)" 4 io_uring 16k 16; done
 disconnect

@@ -177,6 +177,11 @@ impl Ether {
         }
     }
 
+    /// Datagrams that were sent and not lost.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     fn arrived(&mut self, place: Place) -> Option<(SocketAddr, Vec<u8>)> {
         let flights = self.flights.get_mut(&place)?;
         let Reverse((due, ..)) = flights.peek()?;

@@ -171,9 +171,12 @@ impl Node {
             self.common.after(gap, Event::Turn { life, core });
             return;
         }
-        if work.busy {
+        if work.busy && work.next_timeout.is_none_or(|due| due.0 > now) {
+            let sent = || self.net.borrow().medium.borrow().sent();
+            let before = sent();
             let again = slot.core.turn(Tick(now), WALL_MS + now / MS, || Tick(now));
             assert!(!again.busy, "core {at} would have slept with work to do");
+            assert_eq!(sent(), before, "core {at} would have slept on packets");
         }
         if let Some(due) = work.next_timeout {
             self.common.wake_at(due.0, at);
