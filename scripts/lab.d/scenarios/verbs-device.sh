@@ -2,7 +2,7 @@
 #: node timeout=120
 # Soft-RoCE goes only when programs have let go of it. Whose module came first hears of it last: so that the node hears of
 # it, that is the one that waits for programs.
-modprobe -r nvme_rdma rdma_ucm rdma_rxe
+modprobe -r nvme_rdma nvmet_rdma rdma_ucm rdma_rxe
 modprobe -r rdma_cm ib_uverbs
 modprobe rdma_rxe
 modprobe nvme_rdma
