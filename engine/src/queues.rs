@@ -39,8 +39,9 @@ use crate::table::{Table, Transport};
 /// How often controllers and queues are looked at for what time has ended, in ms.
 const CHECK_MS: u64 = 100;
 
-/// A core that rests looks once in so many ms how the drives are, for each of its hosts that wants to know.
-const HEALTH_MS: u64 = 1000;
+/// A core that rests looks once in so many ms whether its hosts are silent, and how the drives are for each that wants to know:
+/// of so long a rest nobody can tell how much of it the system kept the core from running.
+const REST_MS: u64 = 1000;
 
 /// Buffers of a core that wait for the drive only, never for a peer: in-capsule data lands here. They
 /// always come back, so hosts whose memory demands are not met cannot hold up commands that need
@@ -582,7 +583,8 @@ impl Queues {
     // Time.
 
     pub(crate) fn on_time<D: Backend>(&mut self, now: Tick, wall_ms: u64, drives: &mut Drives<D>) {
-        let paused_ns = now.since(self.now.max(self.rests_until));
+        let rested_until = std::mem::take(&mut self.rests_until);
+        let paused_ns = now.since(self.now.max(rested_until));
         self.now = now;
         self.wall_ms = wall_ms;
         self.tell_drained();
@@ -652,7 +654,8 @@ impl Queues {
                 let queue = controller.queue;
                 self.end_queue(queue, drives);
             } else {
-                self.look_at(heard.plus_ns(allowed_ns + 1));
+                let due = heard.plus_ns(allowed_ns + 1);
+                self.look_at(due.min(now.plus_ms(REST_MS)));
             }
         }
     }
@@ -667,7 +670,7 @@ impl Queues {
             .flatten()
             .any(Controller::wants_health)
         {
-            self.look_at(self.now.plus_ms(HEALTH_MS / controllers as u64));
+            self.look_at(self.now.plus_ms(REST_MS / controllers as u64));
         }
         self.felt = (self.felt + 1) % controllers;
         if let Some(Some(controller)) = self.controllers.get_mut(self.felt) {

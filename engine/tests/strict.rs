@@ -926,3 +926,27 @@ fn a_silent_host_does_not_keep_a_core_from_sleeping() {
     let silent_ms = now.since(node.now) / 1_000_000;
     assert!((4000..6000).contains(&silent_ms), "after {silent_ms} ms");
 }
+
+/// Whether it rested or not when the system stopped it: what the host sent meanwhile is not read yet.
+#[test]
+fn a_core_that_could_not_run_takes_no_host_for_silent() {
+    for rests in [true, false] {
+        let mut node = Node::new();
+        let (admin, cntlid) = node.admin(5000);
+        let io = node.io(cntlid, 1, 8);
+        node.pass(300);
+        node.settle();
+        if !rests {
+            node.send(io, read(0), &[]);
+            let now = node.now;
+            assert!(!node.core.turn(now, 0, || now).rests);
+        }
+        node.now = node.now.plus_ms(20_000);
+        let now = node.now;
+        node.core.turn(now, 0, || now);
+        node.pass(500);
+        assert!(!node.is_closed(admin), "it rested: {rests}");
+        node.pass(6000);
+        assert!(node.is_closed(admin), "it rested: {rests}");
+    }
+}

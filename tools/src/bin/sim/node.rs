@@ -171,6 +171,7 @@ impl Node {
             self.common.after(gap, Event::Turn { life, core });
             return;
         }
+        // What is due now wakes it now, so that is no sleep.
         if work.busy && work.next_timeout.is_none_or(|due| due.0 > now) {
             let sent = || self.net.borrow().medium.borrow().sent();
             let before = sent();
