@@ -376,6 +376,17 @@ impl RamDrive {
             .expect("a Buf of this drive")
     }
 
+    /// A core keeps a fresh page, and gives some up when it has many.
+    #[inline]
+    fn keep(&self, store: &mut Vec<Buf>, fresh: Buf) {
+        if store.len() == STORE_MAX {
+            for buf in store.drain(STORE_MAX - STORE_MOVE..) {
+                self.segment_of(&buf).1.put(buf);
+            }
+        }
+        store.push(fresh);
+    }
+
     #[inline]
     fn publish(&self, buf: Buf) -> Entry {
         let (segment, pages) = self.segment_of(&buf);
@@ -461,6 +472,7 @@ impl RamQueue {
         for page in at / PAGE as u64 + 1..end.div_ceil(PAGE as u64) {
             self.hint(self.drive.entry(page));
         }
+        let mut run: Option<Buf> = None;
         while at < end {
             let mut buf = self.share(at / PAGE as u64);
             let offset = (at % PAGE as u64) as usize;
@@ -470,7 +482,17 @@ impl RamQueue {
                 buf.truncate(len);
             }
             at += len as u64;
-            bufs.push(buf);
+            // Pages that lie side by side go as one: who sends them has less to do.
+            let Some(before) = &mut run else {
+                run = Some(buf);
+                continue;
+            };
+            if let Err(buf) = before.join(buf) {
+                bufs.push(std::mem::replace(before, buf));
+            }
+        }
+        if let Some(last) = run {
+            bufs.push(last);
         }
     }
 
@@ -647,18 +669,8 @@ impl RamQueue {
         if let Some((segment, page)) = old.at()
             && let Some(fresh) = self.drive.pages(segment).recycle_page(page)
         {
-            self.keep(fresh);
+            self.drive.keep(&mut self.store, fresh);
         }
-    }
-
-    #[inline]
-    fn keep(&mut self, fresh: Buf) {
-        if self.store.len() == STORE_MAX {
-            for buf in self.store.drain(STORE_MAX - STORE_MOVE..) {
-                self.drive.segment_of(&buf).1.put(buf);
-            }
-        }
-        self.store.push(fresh);
     }
 
     /// Takes from the free pages that all cores share until the store has so many, and some more.
@@ -800,10 +812,9 @@ impl Backend for RamQueue {
 
     #[inline]
     fn put(&mut self, buf: Buf) {
-        let fresh = self.drive.segment_of(&buf).1.recycle(buf);
-        if let Some(fresh) = fresh {
-            self.keep(fresh);
-        }
+        let RamQueue { drive, store, .. } = self;
+        let (_, pages) = drive.segment_of(&buf);
+        pages.recycle(buf, |fresh| drive.keep(store, fresh));
     }
 
     #[inline]

@@ -91,7 +91,9 @@ impl<D: Backend> Drives<D> {
             .as_mut()
             .expect("a drive stays until its Bufs are home");
         slot.out -= 1;
-        slot.lent -= u32::from(buf.dealt_to() != 0);
+        if buf.dealt_to() != 0 {
+            slot.lent -= buf.pages();
+        }
         slot.drive.put(buf);
         if slot.leaving && slot.out == 0 {
             *place = None;

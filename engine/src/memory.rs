@@ -184,7 +184,7 @@ impl Queues {
     ) {
         if bufs.first().is_some_and(|buf| buf.home() == drive.home()) {
             bufs.iter_mut().for_each(|buf| buf.deal_to(0));
-            let (queue, count) = (self.slab[slot].queue, bufs.count() as u32);
+            let (queue, count) = (self.slab[slot].queue, bufs.pages());
             take_back(&mut self.shares, queue, drive, count, drives);
         }
     }
@@ -237,7 +237,7 @@ impl Queues {
             _ => {
                 let queue = buf.dealt_to().checked_sub(1).map(u32::from);
                 if let Some(queue) = queue {
-                    self.shares.returned(queue, 1);
+                    self.shares.returned(queue, buf.pages());
                 }
                 drives.put(buf);
                 queue
@@ -283,7 +283,7 @@ pub(crate) fn deal<D: Backend>(
     // 0 says that a Buf of a drive's own is with nobody.
     let whom = queue as u16 + 1;
     bufs.iter_mut().for_each(|buf| buf.deal_to(whom));
-    let void = lent - bufs.count() as u32;
+    let void = lent - bufs.pages();
     if void > 0 {
         take_back(shares, queue, drive, void, drives);
     }

@@ -215,6 +215,89 @@ fn what_is_lent_away_for_ever_is_not_missed() {
     }
 }
 
+/// A drive that one core opens.
+fn alone(block_len: u32) -> (Arc<RamDrive>, RamQueue) {
+    let drive = RamDrive::new(RamConfig {
+        id: DriveId(3),
+        label: "ram:test".to_owned(),
+        bytes: 1 << 20,
+        block_len,
+        read_only: false,
+        uuid: None,
+        cores: 1,
+        spare: None,
+        want: Want::default(),
+    })
+    .unwrap();
+    let queue = drive.open(0).unwrap();
+    (drive, queue)
+}
+
+/// What one read hands out: pages and bytes of each Buf.
+fn pieces(bufs: &BufList) -> Vec<(u32, usize)> {
+    bufs.iter().map(|buf| (buf.pages(), buf.len())).collect()
+}
+
+#[test]
+fn pages_side_by_side_are_one_buf() {
+    let (drive, mut queue) = alone(512);
+    let data: Vec<u8> = (0..128 * 1024u32).map(|at| (at / 512) as u8).collect();
+    write(&mut queue, 0, 512, &data);
+    // From the middle of a page to the middle of another.
+    let part = Op::Read {
+        lba: 3,
+        blocks: 250,
+    };
+    let mut part = run(&mut queue, part, BufList::new());
+    assert_eq!(pieces(&part), [(32, 250 * 512)]);
+    // One page in between is replaced while they are out.
+    write(&mut queue, 80, 512, &[0xAA; 4096]);
+    let whole = Op::Read {
+        lba: 0,
+        blocks: 256,
+    };
+    let mut whole = run(&mut queue, whole, BufList::new());
+    assert_eq!(
+        pieces(&whole),
+        [(10, 10 * 4096), (1, 4096), (21, 21 * 4096)]
+    );
+    let mut got = vec![0; part.len()];
+    part.copy_out(0, &mut got);
+    assert!(got == data[3 * 512..253 * 512], "the bytes of before");
+    let mut got = vec![0; whole.len()];
+    whole.copy_out(0, &mut got);
+    assert!(got[80 * 512..88 * 512].iter().all(|byte| *byte == 0xAA));
+    assert!(got[..80 * 512] == data[..80 * 512] && got[88 * 512..] == data[88 * 512..]);
+    for bufs in [&mut part, &mut whole] {
+        while let Some(buf) = bufs.pop() {
+            queue.put(buf);
+        }
+    }
+    assert_eq!(pieces(&whole), []);
+    // The page that was replaced is the core's; the others are held by the index alone.
+    drop(queue);
+    assert_eq!(drive.written_pages(), 32);
+    assert_eq!(drive.held_pages(), 32);
+}
+
+/// The page of zeros stands for each page that nobody wrote, and lies beside others itself.
+#[test]
+fn pages_of_zeros_may_be_neighbours_too() {
+    let (drive, mut queue) = alone(4096);
+    write(&mut queue, 2, 4096, &[7; 2 * 4096]);
+    let mut bufs = run(&mut queue, Op::Read { lba: 0, blocks: 6 }, BufList::new());
+    assert_eq!(bufs.pages(), 6);
+    let mut got = vec![1; 6 * 4096];
+    bufs.copy_out(0, &mut got);
+    let want = [[0; 2 * 4096], [7; 2 * 4096], [0; 2 * 4096]].concat();
+    assert!(got == want);
+    while let Some(buf) = bufs.pop() {
+        queue.put(buf);
+    }
+    drop(queue);
+    assert_eq!(drive.held_pages(), 2);
+}
+
 /// A read with a place to go to copies, and keeps no page.
 #[test]
 fn a_read_into_foreign_bufs_copies() {
@@ -224,19 +307,7 @@ fn a_read_into_foreign_bufs_copies() {
         count: 1,
     }];
     let mut pool = Pool::new(region, 0, Home::CORE, &class);
-    let drive = RamDrive::new(RamConfig {
-        id: DriveId(3),
-        label: "ram:test".to_owned(),
-        bytes: 1 << 20,
-        block_len: 512,
-        read_only: false,
-        uuid: None,
-        cores: 1,
-        spare: None,
-        want: Want::default(),
-    })
-    .unwrap();
-    let mut queue = drive.open(0).unwrap();
+    let (drive, mut queue) = alone(512);
     let data: Vec<u8> = (0..512 * 9).map(|at| (at / 512) as u8 + 1).collect();
     write(&mut queue, 3, 512, &data);
     let held = drive.held_pages();

@@ -58,6 +58,7 @@ pub struct Buf {
     // No `bool`: its spare values would be what says that an `Option` has no Buf, and a list is then moved field by field
     // and not in words.
     shared: u8,
+    /// Which of its pool's sizes; of shared pages, how many were joined to the first.
     class: u8,
 }
 

@@ -97,6 +97,16 @@ impl BufList {
         usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
+    /// How many pages of a drive's own the Bufs hold; see [`Buf::pages`].
+    #[inline]
+    pub fn pages(&self) -> u32 {
+        let first = self.first.as_ref().map_or(0, Buf::pages);
+        match &self.rest {
+            None => first,
+            Some(rest) => rest.iter().map(Buf::pages).sum::<u32>() + first,
+        }
+    }
+
     /// True if there is none.
     #[inline]
     pub fn is_empty(&self) -> bool {

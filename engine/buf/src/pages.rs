@@ -105,29 +105,34 @@ impl Pages {
     /// If it is another owner's.
     #[inline]
     pub fn put(&self, buf: Buf) {
-        assert!(
-            buf.home == self.home,
-            "a Buf of {:?} came to {:?}",
-            buf.home,
-            self.home
-        );
-        self.unhold(buf.index);
+        self.pages_of(&buf).for_each(|page| self.unhold(page));
     }
 
-    /// A Buf comes home as with [`Pages::put`], but a page that becomes free thereby goes to the
+    /// A Buf comes home as with [`Pages::put`], but pages that become free thereby go to the
     /// caller, fresh and whole, instead of to the free ones all cores share.
     ///
     /// # Panics
     /// If it is another owner's.
     #[inline]
-    pub fn recycle(&self, buf: Buf) -> Option<Buf> {
+    pub fn recycle(&self, buf: Buf, mut fresh: impl FnMut(Buf)) {
+        // Back to front: who keeps them takes the last one first, and neighbours in their order.
+        for page in self.pages_of(&buf).rev() {
+            if let Some(buf) = self.recycle_page(page) {
+                fresh(buf);
+            }
+        }
+    }
+
+    /// The pages of a Buf that came home.
+    #[inline]
+    fn pages_of(&self, buf: &Buf) -> std::ops::Range<Page> {
         assert!(
             buf.home == self.home,
             "a Buf of {:?} came to {:?}",
             buf.home,
             self.home
         );
-        self.recycle_page(buf.index)
+        buf.index..buf.index + buf.pages()
     }
 
     /// One hold less as with [`Pages::unhold`], but a page that becomes free thereby goes to the
@@ -206,6 +211,35 @@ impl Pages {
             shared: shared.into(),
             class: 0,
         }
+    }
+}
+
+impl Buf {
+    /// Adds the page behind it, if both are shared ones of the same [`Pages`] and all of their bytes lie side by side.
+    ///
+    /// # Errors
+    /// Gives the other back if they do not.
+    #[inline]
+    pub fn join(&mut self, next: Buf) -> Result<(), Buf> {
+        let end = self.at.as_ptr().addr() + self.len();
+        let joins = end == next.at.as_ptr().addr()
+            && self.index + self.pages() == next.index
+            && (self.region, self.home, self.shared) == (next.region, next.home, next.shared)
+            && self.is_shared()
+            && next.class == 0
+            && self.class < u8::MAX;
+        if !joins {
+            return Err(next);
+        }
+        self.class += 1;
+        self.len += next.len;
+        Ok(())
+    }
+
+    /// How many pages a Buf of [`Pages`] holds: several if others were joined to it.
+    #[inline]
+    pub fn pages(&self) -> u32 {
+        u32::from(self.class) + 1
     }
 }
 
