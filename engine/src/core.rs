@@ -22,6 +22,8 @@ pub struct Work {
     /// Another turn would find nothing but what comes from outside meanwhile, even if this one was busy. Always so if it was
     /// not.
     pub rests: bool,
+    /// Somebody waits for memory or room that comes back when something was sent. Not looked for unless the core rests.
+    pub wants_back: bool,
     /// Requests at drives: their completions are near, so sleeping costs more than it saves. Not counted
     /// unless the core rests.
     pub at_drives: usize,
@@ -216,6 +218,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         Work {
             busy,
             rests: true,
+            wants_back: self.queues.somebody_waits() || self.drives.is_any_leaving(),
             at_drives: self.drives.in_flight(),
             next_timeout: timeouts.chain(self.queues.rest()).min(),
             stopped,

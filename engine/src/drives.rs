@@ -149,6 +149,11 @@ impl<D: Backend> Drives<D> {
         self.drop_removed();
     }
 
+    /// A drive was removed, and waits for the last of its Bufs.
+    pub(crate) fn is_any_leaving(&self) -> bool {
+        self.slots.iter().flatten().any(|slot| slot.leaving)
+    }
+
     /// Drops what was removed and is not needed any more.
     #[inline]
     pub(crate) fn drop_removed(&mut self) {

@@ -905,6 +905,34 @@ fn a_core_rests_when_its_commands_wait_for_drives() {
     assert!(work.busy && !work.rests, "{work:?}");
 }
 
+/// What a core that sleeps need not be woken for: nobody waits for the memory of what was sent.
+#[test]
+fn a_core_wants_back_what_its_commands_wait_for() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    node.settle();
+    for full in [false, true] {
+        {
+            let mut orders = node.orders.lock().unwrap();
+            (orders.holds, orders.full) = (true, full);
+        }
+        node.send(io, read(0), &[]);
+        let now = node.now;
+        let mut work = node.core.turn(now, 0, || now);
+        if !work.rests {
+            work = node.core.turn(now, 0, || now);
+        }
+        assert!(work.rests && work.wants_back == full, "{work:?}");
+    }
+    {
+        let mut orders = node.orders.lock().unwrap();
+        (orders.holds, orders.full) = (false, false);
+    }
+    node.settle();
+    assert_eq!(node.wires().answers.len(), 2);
+}
+
 #[test]
 fn a_silent_host_does_not_keep_a_core_from_sleeping() {
     let mut node = Node::new();

@@ -110,13 +110,13 @@ impl AnyFabric {
         }
     }
 
-    /// Has what wakes a sleeping core armed. False if there is something to do already.
-    pub fn arm(&mut self) -> bool {
+    /// Has what wakes a sleeping core armed; see [`RdmaFabric::arm`]. False if there is something to do already.
+    pub fn arm(&mut self, patient: bool) -> bool {
         match self {
             AnyFabric::Tcp(_) => true,
-            AnyFabric::Roce(fabric) => fabric.provider_mut().arm(),
+            AnyFabric::Roce(fabric) => fabric.arm(patient),
             #[cfg(feature = "verbs")]
-            AnyFabric::Verbs(fabric) => fabric.provider_mut().arm(),
+            AnyFabric::Verbs(fabric) => fabric.arm(patient),
         }
     }
 

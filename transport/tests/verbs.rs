@@ -807,7 +807,7 @@ fn an_armed_end_wakes_up() {
     let mut events = Events::new(4);
     for tag in 0..3 {
         let until = Instant::now() + PATIENCE;
-        while !bench.ends[TARGET].provider.arm() {
+        while !bench.ends[TARGET].provider.arm(false) {
             bench.turn();
             assert!(Instant::now() < until, "it never comes to rest");
         }

@@ -116,7 +116,11 @@ impl Thread {
             let tired = work.rests
                 && (!work.busy || turns_awake < TURNS_OF_ONE)
                 && !self.idling.keeps_awake(&work, now.since(last_busy));
-            let bedtime = if tired { self.arm() } else { None };
+            let bedtime = if tired {
+                self.arm(!work.wants_back)
+            } else {
+                None
+            };
             if !tired && !work.busy {
                 self.idling.pause();
             }
@@ -169,10 +173,11 @@ impl Thread {
         true
     }
 
-    /// Has whatever comes from now on wake this core. For how many ns it may sleep; `None` if there is something already.
-    fn arm(&mut self) -> Option<u64> {
+    /// Has whatever comes from now on wake this core, if it is `patient` but for what comes home. For how many ns it may
+    /// sleep; `None` if there is something already.
+    fn arm(&mut self, patient: bool) -> Option<u64> {
         for fabric in self.core.fabrics.iter_mut() {
-            if !fabric.arm() {
+            if !fabric.arm(patient) {
                 return None;
             }
         }

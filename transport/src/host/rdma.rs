@@ -261,7 +261,7 @@ impl<P: Provider> RdmaWire<P> {
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, HostError> {
         let now = now(&self.host);
         let provider = self.provider.as_mut().expect(HELD);
-        if !provider.arm() {
+        if !provider.arm(false) {
             return Ok(true);
         }
         let due = provider.next_timeout();

@@ -61,6 +61,8 @@ pub struct RdmaFabric<P> {
     spare: Vec<Buf>,
     /// Bufs of RECVs in all.
     recvs: usize,
+    /// Answers that wait for room on their queue pairs.
+    waiting: usize,
     /// Commands for which there was no room.
     held: VecDeque<Held>,
     /// There was room for commands when it was polled last.
@@ -148,6 +150,7 @@ impl<P: Provider> RdmaFabric<P> {
             opening: Vec::with_capacity(OPENING_MAX),
             recvs: recvs.len(),
             spare: recvs,
+            waiting: 0,
             held: VecDeque::with_capacity(limits::INBOUND_PER_TURN),
             room: false,
             sqe: Sqe::new(0),
@@ -167,9 +170,16 @@ impl<P: Provider> RdmaFabric<P> {
         &self.provider
     }
 
-    /// The queue pairs, to be armed before sleep.
+    /// The queue pairs.
     pub fn provider_mut(&mut self) -> &mut P {
         &mut self.provider
+    }
+
+    /// Has the next thing that happens make [`Provider::fd`] readable; see [`Provider::arm`]. Who is `patient` waits for no
+    /// memory or room that comes back when something was sent. Connections may, and then nobody is.
+    pub fn arm(&mut self, patient: bool) -> bool {
+        let patient = patient && self.waiting == 0 && self.ending.is_empty();
+        self.provider.arm(patient)
     }
 
     /// Connections, in whatever state.
@@ -415,6 +425,7 @@ impl<P: Provider> RdmaFabric<P> {
         conn.machine.sent(tag);
         conn.heard = self.now;
         while let Some(answer) = conn.machine.next_answer() {
+            self.waiting -= 1;
             self.provider.answer(qp, answer);
         }
         if conn.machine.is_to_close() {
@@ -497,6 +508,7 @@ impl<P: Provider> RdmaFabric<P> {
             return;
         };
         let homes = &mut self.homes;
+        self.waiting -= conn.machine.answers_waiting();
         conn.machine.give_up(&mut |bufs| homes.push(bufs));
         self.opened(qp);
     }
@@ -621,7 +633,7 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         };
         match answer {
             Ok(Some(answer)) => self.provider.answer(qp, answer),
-            Ok(None) => {}
+            Ok(None) => self.waiting += 1,
             Err(bufs) => self.come_home(bufs),
         }
     }

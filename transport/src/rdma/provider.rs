@@ -401,8 +401,9 @@ pub trait Provider {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Asks for [`Provider::fd`] to tell of the next thing that happens. True if it may be slept on
-    /// now; false if something is there already.
-    fn arm(&mut self) -> bool {
+    /// now; false if something is there already. Who is `patient` does not wait for any
+    /// [`Event::Sent`], and so need not be told of one: being woken for it costs more than what was sent.
+    fn arm(&mut self, _patient: bool) -> bool {
         !self.has_work()
     }
 

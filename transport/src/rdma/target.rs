@@ -364,6 +364,11 @@ impl Target {
         self.answers.len() < ANSWERS_WAITING_MAX
     }
 
+    /// Answers that wait for room on the queue pair.
+    pub fn answers_waiting(&self) -> usize {
+        self.answers.len()
+    }
+
     /// The engine wants it to end when all is sent. True if that is now.
     pub fn end(&mut self, home: &mut impl FnMut(BufList)) -> bool {
         if matches!(self.state, State::Opening | State::Live) {

@@ -760,7 +760,9 @@ impl Shared {
         }
         let made = Made::new(conn)?;
         lock(&self.qps).insert(made.qp() as usize, conn.clone());
-        lock(&self.cqs).insert(made.cq.address(), made.cq.clone());
+        let mut cqs = lock(&self.cqs);
+        cqs.extend(made.cqs.each().map(|cq| (cq.address(), cq.clone())));
+        drop(cqs);
         Ok(Box::new(made))
     }
 

@@ -20,7 +20,7 @@ use sys::{ibv_wc_status as status, ibv_wr_opcode as opcode};
 use super::cm::{Job, Mail, Shared, VerbsIncoming};
 use super::conn::Conn;
 use super::device::Device;
-use super::queue::{CoreShared, Cq, Kind, Made, Plan, Work, WrId};
+use super::queue::{CoreShared, Cq, Cqs, Kind, Made, Plan, Takes, Work, WrId};
 use crate::rdma::provider::{
     Access, Answer, Demand, Dial, DialError, Event, HEAD_LEN, Incoming as _, Limits, Message,
     PrivateData, Provider, QpId, Read, Remote, WcStatus, Why,
@@ -61,7 +61,7 @@ pub struct VerbsProvider {
     core: Arc<CoreShared>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    cqs: Vec<Arc<Cq>>,
+    cqs: Vec<Polled>,
     /// Which of them is polled first.
     next_cq: usize,
     keys: Keys,
@@ -73,12 +73,30 @@ pub struct VerbsProvider {
     left_in_turn: u32,
     /// The turn ended before everything was looked at.
     cut: bool,
-    /// Every completion queue is to tell of its next completion, and none came out since.
-    armed: bool,
+    /// READs that are out.
+    reads: u32,
     now: Tick,
     /// When it was warned of a queue pair that could not be made.
     warned: Option<Tick>,
     counters: Counters,
+}
+
+/// A completion queue, and what it is to tell.
+#[derive(Debug)]
+struct Polled {
+    cq: Arc<Cq>,
+    word: Word,
+}
+
+/// Whether a completion queue tells of its next completion, by a word in its channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Word {
+    /// It does not.
+    None,
+    /// It does.
+    Asked,
+    /// It was asked to, and completions came out since: the word is in the channel, or comes late.
+    Given,
 }
 
 #[derive(Debug)]
@@ -165,8 +183,8 @@ struct Qp {
     made: Option<Box<Made>>,
     /// A set-up thread said what came of making it.
     was_made: bool,
-    /// The completion queue, until its entries are given back.
-    cq: Option<Arc<Cq>>,
+    /// The completion queues, until their entries are given back.
+    cqs: Option<Cqs>,
     /// `accept` was called before it was made.
     accept: Option<PrivateData>,
     plan: Plan,
@@ -238,7 +256,7 @@ impl VerbsProvider {
             scratch: Scratch::default(),
             left_in_turn: EVENTS_PER_TURN,
             cut: false,
-            armed: false,
+            reads: 0,
             now: Tick::default(),
             warned: None,
             counters: Counters::default(),
@@ -323,7 +341,7 @@ impl VerbsProvider {
             in_error: false,
             made: None,
             was_made: false,
-            cq: None,
+            cqs: None,
             accept: None,
             plan,
             limits: Limits {
@@ -384,7 +402,7 @@ impl VerbsProvider {
                 }
             }
             Mail::DeviceGone(device) => {
-                self.cqs.retain(|cq| !cq.is_given_up());
+                self.cqs.retain(|polled| !polled.cq.is_given_up());
                 self.keys.forget(&device);
             }
         }
@@ -409,9 +427,11 @@ impl VerbsProvider {
                 return self.on_over(qp, why, PrivateData::new(&[]));
             }
         };
-        if !self.cqs.iter().any(|cq| cq.is(&made.cq)) {
-            self.cqs.push(made.cq.clone());
-            self.armed = false;
+        for cq in made.cqs.each() {
+            if !self.cqs.iter().any(|polled| polled.cq.is(cq)) {
+                let (cq, word) = (cq.clone(), Word::None);
+                self.cqs.push(Polled { cq, word });
+            }
         }
         let grant = || Grant {
             key: 0,
@@ -419,7 +439,7 @@ impl VerbsProvider {
             bufs: None,
         };
         found.grants = (0..made.windows()).map(|_| grant()).collect();
-        found.cq = Some(made.cq.clone());
+        found.cqs = Some(made.cqs.clone());
         found.made = Some(made);
         let waiting = std::mem::take(&mut found.recvs);
         if found.stage != Stage::Making {
@@ -528,10 +548,11 @@ impl VerbsProvider {
             }
             // No completion queue had anything left when this was called.
             Stage::Destroyed => {
-                if let Some(cq) = found.cq.take() {
-                    cq.give_back(&found.plan);
+                if let Some(cqs) = found.cqs.take() {
+                    cqs.give_back(&found.plan);
                 }
                 for posted in found.sends.drain(..) {
+                    self.reads -= u32::from(posted.what == What::Read);
                     self.events.extend(done(id, posted, WcStatus::Flushed));
                 }
                 let bufs = found.recvs.drain(..).flatten();
@@ -609,6 +630,7 @@ impl VerbsProvider {
             }
         }
         found.sends_begun += 1;
+        self.reads += u32::from(what == What::Read);
         self.scratch.things += 1;
         found.sends.push_back(Posted {
             index,
@@ -717,11 +739,14 @@ impl VerbsProvider {
         for step in 0..self.cqs.len() {
             // The one after that which had some is asked first: a busy one keeps no other from being heard.
             let at = (self.next_cq + step) % self.cqs.len();
-            match self.cqs[at].poll(&mut self.completions.all) {
+            let polled = &mut self.cqs[at];
+            match polled.cq.poll(&mut self.completions.all) {
                 Some(0) => {}
                 Some(count) => {
                     self.next_cq = at + 1;
-                    self.armed = false;
+                    if polled.word == Word::Asked {
+                        polled.word = Word::Given;
+                    }
                     self.completions.at = 0;
                     self.completions.count = count;
                     return true;
@@ -797,8 +822,10 @@ impl VerbsProvider {
                 // Binds before it have no completion of their own.
                 while let Some(posted) = found.sends.pop_front() {
                     let is_it = posted.index == id.index;
-                    if posted.what == What::Invalidate {
-                        found.grants[posted.tag as usize].valid = false;
+                    match posted.what {
+                        What::Invalidate => found.grants[posted.tag as usize].valid = false,
+                        What::Read => self.reads -= 1,
+                        What::Send | What::Bind => {}
                     }
                     self.events.extend(done(qp, posted, result));
                     if is_it {

@@ -61,11 +61,21 @@ struct End {
 // SAFETY: behind its mutex, and libibverbs may be called from any thread.
 unsafe impl Send for End {}
 
+/// Which completions a queue takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Takes {
+    /// Those that somebody waits for: of RECVs, and of all that a host posts.
+    Awaited,
+    /// Those of a target's send queue. What was sent is done with but for its memory, for which mostly nobody waits.
+    Sends,
+}
+
 /// A completion queue. It stays until the process ends: the next queue pairs will need it.
 #[derive(Debug)]
 pub(super) struct Cq {
     cq: *mut sys::ibv_cq,
     channel: *mut sys::ibv_comp_channel,
+    pub takes: Takes,
     entries: u32,
     /// Entries that queue pairs may need.
     dealt: AtomicU32,
@@ -78,11 +88,18 @@ unsafe impl Send for Cq {}
 // SAFETY: as above.
 unsafe impl Sync for Cq {}
 
+/// The completion queues of a queue pair, which has dealt entries of both.
+#[derive(Clone, Debug)]
+pub(super) struct Cqs {
+    pub recv: Arc<Cq>,
+    pub send: Arc<Cq>,
+}
+
 /// A queue pair with what belongs to it.
 #[derive(Debug)]
 pub(super) struct Made {
     qp: *mut sys::ibv_qp,
-    pub cq: Arc<Cq>,
+    pub cqs: Cqs,
     pub slab: Slab,
     windows: Vec<*mut sys::ibv_mw>,
     /// Bytes a SEND may carry inline.
@@ -93,14 +110,9 @@ pub(super) struct Made {
 unsafe impl Send for Made {}
 
 impl Plan {
-    /// Windows are bound and invalidated by work requests of their own.
+    /// Windows are bound and invalidated by work requests of their own. When all of it fails, each has a completion.
     fn all_sends(&self) -> u32 {
         self.sends + 2 * self.windows
-    }
-
-    /// Completions that may be there at a time: when all of it fails, each work request has one.
-    pub fn entries(&self) -> u32 {
-        self.recvs + self.all_sends()
     }
 }
 
@@ -159,8 +171,24 @@ impl CoreShared {
         self.inbox.push(Mail::DeviceGone(device.clone()));
     }
 
+    /// The completion queues of a queue pair, with room for all that it may have there at a time.
+    fn cqs(&self, device: &Device, plan: &Plan, host: bool) -> Result<Cqs, String> {
+        let takes = match host {
+            true => Takes::Awaited,
+            false => Takes::Sends,
+        };
+        let recv = self.cq(device, plan.recvs, Takes::Awaited)?;
+        match self.cq(device, plan.all_sends(), takes) {
+            Ok(send) => Ok(Cqs { recv, send }),
+            Err(why) => {
+                recv.give_back(plan.recvs);
+                Err(why)
+            }
+        }
+    }
+
     /// A completion queue with room for so many entries, which are dealt.
-    fn cq(&self, device: &Device, entries: u32) -> Result<Arc<Cq>, String> {
+    fn cq(&self, device: &Device, entries: u32, takes: Takes) -> Result<Arc<Cq>, String> {
         let told = |what: &str, cause: io::Error| {
             let (cqs, cqes) = (device.ability.cqs, device.ability.cqes);
             let device_has = format!("the device has {cqs} completion queues of {cqes} entries");
@@ -198,7 +226,8 @@ impl CoreShared {
             }
         };
         let end = &mut ends[at];
-        if let Some(cq) = end.cqs.iter().find(|cq| cq.take(entries)) {
+        let fits = |cq: &&Arc<Cq>| cq.takes == takes && cq.take(entries);
+        if let Some(cq) = end.cqs.iter().find(fits) {
             return Ok(cq.clone());
         }
         let room = CQ_ENTRIES.min(device.ability.cqes);
@@ -226,6 +255,7 @@ impl CoreShared {
         let cq = Arc::new(Cq {
             cq,
             channel: end.channel,
+            takes,
             entries: room,
             dealt: AtomicU32::new(entries),
             broken: AtomicBool::new(false),
@@ -271,9 +301,8 @@ impl Cq {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// The entries of a queue pair that is gone, of which no completion is left.
-    pub fn give_back(&self, plan: &Plan) {
-        self.dealt.fetch_sub(plan.entries(), Ordering::AcqRel);
+    fn give_back(&self, entries: u32) {
+        self.dealt.fetch_sub(entries, Ordering::AcqRel);
     }
 
     /// Takes completions out. How many, or `None` if the queue is broken.
@@ -311,6 +340,19 @@ impl Cq {
     }
 }
 
+impl Cqs {
+    /// Both, which may be the same.
+    pub fn each(&self) -> [&Arc<Cq>; 2] {
+        [&self.recv, &self.send]
+    }
+
+    /// The entries of a queue pair that is gone, of which no completion is left.
+    pub fn give_back(&self, plan: &Plan) {
+        self.recv.give_back(plan.recvs);
+        self.send.give_back(plan.all_sends());
+    }
+}
+
 impl Made {
     /// Makes the queue pair of an id.
     pub fn new(conn: &Conn) -> Result<Made, String> {
@@ -325,12 +367,13 @@ impl Made {
             )
         })?;
         let windows = Windows::new(device, plan.windows)?;
-        let cq = conn.core.cq(device, plan.entries())?;
-        let inline = INLINE[usize::from(conn.private.is_some())];
+        let host = conn.private.is_some();
+        let cqs = conn.core.cqs(device, &plan, host)?;
+        let inline = INLINE[usize::from(host)];
         // SAFETY: plain data.
         let mut attr: sys::ibv_qp_init_attr = unsafe { zeroed() };
-        attr.send_cq = cq.cq;
-        attr.recv_cq = cq.cq;
+        attr.send_cq = cqs.send.cq;
+        attr.recv_cq = cqs.recv.cq;
         attr.qp_type = sys::ibv_qp_type::IBV_QPT_RC;
         // Not all devices say what they can carry inline, so it is tried.
         let mut failed = None;
@@ -347,7 +390,7 @@ impl Made {
                 return Ok(Made {
                     // SAFETY: it was just made.
                     qp: unsafe { (*conn.id.0).qp },
-                    cq,
+                    cqs,
                     slab,
                     windows: windows.keep(),
                     inline: attr.cap.max_inline_data.min(64),
@@ -355,7 +398,7 @@ impl Made {
             }
             failed = Some(io::Error::last_os_error());
         }
-        cq.give_back(&plan);
+        cqs.give_back(&plan);
         let device_has = format!("the device has {} queue pairs", device.ability.qps);
         let cause = failed.map_or_else(String::new, |cause| limited(&cause, &device_has));
         Err(format!(

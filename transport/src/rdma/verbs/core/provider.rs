@@ -338,17 +338,29 @@ impl Provider for VerbsProvider {
         Some(self.core.epoll.as_fd())
     }
 
-    fn arm(&mut self) -> bool {
+    fn arm(&mut self, patient: bool) -> bool {
         // What is there already spares the system calls.
         if self.has_work() || self.fill() {
             return false;
         }
-        // Completions that were taken out were told of, or were there before the arming; who wakes without any may have been
-        // told late.
-        let told = self.cqs.iter().fold(false, |told, cq| told | cq.hush());
-        if told || !self.armed {
-            self.cqs.iter().for_each(|cq| cq.arm());
-            self.armed = true;
+        let patient = patient && self.reads == 0 && self.ending.is_empty();
+        let mut given = false;
+        for polled in &mut self.cqs {
+            if polled.word == Word::Given {
+                polled.cq.hush();
+                (polled.word, given) = (Word::None, true);
+            }
+        }
+        for polled in &mut self.cqs {
+            let awaited = polled.cq.takes == Takes::Awaited;
+            // Who wakes without any completion may have been told late.
+            if awaited && !given && polled.cq.hush() {
+                polled.word = Word::None;
+            }
+            if polled.word == Word::None && (awaited || !patient) {
+                polled.cq.arm();
+                polled.word = Word::Asked;
+            }
         }
         // What completed before that tells nobody.
         !self.fill() && self.core.inbox.is_empty()
