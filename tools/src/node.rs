@@ -162,8 +162,6 @@ impl Node {
         let mut facts = Vec::new();
         let mut cores = Vec::new();
         for (index, cpu) in cpus.iter().copied().enumerate() {
-            let bed = Bed::new().context(|| "cannot make an epoll")?;
-            let (post, mailbox) = mailbox(MAILBOX, bed.waker());
             let fabric = TcpFabric::new(Offer::default()).context(|| "cannot make an epoll")?;
             let known = Arc::new(CoreFacts {
                 cpu,
@@ -185,10 +183,8 @@ impl Node {
                 devices_at = all.len();
                 all.push(verbs::fabric(provider, &mut landing, entries));
             }
-            for fabric in &all {
-                bed.watch(fabric.wake_fd())
-                    .context(|| "cannot watch an epoll")?;
-            }
+            let bed = AnyFabric::bed(&all).context(|| "cannot make an epoll")?;
+            let (post, mailbox) = mailbox(MAILBOX, bed.waker());
             let config_of_core = CoreConfig {
                 index,
                 cores: cpus.len(),

@@ -71,13 +71,30 @@ macro_rules! each_fabric {
 }
 
 impl AnyFabric {
-    /// What a sleeping core waits on.
-    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+    /// Where a core with these fabrics sleeps.
+    pub fn bed(fabrics: &[AnyFabric]) -> io::Result<Bed> {
+        let epoll = fabrics.iter().find_map(AnyFabric::epoll);
+        let bed = match epoll {
+            Some(epoll) => Bed::over(epoll.try_clone_to_owned()?)?,
+            None => Bed::new()?,
+        };
+        for fabric in fabrics.iter().filter(|fabric| fabric.epoll().is_none()) {
+            bed.watch(match fabric {
+                AnyFabric::Tcp(fabric) => fabric.as_fd(),
+                AnyFabric::Roce(fabric) => fabric.provider().fd().expect("sockets can be watched"),
+                #[cfg(feature = "verbs")]
+                AnyFabric::Verbs(_) => unreachable!("it has an epoll"),
+            })?;
+        }
+        Ok(bed)
+    }
+
+    /// An epoll that has its sources and none else, and that it does not look at itself.
+    fn epoll(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            AnyFabric::Tcp(fabric) => fabric.as_fd(),
-            AnyFabric::Roce(fabric) => fabric.provider().fd().expect("sockets can be watched"),
+            AnyFabric::Tcp(_) | AnyFabric::Roce(_) => None,
             #[cfg(feature = "verbs")]
-            AnyFabric::Verbs(fabric) => fabric.provider().fd().expect("devices can be watched"),
+            AnyFabric::Verbs(fabric) => Some(fabric.provider().epoll()),
         }
     }
 

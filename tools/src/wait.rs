@@ -76,7 +76,12 @@ const EVENTS: usize = 16;
 impl Bed {
     /// A bed with its bell and alarm.
     pub fn new() -> io::Result<Bed> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Bed::over(epoll::create(epoll::CreateFlags::CLOEXEC)?)
+    }
+
+    /// A bed over an epoll that has sources already, and that nobody else waits on: an epoll in another one has the kernel
+    /// go through both each time.
+    pub fn over(epoll: OwnedFd) -> io::Result<Bed> {
         let bell = Bell {
             asleep: AtomicBool::new(false),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,

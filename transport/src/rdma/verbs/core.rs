@@ -4,12 +4,13 @@
 //! made, its RECVs wait here.
 
 mod keys;
+mod life;
 mod provider;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ferroce_buf::{Buf, BufList};
@@ -45,6 +46,8 @@ const DRAIN_NS: u64 = 1_000_000_000;
 const REVOKE_LOOKS: u32 = 1_000_000;
 /// Two warnings are at least so far apart.
 const WARN_EVERY_NS: u64 = 10_000_000_000;
+/// Who armed so often and was woken without any completion was so by something else, or by a word that nobody read.
+const IDLE_ARMS: u32 = 2;
 /// Batches of completions looked at out of turn.
 const LOOK_BATCHES: u32 = 16;
 /// Bytes of a message. Devices carry more; nobody here needs more.
@@ -73,8 +76,11 @@ pub struct VerbsProvider {
     left_in_turn: u32,
     /// The turn ended before everything was looked at.
     cut: bool,
-    /// READs that are out.
+    /// What is posted to send queues and not known to be done, and how much of it are READs.
+    sends: u32,
     reads: u32,
+    /// How often it was armed since something came out of a completion queue.
+    idle_arms: u32,
     now: Tick,
     /// When it was warned of a queue pair that could not be made.
     warned: Option<Tick>,
@@ -256,11 +262,18 @@ impl VerbsProvider {
             scratch: Scratch::default(),
             left_in_turn: EVENTS_PER_TURN,
             cut: false,
+            sends: 0,
             reads: 0,
+            idle_arms: 0,
             now: Tick::default(),
             warned: None,
             counters: Counters::default(),
         })
+    }
+
+    /// An epoll with all there is to wake up for, which nobody waits on unless he wants to sleep: [`Provider::fd`].
+    pub fn epoll(&self) -> BorrowedFd<'_> {
+        self.core.epoll.as_fd()
     }
 
     #[inline]
@@ -366,207 +379,6 @@ impl VerbsProvider {
         self.slots[id.slot as usize].qp = Some(Box::new(qp));
     }
 
-    // Mail.
-
-    fn on_mail(&mut self, mail: Mail) {
-        match mail {
-            Mail::Made(qp, made) => self.on_made(qp, made),
-            Mail::Established { qp, reads, private } => {
-                let Some(found) = find(&mut self.slots, qp) else {
-                    return;
-                };
-                if found.conn.private.is_some() {
-                    found.private = private;
-                    found.limits.reads = found.limits.reads.min(u32::from(reads));
-                }
-                if found.stage == Stage::Made {
-                    found.stage = Stage::Up;
-                    self.counters.connections += 1;
-                    self.events.push_back(Event::Established { qp });
-                }
-            }
-            Mail::Over { qp, why, private } => {
-                // If something of ours failed and the peer hung up for that, the failure is the reason.
-                self.look();
-                self.on_over(qp, why, private);
-            }
-            Mail::Violation(qp) => {
-                self.counters.violations += 1;
-                if let Some(found) = find(&mut self.slots, qp) {
-                    found.violated = true;
-                }
-            }
-            Mail::Destroyed(qp) => {
-                if let Some(found) = find(&mut self.slots, qp) {
-                    found.stage = Stage::Destroyed;
-                }
-            }
-            Mail::DeviceGone(device) => {
-                self.cqs.retain(|polled| !polled.cq.is_given_up());
-                self.keys.forget(&device);
-            }
-        }
-    }
-
-    fn on_made(&mut self, qp: QpId, made: Result<Box<Made>, String>) {
-        let found = find(&mut self.slots, qp).expect("it waits for what is being made");
-        found.was_made = true;
-        let made = match made {
-            Ok(made) => made,
-            Err(why) => {
-                self.counters.failed += 1;
-                // It fails as well when its peer is gone already, which peers can be as often as they like.
-                let quiet = |warned: Tick| self.now < warned.plus_ns(WARN_EVERY_NS);
-                if self.warned.is_some_and(quiet) {
-                    log::debug!("RDMA: {}: {why}", found.peer);
-                } else {
-                    self.warned = Some(self.now);
-                    log::warn!("RDMA: {}: {why}", found.peer);
-                }
-                let why = Why::Error(WcStatus::LocalError);
-                return self.on_over(qp, why, PrivateData::new(&[]));
-            }
-        };
-        for cq in made.cqs.each() {
-            if !self.cqs.iter().any(|polled| polled.cq.is(cq)) {
-                let (cq, word) = (cq.clone(), Word::None);
-                self.cqs.push(Polled { cq, word });
-            }
-        }
-        let grant = || Grant {
-            key: 0,
-            valid: false,
-            bufs: None,
-        };
-        found.grants = (0..made.windows()).map(|_| grant()).collect();
-        found.cqs = Some(made.cqs.clone());
-        found.made = Some(made);
-        let waiting = std::mem::take(&mut found.recvs);
-        if found.stage != Stage::Making {
-            // It was closed meanwhile.
-            let bufs = waiting.into_iter().flatten();
-            return self.events.extend(bufs.map(|buf| Event::Unposted { buf }));
-        }
-        found.stage = Stage::Made;
-        found.recvs.reserve(found.plan.recvs as usize);
-        let accept = found.accept.take();
-        for buf in waiting {
-            self.post(qp, buf);
-        }
-        if let Some(private) = accept {
-            self.let_in(qp, private);
-        }
-    }
-
-    /// The RECVs are posted, so the peer may come.
-    fn let_in(&mut self, qp: QpId, private: PrivateData) {
-        let found = find(&mut self.slots, qp).expect("the queue pair is not gone");
-        let job = Job::Accept {
-            conn: found.conn.clone(),
-            private,
-            reads_out: found.plan.reads_out,
-            reads_in: found.plan.reads_in,
-        };
-        self.shared.send(qp.slot as usize, job);
-    }
-
-    /// The queue pair is in its error state, or never left its first one.
-    fn on_over(&mut self, qp: QpId, why: Why, private: PrivateData) {
-        let Some(found) = find(&mut self.slots, qp) else {
-            return;
-        };
-        if !private.bytes().is_empty() {
-            found.private = private;
-        }
-        let why = if found.violated { Why::Violation } else { why };
-        match found.stage {
-            Stage::Destroying | Stage::Destroyed => return,
-            Stage::Ending {
-                ref mut stopped, ..
-            } => *stopped = true,
-            _ => {
-                found.stage = Stage::Ending {
-                    stopped: true,
-                    since: self.now,
-                };
-                self.ending.push(qp.slot);
-            }
-        }
-        if !found.told {
-            found.told = true;
-            self.events.push_back(Event::Disconnected { qp, why });
-        }
-        // Where nothing was connected, the device was not told to stop.
-        self.stop(qp);
-    }
-
-    /// Asks for the error state, once.
-    fn stop(&mut self, qp: QpId) {
-        let shared = &self.shared;
-        if let Some(found) = find(&mut self.slots, qp)
-            && !found.stopping
-        {
-            found.stopping = true;
-            shared.send(qp.slot as usize, Job::Disconnect(found.conn.clone()));
-        }
-    }
-
-    /// Moves on those that are over: destroys what came back whole, and says farewell to what is destroyed.
-    fn end_some(&mut self) {
-        let mut at = 0;
-        while at < self.ending.len() {
-            let slot = self.ending[at] as usize;
-            if self.end_one(slot) {
-                self.ending.swap_remove(at);
-            } else {
-                at += 1;
-            }
-        }
-    }
-
-    fn end_one(&mut self, slot: usize) -> bool {
-        let Some(found) = self.slots[slot].qp.as_deref_mut() else {
-            return true;
-        };
-        let id = found.id;
-        match found.stage {
-            Stage::Ending { stopped, since } => {
-                // A bind that succeeded completes with what is posted after it, which may be nothing.
-                let bound = |posted: &Posted| posted.what == What::Bind;
-                let empty = found.sends.iter().all(bound) && found.recvs.is_empty();
-                let granted = found.grants.iter().any(|grant| grant.bufs.is_some());
-                let late = self.now.since(since) > DRAIN_NS;
-                let known = found.was_made || found.conn.never_make();
-                if granted || !known || !stopped || !(empty || late || found.made.is_none()) {
-                    return false;
-                }
-                self.counters.slow_drains += u64::from(!empty && found.made.is_some());
-                found.stage = Stage::Destroying;
-                let job = Job::Destroy(found.conn.clone(), found.made.take());
-                self.shared.send(slot, job);
-                false
-            }
-            // No completion queue had anything left when this was called.
-            Stage::Destroyed => {
-                if let Some(cqs) = found.cqs.take() {
-                    cqs.give_back(&found.plan);
-                }
-                for posted in found.sends.drain(..) {
-                    self.reads -= u32::from(posted.what == What::Read);
-                    self.events.extend(done(id, posted, WcStatus::Flushed));
-                }
-                let bufs = found.recvs.drain(..).flatten();
-                self.events.extend(bufs.map(|buf| Event::Unposted { buf }));
-                self.events.push_back(Event::Gone { qp: id });
-                self.slots[slot].qp = None;
-                self.slots[slot].generation = self.slots[slot].generation.wrapping_add(1);
-                self.free.push(slot as u32);
-                true
-            }
-            _ => false,
-        }
-    }
-
     // Posting.
 
     /// Posts a RECV of a queue pair that is made.
@@ -630,6 +442,7 @@ impl VerbsProvider {
             }
         }
         found.sends_begun += 1;
+        self.sends += 1;
         self.reads += u32::from(what == What::Read);
         self.scratch.things += 1;
         found.sends.push_back(Posted {
@@ -740,6 +553,9 @@ impl VerbsProvider {
             // The one after that which had some is asked first: a busy one keeps no other from being heard.
             let at = (self.next_cq + step) % self.cqs.len();
             let polled = &mut self.cqs[at];
+            if polled.cq.takes == Takes::Sends && self.sends == 0 {
+                continue;
+            }
             match polled.cq.poll(&mut self.completions.all) {
                 Some(0) => {}
                 Some(count) => {
@@ -822,6 +638,7 @@ impl VerbsProvider {
                 // Binds before it have no completion of their own.
                 while let Some(posted) = found.sends.pop_front() {
                     let is_it = posted.index == id.index;
+                    self.sends -= 1;
                     match posted.what {
                         What::Invalidate => found.grants[posted.tag as usize].valid = false,
                         What::Read => self.reads -= 1,

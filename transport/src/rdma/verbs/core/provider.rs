@@ -335,7 +335,7 @@ impl Provider for VerbsProvider {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.core.epoll.as_fd())
+        Some(self.epoll())
     }
 
     fn arm(&mut self, patient: bool) -> bool {
@@ -344,17 +344,15 @@ impl Provider for VerbsProvider {
             return false;
         }
         let patient = patient && self.reads == 0 && self.ending.is_empty();
-        let mut given = false;
-        for polled in &mut self.cqs {
-            if polled.word == Word::Given {
-                polled.cq.hush();
-                (polled.word, given) = (Word::None, true);
-            }
+        self.idle_arms += 1;
+        for polled in self.cqs.iter_mut().filter(|of| of.word == Word::Given) {
+            // A word that is not there yet wakes somebody for nothing, who looks for it again.
+            self.idle_arms = if polled.cq.hush() { 0 } else { IDLE_ARMS };
+            polled.word = Word::None;
         }
         for polled in &mut self.cqs {
             let awaited = polled.cq.takes == Takes::Awaited;
-            // Who wakes without any completion may have been told late.
-            if awaited && !given && polled.cq.hush() {
+            if awaited && self.idle_arms > IDLE_ARMS && polled.cq.hush() {
                 polled.word = Word::None;
             }
             if polled.word == Word::None && (awaited || !patient) {

@@ -3,359 +3,25 @@
 //! understood.
 #![cfg(feature = "verbs")]
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+mod bench;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
+use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::host as nvme;
-use ferroce_engine::port::Tick;
 use ferroce_transport::rdma::provider::{
-    Access, Answer, Demand, Dial, Event, HEAD_LEN, Incoming as _, Limits, Message, Provider, QpId,
-    REJ_CONSUMER, Read, Remote, WcStatus, Why,
+    Access, Answer, Demand, Event, HEAD_LEN, Limits, Message, Provider, QpId, REJ_CONSUMER, Read,
+    Remote, WcStatus, Why,
 };
-use ferroce_transport::rdma::verbs::{
-    Listener, Options, Verbs, VerbsIncoming, VerbsProvider, none_here,
-};
+use ferroce_transport::rdma::verbs::{Options, Verbs};
 use ferroce_transport::sys::{Epoll, Events};
 use ferroce_wire::Wire;
 use ferroce_wire::rdma::{RdmaCmReject, RdmaCmRequest};
 use ferroce_wire::sqe::KeyedSgl;
 
-const PAGE: usize = 4096;
-const RECVS: u32 = 4;
-/// Longer than anything takes but what never comes.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Two ends, with memory for both. Fields are dropped in order: providers before what they belong to.
-struct Bench {
-    ends: [End; 2],
-    listener: Listener,
-    verbs: Verbs,
-    pool: Pool,
-    /// How answers and READs ended that came back from queue pairs that were over.
-    statuses: Vec<WcStatus>,
-    address: SocketAddr,
-    start: Instant,
-}
-
-struct End {
-    provider: VerbsProvider,
-    events: VecDeque<Event>,
-}
-
-const HOST: usize = 0;
-const TARGET: usize = 1;
-
-fn demand(recv_data: u32) -> Demand {
-    Demand {
-        recvs: RECVS,
-        recv_data,
-        sends: 64,
-        reads: 16,
-    }
-}
-
-/// Bytes that say where they belong.
-fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (i as u8).wrapping_mul(7).wrapping_add((i >> 8) as u8) ^ seed)
-        .collect()
-}
-
-impl Bench {
-    fn new(ip: IpAddr, port: u16) -> Bench {
-        let verbs = Verbs::start(Options {
-            host: true,
-            traffic_class: None,
-        })
-        .expect("RDMA is there");
-        assert!(!verbs.devices().is_empty() && verbs.has(ip));
-        let classes = [
-            Class {
-                size: PAGE,
-                count: 128,
-            },
-            Class {
-                size: 32 * PAGE,
-                count: 8,
-            },
-        ];
-        let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
-        let region = Arc::new(region);
-        verbs.register(&region).expect("it can be locked");
-        let end = || End {
-            provider: verbs.core().expect("descriptors"),
-            events: VecDeque::new(),
-        };
-        let address = SocketAddr::new(ip, port);
-        Bench {
-            ends: [end(), end()],
-            listener: verbs.listen(address).expect("a listener"),
-            verbs,
-            pool: Pool::new(region, 0, Home::CORE, &classes),
-            statuses: Vec::new(),
-            address,
-            start: Instant::now(),
-        }
-    }
-
-    fn now(&self) -> Tick {
-        Tick(self.start.elapsed().as_nanos() as u64)
-    }
-
-    /// Both ends turn once.
-    fn turn(&mut self) {
-        let now = self.now();
-        for end in &mut self.ends {
-            while let Some(event) = end.provider.poll(now) {
-                end.events.push_back(event);
-            }
-            end.provider.flush(now);
-        }
-    }
-
-    /// The next event of an end.
-    fn next(&mut self, end: usize) -> Event {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(event) = self.ends[end].events.pop_front() {
-                return event;
-            }
-            assert!(Instant::now() < until, "nothing happens at end {end}");
-            self.turn();
-        }
-    }
-
-    fn dial(&mut self, address: SocketAddr) -> QpId {
-        self.dial_with(address, b"may I come in")
-    }
-
-    fn dial_with(&mut self, address: SocketAddr, private: &[u8]) -> QpId {
-        let now = self.now();
-        let dial = Dial {
-            local: None,
-            peer: address,
-            private,
-            demand: demand(0),
-        };
-        let qp = self.ends[HOST].provider.connect(&dial, now);
-        qp.expect("it can be tried")
-    }
-
-    fn request(&mut self) -> VerbsIncoming {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(incoming) = self.listener.accept() {
-                return incoming;
-            }
-            assert!(Instant::now() < until, "no request");
-            self.turn();
-        }
-    }
-
-    fn open(&mut self, incoming: VerbsIncoming) -> QpId {
-        let now = self.now();
-        let provider = &mut self.ends[TARGET].provider;
-        let qp = provider
-            .open(incoming, &demand(PAGE as u32), now)
-            .expect("there is room");
-        for _ in 0..RECVS {
-            let buf = self.pool.take(PAGE).expect("a Buf");
-            provider.post_recv(qp, Some(buf));
-        }
-        provider.accept(qp, b"do", now);
-        qp
-    }
-
-    /// A connection that stands: the host's queue pair and the target's.
-    fn pair(&mut self) -> [QpId; 2] {
-        let host = self.dial(self.address);
-        let ours = self.ends[HOST].provider.local(host);
-        let incoming = loop {
-            // One that was closed before may still have asked.
-            let incoming = self.request();
-            if incoming.request().peer == ours {
-                break incoming;
-            }
-        };
-        let request = *incoming.request();
-        assert!(request.private.bytes().starts_with(b"may I come in"));
-        assert_eq!(request.local, self.address);
-        assert!(request.responder_resources > 0);
-        let target = self.open(incoming);
-        for (end, qp) in [(HOST, host), (TARGET, target)] {
-            let event = self.next(end);
-            assert!(
-                matches!(event, Event::Established { qp: up } if up == qp),
-                "{event:?}"
-            );
-        }
-        assert!(
-            self.ends[HOST]
-                .provider
-                .private(host)
-                .bytes()
-                .starts_with(b"do")
-        );
-        assert_eq!(
-            self.ends[TARGET].provider.peer(target).ip(),
-            self.address.ip()
-        );
-        for _ in 0..RECVS {
-            self.ends[HOST].provider.post_recv(host, None);
-        }
-        [host, target]
-    }
-
-    /// Both are over: every Buf comes back, then the name goes. The reasons, if there were any.
-    fn gone(&mut self, qps: [QpId; 2]) -> [Option<Why>; 2] {
-        let mut reasons = [None; 2];
-        for (end, qp) in qps.into_iter().enumerate() {
-            loop {
-                match self.next(end) {
-                    Event::Unposted { buf } => self.pool.put(buf),
-                    Event::Disconnected { qp: which, why } => {
-                        assert_eq!((which, reasons[end]), (qp, None));
-                        reasons[end] = Some(why);
-                    }
-                    Event::Gone { qp: which } => {
-                        assert_eq!(which, qp);
-                        break;
-                    }
-                    Event::Received { buf, .. } => {
-                        if let Some(buf) = buf {
-                            self.pool.put(buf);
-                        }
-                    }
-                    Event::Sent { bufs, status, .. } | Event::ReadDone { bufs, status, .. } => {
-                        self.statuses.push(status);
-                        self.pool.put_all(bufs);
-                    }
-                    event @ Event::Established { .. } => panic!("{event:?}"),
-                }
-            }
-        }
-        reasons
-    }
-
-    fn buf(&mut self, content: &[u8]) -> Buf {
-        let mut buf = self.pool.take(content.len()).expect("a Buf");
-        buf.bytes_mut().copy_from_slice(content);
-        buf
-    }
-
-    /// Content in pages of their own, so that there are many pieces.
-    fn pages(&mut self, content: &[u8]) -> BufList {
-        let mut bufs = BufList::new();
-        for page in content.chunks(PAGE) {
-            let buf = self.buf(page);
-            bufs.push(buf);
-        }
-        bufs
-    }
-
-    fn grant(&mut self, qp: QpId, content: &[u8], access: Access) -> Remote {
-        let mut bufs = BufList::new();
-        bufs.push(self.buf(content));
-        let granted = self.ends[HOST].provider.grant(qp, bufs, access);
-        granted.expect("a window is free")
-    }
-
-    fn revoke(&mut self, qp: QpId, key: u32) -> Vec<u8> {
-        let bufs = self.ends[HOST].provider.revoke(qp, key);
-        let bufs = bufs.expect("it was granted");
-        let mut content = vec![0; bufs.len()];
-        bufs.copy_out(0, &mut content);
-        self.pool.put_all(bufs);
-        assert!(self.ends[HOST].provider.revoke(qp, key).is_none());
-        content
-    }
-
-    fn answer(
-        &mut self,
-        qp: QpId,
-        tag: u32,
-        data: Option<(Remote, &[u8])>,
-        invalidate: Option<u32>,
-    ) {
-        let bufs = data.map_or(BufList::new(), |(_, content)| self.pages(content));
-        let remote = data.map_or(Remote { addr: 0, key: 0 }, |(remote, _)| remote);
-        self.ends[TARGET].provider.answer(
-            qp,
-            Answer {
-                tag,
-                remote,
-                bufs,
-                capsule: Some([tag as u8; 16]),
-                invalidate,
-            },
-        );
-    }
-
-    /// The host receives a response, and posts its RECV again.
-    fn response(&mut self, qp: QpId, tag: u32) -> Option<u32> {
-        let event = self.next(HOST);
-        let Event::Received {
-            qp: at,
-            len: 16,
-            head,
-            buf: None,
-            invalidated,
-        } = event
-        else {
-            panic!("{event:?}");
-        };
-        assert_eq!(at, qp);
-        assert_eq!(
-            (head[..16].to_vec(), &head[16..]),
-            (vec![tag as u8; 16], &[0; 48][..])
-        );
-        self.ends[HOST].provider.post_recv(qp, None);
-        invalidated
-    }
-
-    fn sent(&mut self, end: usize, tag: u32) -> WcStatus {
-        match self.next(end) {
-            Event::Sent {
-                tag: which,
-                bufs,
-                status,
-                ..
-            } => {
-                assert_eq!(which, tag);
-                self.pool.put_all(bufs);
-                status
-            }
-            event => panic!("{event:?}"),
-        }
-    }
-}
-
-/// What the kernel holds for programs: queue pairs, connections, and memory regions.
-fn held() -> Vec<usize> {
-    let count = |kind: &str| {
-        let mut command = Command::new("rdma");
-        let shown = command.args(["resource", "show", kind]);
-        let text = String::from_utf8(shown.output().expect("iproute2 is there").stdout);
-        let text = text.expect("text");
-        text.lines().filter(|line| line.contains(" pid ")).count()
-    };
-    ["qp", "cm_id", "mr"].map(count).to_vec()
-}
-
-/// A bench, if there is a device. If there is none that is found out, and no accident.
-fn bench(port: u16) -> Option<Bench> {
-    if let Ok(ip) = std::env::var("FERROCE_RDMA") {
-        return Some(Bench::new(ip.parse().expect("an IP address"), port));
-    }
-    if let Err(why) = Verbs::start(Options::default()) {
-        assert!(none_here(&why), "{why}");
-    }
-    None
-}
+use bench::*;
 
 #[test]
 fn messages_writes_and_reads_arrive() {
@@ -538,12 +204,17 @@ fn memory_that_was_taken_back_is_out_of_reach() {
         bufs,
     };
     bench.ends[TARGET].provider.read(target, read);
-    match bench.next(TARGET) {
-        Event::ReadDone { bufs, status, .. } => {
-            assert_eq!(status, WcStatus::RemoteAccess);
-            bench.pool.put_all(bufs);
+    loop {
+        match bench.next(TARGET) {
+            Event::ReadDone { bufs, status, .. } => {
+                assert_eq!(status, WcStatus::RemoteAccess);
+                bench.pool.put_all(bufs);
+                break;
+            }
+            // RECVs complete elsewhere, and may be looked at first.
+            Event::Unposted { buf } => bench.pool.put(buf),
+            event => panic!("{event:?}"),
         }
-        event => panic!("{event:?}"),
     }
     // The host's end waits until its grant is taken back.
     let until = Instant::now() + Duration::from_millis(300);
@@ -839,6 +510,68 @@ fn an_armed_end_wakes_up() {
     bench.gone([host, target]);
     assert_eq!(bench.pool.out(), 0);
     assert!(!bench.verbs.has("192.0.2.1".parse().expect("an address")));
+}
+
+/// That what it sent is done wakes an end if it waits for that, and not if it is patient; it hears of it all the same.
+#[test]
+fn a_patient_end_is_not_woken_for_what_it_sent() {
+    let Some(mut bench) = bench(18524) else {
+        return;
+    };
+    let [host, target] = bench.pair();
+    let epoll = Epoll::new().expect("a descriptor");
+    let fd = bench.ends[TARGET].provider.fd();
+    epoll
+        .add(fd.expect("it can be slept on"), 1)
+        .expect("watched");
+    let mut events = Events::new(4);
+    let mut woken = |for_ms: u64| {
+        let until = Instant::now() + Duration::from_millis(for_ms);
+        let mut any = false;
+        while !any && Instant::now() < until {
+            any = epoll.wait(&mut events).expect("no failure").count() > 0;
+        }
+        any
+    };
+    for (tag, patient) in [(0, true), (1, false), (2, true), (3, true), (4, false)] {
+        let until = Instant::now() + PATIENCE;
+        while !bench.ends[TARGET].provider.arm(patient) {
+            bench.turn();
+            assert!(Instant::now() < until, "it never comes to rest");
+        }
+        // What happened before is no news.
+        woken(1);
+        let now = bench.now();
+        let provider = &mut bench.ends[TARGET].provider;
+        let message = Message {
+            tag,
+            head: [tag as u8; HEAD_LEN],
+            bufs: BufList::new(),
+        };
+        provider.send(target, message);
+        provider.flush(now);
+        // Nobody looks at the target's end.
+        let received = loop {
+            let now = bench.now();
+            let provider = &mut bench.ends[HOST].provider;
+            let event = provider.poll(now);
+            provider.flush(now);
+            match event {
+                Some(Event::Received { buf, .. }) => break buf,
+                Some(event) => panic!("{event:?}"),
+                None => assert!(Instant::now() < until, "it never arrives"),
+            }
+        };
+        bench.ends[HOST].provider.post_recv(host, received);
+        let for_ms = if patient { 100 } else { 10_000 };
+        assert_eq!(woken(for_ms), !patient, "message {tag}");
+        assert!(!bench.ends[TARGET].provider.arm(patient), "it is done");
+        assert_eq!(bench.sent(TARGET, tag), WcStatus::Success);
+    }
+    let now = bench.now();
+    bench.ends[TARGET].provider.close(target, now);
+    bench.gone([host, target]);
+    assert_eq!(bench.pool.out(), 0);
 }
 
 /// A node that has another host, in FERROCE_RDMA_NODE: the lab's scenario `verbs-enemies` has one. Whatever comes here, it
