@@ -113,6 +113,41 @@ fn no_command_is_larger_than_the_drive_says() {
     }
 }
 
+/// WZDSL, beside WZSL: what gives the space back may be less at a time.
+#[test]
+fn zeroes_that_give_space_back_have_a_limit_of_their_own() {
+    let deallocates = IdentifyNamespace::DLFEAT_ZEROES | IdentifyNamespace::DLFEAT_WRITE_ZEROES;
+    assert_eq!(deallocates, 0b1001);
+    type Limits = fn(&mut NvmIdentifyController);
+    // WZSL and WZDSL, as blocks of a command without and with Deallocate.
+    let cases: [(Limits, u32, u32); 4] = [
+        (|id| (id.wzsl, id.wzdsl) = (3, 0), 64, 64),
+        (|id| (id.wzsl, id.wzdsl) = (3, 2), 64, 32),
+        (|id| (id.wzsl, id.wzdsl) = (0, 4), BLOCKS, 128),
+        // Nobody knows which of them is meant, so the smaller one.
+        (|id| (id.wzsl, id.wzdsl) = (2, 4), 32, 32),
+    ];
+    for (limits, plain, giving) in cases {
+        for (deallocate, most) in [(false, plain), (true, giving)] {
+            let mut bench = Bench::new(BLOCK as u32, patient(), |mischief| {
+                mischief.limits = Some(limits);
+                mischief.namespace = Some(|id| id.dlfeat = 0b1001);
+            });
+            let zeroes = Op::WriteZeroes {
+                lba: 100,
+                blocks: BLOCKS,
+                fua: false,
+                deallocate,
+            };
+            assert_eq!(bench.write(100, &[1; 4096], 4096), Status::SUCCESS);
+            assert_eq!(bench.plain(zeroes), Status::SUCCESS);
+            assert!(bench.read(100, 4096, 4096) == [0; 4096]);
+            assert_eq!(bench.player.seen().largest.write_zeroes, most);
+            bench.end();
+        }
+    }
+}
+
 #[test]
 fn what_is_deallocated_is_so_at_drives_that_do_not_say_what_is_read_then() {
     type Change = fn(&mut IdentifyNamespace);

@@ -282,8 +282,8 @@ pub struct Abilities {
     pub boundary: u32,
     /// Write Zeroes, if it is supported.
     pub zeroes: Option<u32>,
-    /// Write Zeroes may give the space back.
-    pub zeroes_deallocate: bool,
+    /// Write Zeroes that may give the space back, if it does at all.
+    pub zeroes_deallocate: Option<u32>,
     /// Verify, if it is supported.
     pub verify: Option<u32>,
     /// Deallocate, if it is supported.
@@ -773,9 +773,9 @@ fn slice(abilities: &Abilities, command: &mut Command, list: &Slot<'_>) -> Sqe {
             let lba = lba + u64::from(done);
             match abilities.zeroes {
                 Some(most) => {
-                    let part = left.min(most);
-                    let deallocate = deallocate && abilities.zeroes_deallocate;
-                    let mut sqe = host::write_zeroes(nsid, lba, part, deallocate);
+                    let deallocates = abilities.zeroes_deallocate.filter(|_| deallocate);
+                    let part = left.min(deallocates.unwrap_or(most));
+                    let mut sqe = host::write_zeroes(nsid, lba, part, deallocates.is_some());
                     sqe.set_fua(fua);
                     (sqe, part)
                 }

@@ -338,8 +338,13 @@ impl Facts<'_> {
             transfer,
             boundary: namespace.noiob.get().into(),
             zeroes: can(IdentifyController::ONCS_WRITE_ZEROES).then(|| limit(limits.wzsl)),
-            zeroes_deallocate: zeros
-                && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0,
+            // A drive that has no limit of its own for this says 0 (NVM 1.1, WZDSL).
+            zeroes_deallocate: (zeros
+                && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0)
+                .then(|| match limits.wzdsl {
+                    0 => limit(limits.wzsl),
+                    own => limit(own).min(limit(limits.wzsl)),
+                }),
             verify: can(IdentifyController::ONCS_VERIFY).then(|| limit(limits.vsl)),
             deallocate: can(IdentifyController::ONCS_DSM).then_some(range_max),
         };
