@@ -116,8 +116,6 @@ fn no_command_is_larger_than_the_drive_says() {
 /// WZDSL, beside WZSL: what gives the space back may be less at a time.
 #[test]
 fn zeroes_that_give_space_back_have_a_limit_of_their_own() {
-    let deallocates = IdentifyNamespace::DLFEAT_ZEROES | IdentifyNamespace::DLFEAT_WRITE_ZEROES;
-    assert_eq!(deallocates, 0b1001);
     type Limits = fn(&mut NvmIdentifyController);
     // WZSL and WZDSL, as blocks of a command without and with Deallocate.
     let cases: [(Limits, u32, u32); 4] = [
@@ -131,7 +129,10 @@ fn zeroes_that_give_space_back_have_a_limit_of_their_own() {
         for (deallocate, most) in [(false, plain), (true, giving)] {
             let mut bench = Bench::new(BLOCK as u32, patient(), |mischief| {
                 mischief.limits = Some(limits);
-                mischief.namespace = Some(|id| id.dlfeat = 0b1001);
+                mischief.namespace = Some(|id| {
+                    id.dlfeat =
+                        IdentifyNamespace::DLFEAT_ZEROES | IdentifyNamespace::DLFEAT_WRITE_ZEROES;
+                });
             });
             let zeroes = Op::WriteZeroes {
                 lba: 100,
