@@ -124,7 +124,7 @@ pub struct Part {
     pub offset: u32,
     /// Its length in bytes.
     pub len: u32,
-    /// Of a read at a drive that brings memory: Bufs promised to the host, see
+    /// Of a read at a drive that brings memory: pages promised to the host, see
     /// [`crate::port::Backend::lends`].
     pub lent: u32,
     /// Of a Compare: where the drive is to read to, unless it brings memory. Both sides are taken at

@@ -22,7 +22,8 @@ pub struct Work {
     /// Another turn would find nothing but what comes from outside meanwhile, even if this one was busy. Always so if it was
     /// not.
     pub rests: bool,
-    /// Somebody waits for memory or room that comes back when something was sent. Not looked for unless the core rests.
+    /// Somebody waits for memory or room that comes back when something was sent, if only a drive that is to leave. Not looked
+    /// for unless the core rests.
     pub wants_back: bool,
     /// Requests at drives: their completions are near, so sleeping costs more than it saves. Not counted
     /// unless the core rests.

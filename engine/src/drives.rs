@@ -24,7 +24,7 @@ pub(crate) struct Slot<D> {
     brings_memory: bool,
     /// Bufs of the drive's own that are out.
     out: u32,
-    /// Of these, how many are with peers, or promised to some; and how many may be.
+    /// How many of its pages are with peers, or promised to some, and how many may be.
     lent: u32,
     lends: u32,
     /// To be dropped when the last Buf is home, and nothing else needs it.
@@ -75,7 +75,7 @@ impl<D: Backend> Drives<D> {
         self.slots.get_mut(usize::from(id.0))?.as_mut()
     }
 
-    /// So many are not with a peer any more.
+    /// So many pages are not with a peer any more.
     #[inline]
     pub(crate) fn returned(&mut self, id: DriveId, count: u32) {
         let slot = self.slots[usize::from(id.0)].as_mut();
@@ -211,7 +211,7 @@ impl<D: Backend> Drives<D> {
 }
 
 impl<D: Backend> Slot<D> {
-    /// Promises Bufs of the drive's own to a peer, if it lends any and `may` agrees, told how many more
+    /// Promises pages of the drive's own to a peer, if it lends any and `may` agrees, told how many more
     /// it could lend.
     #[inline]
     pub fn lend(&mut self, count: u32, may: impl FnOnce(u32) -> bool) -> bool {

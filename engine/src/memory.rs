@@ -256,7 +256,7 @@ impl Queues {
     }
 }
 
-/// Promises the queue's host Bufs of the drive's own; how many, or `None` if it has no memory
+/// Promises the queue's host pages of the drive's own; how many, or `None` if it has no memory
 /// or the host has enough.
 #[inline(always)]
 pub(crate) fn lend<D: Backend>(
@@ -270,7 +270,7 @@ pub(crate) fn lend<D: Backend>(
     lent.then_some(pages)
 }
 
-/// Bufs that were promised are here. Where there are fewer, the rest of the promise is void.
+/// Pages that were promised are here. Where there are fewer, the rest of the promise is void.
 #[inline]
 pub(crate) fn deal<D: Backend>(
     shares: &mut Shares,
@@ -289,7 +289,7 @@ pub(crate) fn deal<D: Backend>(
     }
 }
 
-/// So many of the drive's own are promised to the host no more.
+/// So many pages of the drive's own are promised to the host no more.
 pub(crate) fn take_back<D: Backend>(
     shares: &mut Shares,
     queue: u32,

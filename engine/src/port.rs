@@ -334,7 +334,7 @@ pub trait Backend {
         false
     }
 
-    /// Of a drive that brings memory: how many of its Bufs may be with peers at once, being sent or
+    /// Of a drive that brings memory: how many of its pages ([`Buf::pages`]) may be with peers at once, being sent or
     /// being filled. So many can be away for ever, and all requests that wait for no peer still find
     /// memory.
     fn lends(&self) -> u32 {

@@ -36,7 +36,7 @@ struct Host {
 struct Holdings {
     /// Buffers of the data pool, by size.
     bufs: [u32; CLASSES],
-    /// Bufs of drives' own memory that are with the peer, or promised to it.
+    /// Pages of drives' own memory that are with the peer, or promised to it.
     lent: u32,
 }
 
@@ -148,7 +148,7 @@ impl Shares {
         queue
     }
 
-    /// Promises the queue's peer so many Bufs of a drive's own, of which that can lend `free` more; false if
+    /// Promises the queue's peer so many pages of a drive's own, of which that can lend `free` more; false if
     /// it may not have them.
     #[inline(always)]
     pub fn borrow(&mut self, queue: u32, count: u32, free: u32) -> bool {

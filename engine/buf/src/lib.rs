@@ -152,7 +152,7 @@ impl Buf {
         self.dealt_to = whom;
     }
 
-    /// Which of its pool's sizes it is, from 0.
+    /// Of a pool's Buf: which of its sizes it is, from 0.
     #[inline]
     pub fn class(&self) -> usize {
         usize::from(self.class)

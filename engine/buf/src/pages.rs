@@ -225,6 +225,7 @@ impl Buf {
         let joins = end == next.at.as_ptr().addr()
             && self.index + self.pages() == next.index
             && (self.region, self.home, self.shared) == (next.region, next.home, next.shared)
+            && self.dealt_to == next.dealt_to
             && self.is_shared()
             && next.class == 0
             && self.class < u8::MAX;

@@ -176,7 +176,7 @@ impl<P: Provider> RdmaFabric<P> {
     }
 
     /// Has the next thing that happens make [`Provider::fd`] readable; see [`Provider::arm`]. Who is `patient` waits for no
-    /// memory or room that comes back when something was sent. Connections may, and then nobody is.
+    /// memory that comes back when something was sent. It is asked for all the same while a connection waits for that.
     pub fn arm(&mut self, patient: bool) -> bool {
         let patient = patient && self.waiting == 0 && self.ending.is_empty();
         self.provider.arm(patient)

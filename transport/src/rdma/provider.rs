@@ -402,7 +402,8 @@ pub trait Provider {
 
     /// Asks for [`Provider::fd`] to tell of the next thing that happens. True if it may be slept on
     /// now; false if something is there already. Who is `patient` does not wait for any
-    /// [`Event::Sent`], and so need not be told of one: being woken for it costs more than what was sent.
+    /// [`Event::Sent`], and so need not be told of one: being woken for it costs more than what was sent. Of all else, as
+    /// [`Event::ReadDone`], it is.
     fn arm(&mut self, _patient: bool) -> bool {
         !self.has_work()
     }

@@ -312,7 +312,7 @@ impl Facts<'_> {
         let mdts = id.transfer_bytes_max(cap.mpsmin()).unwrap_or(u64::MAX);
         let max_transfer = mdts.min(MAX_TRANSFER.into()) as u32;
         let transfer = max_transfer >> shift;
-        // WZSL and VSL are powers of two of the smallest page; 0 is no limit, if the structure is there at all.
+        // WZSL, WZDSL and VSL are powers of two of the smallest page; 0 is no limit, if the structure is there at all.
         let told = limits.ver.get() != 0 || **limits != NvmIdentifyController::default();
         let limit = |log2: u8| match log2 {
             0 if told => 0x1_0000,

@@ -46,7 +46,8 @@ const DRAIN_NS: u64 = 1_000_000_000;
 const REVOKE_LOOKS: u32 = 1_000_000;
 /// Two warnings are at least so far apart.
 const WARN_EVERY_NS: u64 = 10_000_000_000;
-/// Who armed so often and was woken without any completion was so by something else, or by a word that nobody read.
+/// Who armed more often than this and found no completion since was woken by mail, a timer, a drive, or by a word that nobody
+/// read, as that of a completion that went with its queue pair.
 const IDLE_ARMS: u32 = 2;
 /// Batches of completions looked at out of turn.
 const LOOK_BATCHES: u32 = 16;
@@ -79,7 +80,7 @@ pub struct VerbsProvider {
     /// What is posted to send queues and not known to be done, and how much of it are READs.
     sends: u32,
     reads: u32,
-    /// How often it was armed since something came out of a completion queue.
+    /// How often it was armed since completions came out.
     idle_arms: u32,
     now: Tick,
     /// When it was warned of a queue pair that could not be made.
@@ -101,7 +102,8 @@ enum Word {
     None,
     /// It does.
     Asked,
-    /// It was asked to, and completions came out since: the word is in the channel, or comes late.
+    /// It was asked to, and completions came out since. If they came after it was asked, the word is in the channel, or on its
+    /// way; else it comes with the next completion. So it tells in any case, and need not be asked again before the word was read.
     Given,
 }
 
@@ -560,6 +562,7 @@ impl VerbsProvider {
                 Some(0) => {}
                 Some(count) => {
                     self.next_cq = at + 1;
+                    self.idle_arms = 0;
                     if polled.word == Word::Asked {
                         polled.word = Word::Given;
                     }

@@ -66,7 +66,8 @@ unsafe impl Send for End {}
 pub(super) enum Takes {
     /// Those that somebody waits for: of RECVs, and of all that a host posts.
     Awaited,
-    /// Those of a target's send queue. What was sent is done with but for its memory, for which mostly nobody waits.
+    /// Those of a target's send queue. What was sent is done with but for its memory, for which mostly nobody waits. (Of READs
+    /// somebody does.)
     Sends,
 }
 
@@ -177,8 +178,9 @@ impl CoreShared {
             true => Takes::Awaited,
             false => Takes::Sends,
         };
-        let recv = self.cq(device, plan.recvs, Takes::Awaited)?;
-        match self.cq(device, plan.all_sends(), takes) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let recv = self.cq(&mut ends, device, plan.recvs, Takes::Awaited)?;
+        match self.cq(&mut ends, device, plan.all_sends(), takes) {
             Ok(send) => Ok(Cqs { recv, send }),
             Err(why) => {
                 recv.give_back(plan.recvs);
@@ -188,7 +190,13 @@ impl CoreShared {
     }
 
     /// A completion queue with room for so many entries, which are dealt.
-    fn cq(&self, device: &Device, entries: u32, takes: Takes) -> Result<Arc<Cq>, String> {
+    fn cq(
+        &self,
+        ends: &mut Vec<End>,
+        device: &Device,
+        entries: u32,
+        takes: Takes,
+    ) -> Result<Arc<Cq>, String> {
         let told = |what: &str, cause: io::Error| {
             let (cqs, cqes) = (device.ability.cqs, device.ability.cqes);
             let device_has = format!("the device has {cqs} completion queues of {cqes} entries");
@@ -198,7 +206,6 @@ impl CoreShared {
                 limited(&cause, &device_has)
             )
         };
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let at = ends.iter().position(|end| end.context == device.context);
         let at = match at {
             Some(at) => at,
@@ -286,7 +293,7 @@ impl Cq {
                 .is_ok()
     }
 
-    /// Whom the device's events name.
+    /// What the device's events and words name it by.
     pub fn address(&self) -> usize {
         self.cq as usize
     }
@@ -320,18 +327,18 @@ impl Cq {
         unsafe { sys::ibv_req_notify_cq(self.cq, 0) };
     }
 
-    /// Reads the word of one arming, so that the channel is quiet: there is no more of it, and to look for more costs a system
-    /// call. Should it come just now, it wakes somebody once for nothing. False if there was none.
-    pub fn hush(&self) -> bool {
+    /// Reads a word from the channel, which all completion queues of a core and a device share: the address of the one that
+    /// gave it, see [`Cq::address`]. `None` if there is none.
+    pub fn read_word(&self) -> Option<usize> {
         let (mut cq, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel is open and does not block; each word is acknowledged once.
         unsafe {
-            let told = sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) == 0;
-            if told {
-                sys::ibv_ack_cq_events(cq, 1);
+            if sys::ibv_get_cq_event(self.channel, &raw mut cq, &raw mut context) != 0 {
+                return None;
             }
-            told
+            sys::ibv_ack_cq_events(cq, 1);
         }
+        Some(cq as usize)
     }
 
     /// The same completion queue?

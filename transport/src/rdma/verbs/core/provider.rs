@@ -344,16 +344,24 @@ impl Provider for VerbsProvider {
             return false;
         }
         let patient = patient && self.reads == 0 && self.ending.is_empty();
-        self.idle_arms += 1;
-        for polled in self.cqs.iter_mut().filter(|of| of.word == Word::Given) {
-            // A word that is not there yet wakes somebody for nothing, who looks for it again.
-            self.idle_arms = if polled.cq.hush() { 0 } else { IDLE_ARMS };
-            polled.word = Word::None;
+        self.idle_arms = self.idle_arms.saturating_add(1);
+        let any = self.idle_arms > IDLE_ARMS;
+        for at in 0..self.cqs.len() {
+            while any || self.cqs[at].word == Word::Given {
+                let Some(whose) = self.cqs[at].cq.read_word() else {
+                    break;
+                };
+                let mut cqs = self.cqs.iter_mut();
+                if let Some(polled) = cqs.find(|polled| polled.cq.address() == whose) {
+                    polled.word = Word::None;
+                }
+            }
         }
-        for polled in &mut self.cqs {
+        for (at, polled) in self.cqs.iter_mut().enumerate() {
             let awaited = polled.cq.takes == Takes::Awaited;
-            if awaited && self.idle_arms > IDLE_ARMS && polled.cq.hush() {
-                polled.word = Word::None;
+            if !awaited {
+                // What came home meanwhile is there for what comes after it.
+                self.next_cq = at;
             }
             if polled.word == Word::None && (awaited || !patient) {
                 polled.cq.arm();
