@@ -126,11 +126,15 @@ held_again() {
 rxe() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
 
 # nothing_lost: what must hold on a clean cable. No packet was missed by either end, none came out of order, and nothing was
-# sent again; but for rxe, whose timer of 0.54 s runs on while this machine stands still: that often it may have done so.
+# sent again; but for rxe. Its timer of 0.54 s runs on while this machine stands still. And it does not begin anew with a packet
+# that goes out when everything before was acknowledged: captured, one was sent again 1.5 ms after it was sent, which is some
+# milliseconds before anyone here answers. The slower the machine, the likelier it is that one is out at that moment.
 nothing_lost() {
+    local in_vain=3
     nothing_missed
     expect duplicate_request "$(rxe duplicate_request)" = 0
-    expect 'completer_retry_err, as often as the machine stood still at most,' "$(rxe completer_retry_err)" -le "$(wc -l <"$STALLS")"
+    expect 'completer_retry_err, as often as the machine stood still and by a timer that began before,' \
+        "$(rxe completer_retry_err)" -le $(($(wc -l <"$STALLS") + in_vain))
 }
 
 # nothing_missed: the same, but for what was sent again in vain, which a machine that is as slow as this one may have done.
