@@ -78,8 +78,11 @@ fn a_controller_is_enabled_and_described() {
 #[test]
 fn what_is_written_is_read_with_every_digest_size_and_flow_control() {
     for dgst in 0..4u8 {
-        for flow_control in [false, true] {
-            let peer = Peer::start(Script::default());
+        for (flow_control, counts_heads) in [(false, false), (false, true), (true, true)] {
+            let peer = Peer::start(Script {
+                counts_heads,
+                ..Script::default()
+            });
             let options = Options {
                 header_digest: dgst & 1 != 0,
                 data_digest: dgst & 2 != 0,

@@ -506,8 +506,9 @@ impl Connector {
                 nqn: Box::new(self.nqn),
             });
         }
-        let sq_flow_control = answer.cqe.sqhd.get() != Cqe::SQHD_NO_FLOW_CONTROL;
-        queue.set_sq_flow_control(sq_flow_control);
+        // Not as SQHD says, which we heed in no case: SPDK's target counts it on for hosts that asked to be spared, and elides
+        // their completions all the same.
+        queue.set_sq_flow_control(options.sq_flow_control);
         Ok(response)
     }
 }

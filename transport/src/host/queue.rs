@@ -110,7 +110,7 @@ impl Queue {
         each_wire!(&mut self.wire, wire => wire.conn.set_in_capsule(bytes));
     }
 
-    /// SQHD of the Connect's answer was FFFFh: the target need not send completions that say nothing.
+    /// Without it, which Connect asks for, the target need not send completions that say nothing.
     pub(super) fn set_sq_flow_control(&mut self, on: bool) {
         // Over RDMA each command has its completion.
         if let Wire::Tcp(wire) = &mut self.wire {

@@ -43,6 +43,8 @@ pub struct Script {
     pub silent: Vec<AdminOpcode>,
     /// Completions are elided where the host lets them be.
     pub elide: bool,
+    /// SQHD is counted for hosts that asked for no SQ flow control, as by SPDK's target.
+    pub counts_heads: bool,
     /// I/O queues it grants.
     pub granted: u16,
     /// In-capsule data of I/O queues.
@@ -61,6 +63,7 @@ impl Default for Script {
             refuse: None,
             silent: Vec::new(),
             elide: true,
+            counts_heads: false,
             granted: 8,
             in_capsule: 8192,
             lies: false,
@@ -354,7 +357,7 @@ impl Link {
                 let mut state = self.state.lock().unwrap();
                 state.connects.push((self.qid, connect.entries()));
                 cqe = cqe.with_dw0(17);
-                if self.no_flow_control {
+                if self.no_flow_control && !state.script.counts_heads {
                     cqe.sqhd.set(Cqe::SQHD_NO_FLOW_CONTROL);
                 }
                 if let Some((qid, refusal)) = state.script.refuse
