@@ -669,27 +669,10 @@ impl VerbsProvider {
                     _ => self.counters.failed += 1,
                 }
                 // What failed has put the queue pair into its error state.
-                self.fail(qp, why);
+                self.end(qp, Why::Error(why), false);
             }
         }
         event
-    }
-
-    fn fail(&mut self, qp: QpId, status: WcStatus) {
-        let found = find(&mut self.slots, qp).expect("it completed something");
-        if matches!(found.stage, Stage::Made | Stage::Up) {
-            found.stage = Stage::Ending {
-                stopped: false,
-                since: self.now,
-            };
-            self.ending.push(qp.slot);
-            if !found.told {
-                found.told = true;
-                let why = Why::Error(status);
-                self.events.push_back(Event::Disconnected { qp, why });
-            }
-        }
-        self.stop(qp);
     }
 
     /// Has a key invalidated that the peer did not, and looks at completions until it is.

@@ -23,7 +23,12 @@ impl VerbsProvider {
             Mail::Over { qp, why, private } => {
                 // If something of ours failed and the peer hung up for that, the failure is the reason.
                 self.look();
-                self.on_over(qp, why, private);
+                if let Some(found) = find(&mut self.slots, qp)
+                    && !private.bytes().is_empty()
+                {
+                    found.private = private;
+                }
+                self.end(qp, why, true);
             }
             Mail::Violation(qp) => {
                 self.counters.violations += 1;
@@ -58,8 +63,7 @@ impl VerbsProvider {
                     self.warned = Some(self.now);
                     log::warn!("RDMA: {}: {why}", found.peer);
                 }
-                let why = Why::Error(WcStatus::LocalError);
-                return self.on_over(qp, why, PrivateData::new(&[]));
+                return self.end(qp, Why::Error(WcStatus::LocalError), true);
             }
         };
         for cq in made.cqs.each() {
@@ -105,25 +109,21 @@ impl VerbsProvider {
         self.shared.send(qp.slot as usize, job);
     }
 
-    /// The queue pair is in its error state, or never left its first one.
-    pub(super) fn on_over(&mut self, qp: QpId, why: Why, private: PrivateData) {
+    /// It ends, for the first reason that is given. `stopped`: it is in its error state, or never left its first one.
+    pub(super) fn end(&mut self, qp: QpId, why: Why, stopped: bool) {
         let Some(found) = find(&mut self.slots, qp) else {
             return;
         };
-        if !private.bytes().is_empty() {
-            found.private = private;
-        }
         let why = if found.violated { Why::Violation } else { why };
         match found.stage {
             Stage::Destroying | Stage::Destroyed => return,
             Stage::Ending {
-                ref mut stopped, ..
-            } => *stopped = true,
+                stopped: ref mut known,
+                ..
+            } => *known |= stopped,
             _ => {
-                found.stage = Stage::Ending {
-                    stopped: true,
-                    since: self.now,
-                };
+                let since = self.now;
+                found.stage = Stage::Ending { stopped, since };
                 self.ending.push(qp.slot);
             }
         }

@@ -104,7 +104,7 @@ impl Provider for VerbsProvider {
         }
         if let Err(cause) = conn.resolve(dial.peer) {
             log::debug!("RDMA: {}: {cause}", dial.peer);
-            self.on_over(id, Why::Unreachable, PrivateData::new(&[]));
+            self.end(id, Why::Unreachable, true);
         }
         Ok(id)
     }
