@@ -354,7 +354,7 @@ fn check_size(label: &str, bytes: u64, block_len: u32) -> Result<(), DriveError>
     } else if bytes.is_multiple_of(512) {
         "; give block=512"
     } else {
-        "; cut the file or let it grow to a multiple of 512 (`truncate -s` does both)"
+        "; cut the file or let it grow to a multiple of 4096, or of 512 with block=512 (`truncate -s` does both)"
     };
     Err(DriveError::refused(
         label,
@@ -459,14 +459,16 @@ fn lock(label: &str, file: &File, read_only: bool, deadline: Instant) -> Result<
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(TryLockError::WouldBlock) => {
-                let user = place::lock_holder(file).map_or_else(
-                    || "another process".to_owned(),
-                    |pid| format!("process {pid}"),
-                );
-                return Err(DriveError::refused(
-                    label,
-                    format!("{user} has it locked; is another node serving it?"),
-                ));
+                let why = match place::lock_holder(file) {
+                    Some(pid) if pid == std::process::id() => {
+                        "this process has it open already, as another drive".to_owned()
+                    }
+                    Some(pid) => {
+                        format!("process {pid} has it locked; is another node serving it?")
+                    }
+                    None => "another process has it locked; is another node serving it?".to_owned(),
+                };
+                return Err(DriveError::refused(label, why));
             }
             Err(TryLockError::Error(cause)) => {
                 return Err(DriveError::system(label, "locking it", cause));

@@ -147,7 +147,10 @@ impl RamDrive {
         if bytes == 0 || !bytes.is_multiple_of(PAGE as u64) {
             return Err(DriveError::refused(
                 &label,
-                format!("{bytes} bytes: the size of a RAM drive is a multiple of 4 KiB, and not 0"),
+                format!(
+                    "{bytes} bytes: the size of a RAM drive is a multiple of 4 KiB, and not 0 (1MiB is 1048576 bytes, 1MB is \
+                     1000000)"
+                ),
             ));
         }
         // What it held before is gone, so to hosts it is another disk.

@@ -264,6 +264,13 @@ pub const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
+/// How many bytes a unit is, in whatever case it is written.
+pub fn unit(name: &str) -> Option<u64> {
+    let mut units = UNITS.iter();
+    let found = units.find(|(unit, _)| unit.eq_ignore_ascii_case(name));
+    found.map(|(_, bytes)| *bytes)
+}
+
 /// Bytes, from `64MiB` and the like.
 ///
 /// # Errors
@@ -277,11 +284,7 @@ pub fn parse_size(text: &str) -> Result<u64, SpecError> {
     let Ok(number) = number.parse::<u64>() else {
         return wrong(text, accepted);
     };
-    let factor = UNITS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(unit.trim_start()))
-        .map(|(_, factor)| *factor);
-    match factor.map(|factor| number.checked_mul(factor)) {
+    match self::unit(unit.trim_start()).map(|factor| number.checked_mul(factor)) {
         None => wrong(text, accepted),
         Some(None) => wrong(text, "that is more than 16 EiB"),
         Some(Some(0)) => wrong(text, "a drive has at least one block"),
@@ -289,16 +292,18 @@ pub fn parse_size(text: &str) -> Result<u64, SpecError> {
     }
 }
 
-/// Bytes, as people write them: with the largest unit that leaves no fraction.
+/// Bytes, as people write them: in the unit of which they are the smallest whole number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole =
-            |(_, factor): &&(&str, u64)| self.0 >= *factor && self.0.is_multiple_of(*factor);
-        let (name, factor) = UNITS.iter().find(whole).unwrap_or(&("B", 1));
-        write!(f, "{}{name}", self.0 / factor)
+        let (name, factor) = UNITS
+            .iter()
+            .filter(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor))
+            .max_by_key(|(_, factor)| *factor)
+            .unwrap_or(&("B", 1));
+        f.pad(&format!("{}{name}", self.0 / factor))
     }
 }
 
@@ -409,6 +414,7 @@ mod tests {
         }
         assert_eq!(Size(64 << 20).to_string(), "64MiB");
         assert_eq!(Size(5_000_000).to_string(), "5MB");
+        assert_eq!(Size(32_000_000).to_string(), "32MB");
         assert_eq!(Size(513).to_string(), "513B");
         assert_eq!(Size(0).to_string(), "0B");
     }

@@ -118,7 +118,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub ctl: Option<PathBuf>,
     /// Where to serve metrics for Prometheus (/metrics), status as JSON (/status) and the log (/log) [default: nowhere]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     pub metrics: Option<SocketAddr>,
 }
 
@@ -501,6 +501,13 @@ pub enum DevicesOrder {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// An address with its port.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let wrong =
+        |_| format!("`{text}` is no address with a port: write 127.0.0.1:9520 or [::1]:9520");
+    text.parse().map_err(wrong)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub mod machine;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -166,10 +166,11 @@ impl Config {
     /// Reads and checks a file. With its text, which `ctl --persist` changes.
     pub fn read(path: &Path) -> Result<(Config, String)> {
         let text = fs::read_to_string(path).context(|| {
-            format!(
-                "cannot read {} (`ferroce serve --print-config` prints one to start from)",
-                path.display()
-            )
+            let hint = match path.exists() {
+                true => "",
+                false => " (`ferroce serve --print-config` prints one to start from)",
+            };
+            format!("cannot read {}{hint}", path.display())
         })?;
         let config = Config::parse(&text, &path.display().to_string())?;
         Ok((config, text))
@@ -182,7 +183,16 @@ impl Config {
                 .span()
                 .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             let why = cause.message().replace('\n', " ");
-            Fail(format!("{name}:{line}: {why}"))
+            // Of a value it says what it should be, and not whose value it is.
+            let key = text
+                .lines()
+                .nth(line - 1)
+                .and_then(|line| line.split_once('='));
+            let key = key.map_or("", |(key, _)| key.trim());
+            match why.starts_with("invalid type") && !key.is_empty() {
+                true => Fail(format!("{name}:{line}: {key}: {why}")),
+                false => Fail(format!("{name}:{line}: {why}")),
+            }
         })?;
         config
             .checked()
@@ -219,6 +229,7 @@ impl Config {
                 fail!("listen: `{url}` stands there twice");
             }
         }
+        self.check_addresses()?;
         self.limits.check()?;
         self.machine.check()?;
         // A core moves one part of a command at a time, whatever else waits.
@@ -246,7 +257,57 @@ impl Config {
                 fail!("two subsystems are called {}", subsystem.nqn());
             }
         }
+        self.check_files()?;
         Ok(self)
+    }
+
+    /// No two of them take the same address and port.
+    fn check_addresses(&self) -> Result<()> {
+        let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+        let metrics = self.metrics.map(|at| (format!("metrics = \"{at}\""), at));
+        let listeners = self.listen.iter().filter_map(|url| {
+            let tcp = url.scheme == url::Scheme::Tcp;
+            let ip = tcp.then(|| url.host.parse().ok()).flatten()?;
+            Some((format!("listen: `{url}`"), SocketAddr::new(ip, url.port)))
+        });
+        for (what, at) in listeners.chain(metrics) {
+            let all = |ip: IpAddr| ip.is_unspecified();
+            let clash = taken.iter().find(|(_, other)| {
+                let (ours, theirs) = (at.ip(), other.ip());
+                let family = ours.is_ipv4() == theirs.is_ipv4();
+                at.port() != 0
+                    && at.port() == other.port()
+                    && family
+                    && (ours == theirs || all(ours) || all(theirs))
+            });
+            if let Some((other, _)) = clash {
+                fail!("{what} and {other} are the same address and port");
+            }
+            taken.push((what, at));
+        }
+        Ok(())
+    }
+
+    /// A file that is written is one drive only.
+    fn check_files(&self) -> Result<()> {
+        let mut seen: Vec<(PathBuf, bool)> = Vec::new();
+        for namespace in self.subsystem.iter().flat_map(|one| &one.namespace) {
+            let Some(file) = namespace.spec().file() else {
+                continue;
+            };
+            let (path, reads) = (file.path, file.read_only);
+            if seen
+                .iter()
+                .any(|(other, shared)| *other == path && !(*shared && reads))
+            {
+                fail!(
+                    "file:{} is the drive of two namespaces; that needs both to be read-only",
+                    path.display()
+                );
+            }
+            seen.push((path, reads));
+        }
+        Ok(())
     }
 }
 
@@ -322,6 +383,18 @@ impl Subsystem {
                 self.nqn(),
                 limits::NAMESPACES_MAX
             );
+        }
+        let mut uuids = BTreeSet::new();
+        for namespace in &self.namespace {
+            if let Some(uuid) = namespace.spec().uuid
+                && !uuids.insert(uuid)
+            {
+                fail!(
+                    "two namespaces of {} have the UUID {}, and hosts refuse the second one with \"duplicate IDs\"",
+                    self.nqn(),
+                    uuid::Uuid::from_bytes(uuid)
+                );
+            }
         }
         for namespace in &mut self.namespace {
             let free = (1..).find(|nsid| !taken.contains(nsid));
@@ -703,6 +776,27 @@ mod tests {
             (
                 "cores = \"3-1\"\n[[subsystem]]",
                 "f.toml:1: `3-1` is not a list of CPUs",
+            ),
+            (
+                "listen = \"tcp://1.2.3.4\"\n[[subsystem]]",
+                "f.toml:1: listen: invalid type",
+            ),
+            (
+                "listen = [\"tcp://1.2.3.4\", \"tcp://0.0.0.0\"]\n[[subsystem]]",
+                "the same address and port",
+            ),
+            (
+                "metrics = \"127.0.0.1:4420\"\n[[subsystem]]",
+                "metrics = \"127.0.0.1:4420\" and listen: `tcp://127.0.0.1:4420` are the same",
+            ),
+            (
+                "[[subsystem]]\nnamespace = [{device=\"file:/a\"},{device=\"file:/a,ro\"}]",
+                "file:/a is the drive of two namespaces",
+            ),
+            (
+                "[[subsystem]]\nnamespace = [{device=\"ram:1MiB,uuid=4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"},\
+                 {device=\"ram:2MiB\",uuid=\"4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"}]",
+                "have the UUID 4f2d7f0e",
             ),
             ("cores = [1, 1]\n[[subsystem]]", "named twice"),
             (

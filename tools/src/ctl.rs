@@ -41,7 +41,19 @@ pub fn run(args: CtlArgs) -> Result<()> {
             "--persist: there is nothing to write; it goes with add, remove, resize, allow, forbid, listen and unlisten"
         );
     }
-    match ask(args.ctl.as_deref(), &request)? {
+    if request.subsystem.is_some()
+        && matches!(
+            request.order,
+            Order::Slow { .. }
+                | Order::Disconnect { .. }
+                | Order::Listen { .. }
+                | Order::Unlisten { .. }
+        )
+    {
+        fail!("--subsystem: this is of the whole node; leave it out");
+    }
+    let ask = || ask(args.ctl.as_deref(), &request).and_then(|response| only(response, &request));
+    match ask()? {
         Response::Failed(why) => Err(Fail(why)),
         response if args.json => {
             let value = match &response {
@@ -56,7 +68,7 @@ pub fn run(args: CtlArgs) -> Result<()> {
         Response::Node(before) => {
             // How the cores spend their time now, not since the start.
             std::thread::sleep(SAMPLE);
-            match ask(args.ctl.as_deref(), &request)? {
+            match ask()? {
                 Response::Node(node) => print(&show(&node, &before)),
                 _ => print(&show(&before, &before)),
             }
@@ -64,6 +76,24 @@ pub fn run(args: CtlArgs) -> Result<()> {
         Response::Hosts(hosts) => print(&show_hosts(&hosts)),
         Response::Slow(slowest) => print(&show_slow(&slowest)),
     }
+}
+
+/// Of an answer, what is of the subsystem in question.
+fn only(mut response: Response, request: &Request) -> Result<Response> {
+    let Some(nqn) = &request.subsystem else {
+        return Ok(response);
+    };
+    match &mut response {
+        Response::Node(node) => {
+            node.subsystems.retain(|subsystem| subsystem.nqn == *nqn);
+            if node.subsystems.is_empty() {
+                fail!("there is no subsystem {nqn}");
+            }
+        }
+        Response::Hosts(hosts) => hosts.retain(|host| host.subsystem == *nqn),
+        _ => (),
+    }
+    Ok(response)
 }
 
 /// One request, one response.
@@ -129,7 +159,7 @@ fn absolute(device: Device) -> Result<String> {
 pub fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Fail(cause.to_string()))
+            Err(Fail(format!("cannot write to standard output: {cause}")))
         }
         _ => Ok(()),
     }

@@ -4,7 +4,7 @@
 mod clients;
 mod control;
 mod core;
-mod cpus;
+pub mod cpus;
 mod door;
 pub mod drives;
 mod handle;
@@ -35,7 +35,6 @@ use ferroce_transport::tcp::target::Offer;
 
 use crate::boot;
 use crate::config::Config;
-use crate::ctl::protocol::Order;
 use crate::ctl::socket::Socket;
 use crate::fail::{Context, Result, fail};
 use crate::sets::AnyFabric;
@@ -282,12 +281,11 @@ impl Node {
         }
         let sockets = config.listen.iter().filter(|url| url.scheme == Scheme::Tcp);
         for url in sockets {
-            let order = Order::Listen {
-                url: url.to_string(),
-            };
-            unless_patient(self.handle.execute(&order, None).map(drop), &|| {
-                What::Address(url.clone())
-            })?;
+            let listening = self
+                .handle
+                .table()
+                .and_then(|table| self.handle.listen(&table, url));
+            unless_patient(listening.map(drop), &|| What::Address(url.clone()))?;
         }
         match roce {
             Some(listener) => self.handle.listen_roce(listener),

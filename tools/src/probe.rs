@@ -73,7 +73,10 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
         } else {
             found.to_string()
         })?;
-        return Ok(ExitCode::SUCCESS);
+        return match found.cut_short {
+            Some(why) => Err(Fail(why)),
+            None => Ok(ExitCode::SUCCESS),
+        };
     }
     let ceiling = args
         .ceiling
@@ -147,7 +150,9 @@ fn find_highest(args: &ProbeArgs, slo: &Slo, wants_end: &dyn Fn() -> bool) -> Re
     let (args, mut sides) = connect(args)?;
     let sweep = sweep::run(&args, slo, &mut sides[0], wants_end)?;
     let about = sides[0].about.clone();
-    sides.into_iter().for_each(Side::goodbye);
+    if sweep.cut_short.is_none() {
+        sides.into_iter().for_each(Side::goodbye);
+    }
     print(&if args.json {
         let value = json!({ "schema": SCHEMA, "about": about, "sweep": sweep.json() });
         format!("{value:#}\n")
@@ -188,6 +193,7 @@ pub fn measure(args: &ProbeArgs, bar: bool, wants_end: &dyn Fn() -> bool) -> Res
             side.run(&warm_up, &watch)?;
         }
     }
+    let mut lost = false;
     'rounds: for round in 0..rounds {
         let mut order: Vec<usize> = (0..sides.len()).collect();
         // Each is first as often as second, so that no drift favours one.
@@ -206,6 +212,7 @@ pub fn measure(args: &ProbeArgs, bar: bool, wants_end: &dyn Fn() -> bool) -> Res
                     last = Some(stage);
                 }
                 last.expect("there is one").beside.extend(ran.beside);
+                lost |= ran.cut_short.is_some();
                 outcome.cut_short = ran.cut_short;
                 if outcome.cut_short.is_none() && wants_end() {
                     outcome.cut_short = Some("interrupted".into());
@@ -217,8 +224,9 @@ pub fn measure(args: &ProbeArgs, bar: bool, wants_end: &dyn Fn() -> bool) -> Res
         }
     }
     watch.finish();
-    for side in sides {
-        side.goodbye();
+    // Whoever does not answer is not asked once more.
+    if !lost {
+        sides.into_iter().for_each(Side::goodbye);
     }
     Ok(outcome)
 }
@@ -234,7 +242,9 @@ fn connect(args: &ProbeArgs) -> Result<(ProbeArgs, Vec<Side>)> {
     let other = other.map(|place| Found::find(place, args)).transpose()?;
     let most = |found: &Found| found.ground().transfer_max;
     let others_max = other.as_ref().map_or(u64::MAX, most);
-    let args = workload::apply(args, most(&target).min(others_max));
+    let mut args = workload::apply(args, most(&target).min(others_max));
+    // It is told, so that the run can be repeated.
+    args.seed = Some(seed);
     let mut side = target
         .side("target", &args, seed)?
         .with_cpu_of(args.target_pid);

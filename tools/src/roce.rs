@@ -11,7 +11,7 @@ use ferroce_transport::roce::udp::Options;
 use crate::fail::{Context, Fail, Result, fail};
 
 /// Queues that packets can be dealt to on one address.
-const QUEUES_MAX: usize = 128;
+pub const QUEUES_MAX: usize = 128;
 
 /// Drops packets that come, to see what loss does: `PPM`, or `PPM:SEED`.
 const LOSS: &str = "FERROCE_ROCE_LOSS";

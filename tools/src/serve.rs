@@ -31,11 +31,15 @@ pub fn run(args: ServeArgs) -> Result<()> {
     }
     let setup::Plan { config, file } = setup::plan(&args)?;
     let (file, text) = file.unzip();
-    if args.check {
-        return print("the configuration can be used\n");
-    }
     // Before there is another thread, since each begins where its parent may run.
     node::keep_off_cores(&config)?;
+    if args.check {
+        // Who is patient waits for files, too.
+        if !args.patient {
+            setup::look_at_files(&config)?;
+        }
+        return print("the configuration can be used\n");
+    }
     // From here on a signal ends the node in good order, however far it has come.
     let signals = match &file {
         Some(_) => Signals::take_with_reload()?,
@@ -64,13 +68,13 @@ pub fn run(args: ServeArgs) -> Result<()> {
         subsystem: None,
     };
     match node.handle().respond(&show) {
-        Response::Node(view) => print(&greeting(
+        Response::Node(view) => say(&greeting(
             &view,
             &config,
             (node.memory(), node.placed(), node.roce()),
             socket.as_ref(),
             metrics_at,
-        )?)?,
+        )?),
         Response::Failed(why) => return Err(Fail(why)),
         _ => (),
     }
@@ -96,14 +100,21 @@ pub fn run(args: ServeArgs) -> Result<()> {
         }
     };
     manager.stopping();
-    print(&format!(
+    say(&format!(
         "{}: finishing what is outstanding\n",
         why.as_ref().map_or("another start", |name| *name)
-    ))?;
+    ));
     node.stop()?;
-    print("stopped\n")?;
+    say("stopped\n");
     // Who started us starts us again, if it does so after a failure.
     why.map(drop)
+}
+
+/// Tells people; a node serves whether they can be told or not.
+fn say(text: &str) {
+    if let Err(Fail(why)) = print(text) {
+        log::warn!("{why}");
+    }
 }
 
 /// A socket that was asked for must be there; the usual one is worth a warning.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ferroce_drivers::spec::UNITS;
+use ferroce_drivers::spec;
 use serde::Deserialize;
 
 /// A differentiated services code point, 0 to 63 (RFC 2474): what networks give priority by.
@@ -57,11 +57,7 @@ impl FromStr for Size {
         let unit = unit.trim_start();
         let factor = match unit {
             "" => Some(1),
-            "kB" => Some(1000),
-            _ => UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .map(|(_, bytes)| *bytes),
+            _ => spec::unit(unit),
         };
         let bytes = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
         bytes.map(Size).ok_or_else(|| {
@@ -71,21 +67,16 @@ impl FromStr for Size {
 }
 
 impl fmt::Display for Size {
-    /// Exact: in the unit of which it is the smallest whole number.
+    /// Exact.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, factor) = UNITS
-            .iter()
-            .filter(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor))
-            .max_by_key(|(_, factor)| *factor)
-            .unwrap_or(&("B", 1));
-        f.pad(&format!("{}{name}", self.0 / factor))
+        spec::Size(self.0).fmt(f)
     }
 }
 
 /// A size that is written with its unit: a bare number is taken for bytes elsewhere, and here more likely is none.
 pub fn size_with_unit(text: &str) -> Result<Size, String> {
     let size = text.parse()?;
-    match text.ends_with('B') {
+    match text.ends_with(['B', 'b']) {
         true => Ok(size),
         false => Err(format!(
             "`{text}` has no unit: write KiB, MiB, GiB, TiB or KB, MB, GB, TB behind it, or {text}B for bytes"
@@ -95,7 +86,7 @@ pub fn size_with_unit(text: &str) -> Result<Size, String> {
 
 /// About so many bytes, for people: three digits and a binary unit.
 pub fn about(bytes: u64) -> String {
-    for (name, factor) in &UNITS[..4] {
+    for (name, factor) in &spec::UNITS[..4] {
         if bytes >= *factor {
             let value = bytes as f64 / *factor as f64;
             let digits = if bytes.is_multiple_of(*factor) || value >= 100.0 {
@@ -215,6 +206,8 @@ mod tests {
             ("64MiB", 64 << 20),
             ("64 MiB", 64 << 20),
             ("64MB", 64_000_000),
+            ("64mb", 64_000_000),
+            ("64mib", 64 << 20),
             ("3GiB", 3 << 30),
             ("1TB", 1_000_000_000_000),
         ] {
@@ -227,7 +220,6 @@ mod tests {
             "1.5GiB",
             "4k",
             "4K",
-            "64mib",
             "64M",
             "99999999TiB",
             "1 2",

@@ -380,6 +380,28 @@ impl Handle {
         if taken.contains_key(&nsid) {
             fail!("there is a namespace {nsid} already; remove it first, or leave --nsid out");
         }
+        let spec = namespace.spec();
+        for subsystem in table.subsystems.values() {
+            let same = |other: &table::Namespace| {
+                let shared = spec.read_only && other.info.read_only;
+                spec.file().is_some() && other.info.label == spec.label() && !shared
+            };
+            if let Some((other, _)) = subsystem.namespaces.iter().find(|(_, other)| same(other)) {
+                fail!(
+                    "this node serves {} already, as namespace {other} of {}",
+                    spec.label(),
+                    subsystem.nqn
+                );
+            }
+        }
+        if let Some(uuid) = spec.uuid
+            && let Some((other, _)) = taken.iter().find(|(_, other)| other.info.uuid == uuid)
+        {
+            fail!(
+                "namespace {other} has this UUID already, and hosts refuse a second one with \"duplicate IDs\"; leave uuid= out, \
+                 or give another"
+            );
+        }
         let id = self.ask(Ask::NextDrive)?;
         let drive = Drive::open(namespace, id, self.cores.len(), self.memory)?;
         self.register(&drive)?;
@@ -455,7 +477,7 @@ impl Handle {
         url.scheme == Scheme::Tcp
     }
 
-    fn listen(&self, table: &Table, url: &Url) -> Result<Url> {
+    pub(super) fn listen(&self, table: &Table, url: &Url) -> Result<Url> {
         let address = url.resolve_listener()?;
         #[cfg(feature = "verbs")]
         if let Some((_, verbs)) = &self.verbs

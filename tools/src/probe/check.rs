@@ -1,8 +1,11 @@
 //! What contradicts itself in the arguments, beyond what the command line's own rules say.
 
+use ferroce_drivers::spec::Kind;
+
 use super::drive::Place;
 use crate::cli::{Pattern, ProbeArgs, Workload};
 use crate::fail::{Result, fail};
+use crate::node::cpus;
 
 /// With `--verify`, and no word about writes: half and half.
 const VERIFY_WRITES: u8 = 50;
@@ -20,6 +23,9 @@ pub fn writes_against(args: &ProbeArgs) -> u8 {
 
 /// Refuses flags that contradict each other, with the reason.
 pub fn check(args: &ProbeArgs) -> Result<()> {
+    if args.against_write.is_some() && args.against.is_none() {
+        fail!("--against-write, but there is no other target: add --against, be it the same one");
+    }
     let wish = match (args.verify, args.write, args.against_write) {
         (true, ..) => Some("--verify".to_owned()),
         (_, Some(percent), _) if percent > 0 => Some(format!("--write {percent}")),
@@ -94,8 +100,23 @@ pub fn check(args: &ProbeArgs) -> Result<()> {
     if args.rounds.is_some() && args.baseline.is_none() && args.against.is_none() {
         fail!("--rounds, but there are no two targets to take turns: add --baseline or --against");
     }
-    if args.against_write.is_some() && args.against.is_none() {
-        fail!("--against-write, but there is no other target: add --against, be it the same one");
+    if let Some(cores) = &args.cores {
+        cpus::of(cores)?;
+    }
+    for place in args.url.iter().chain(&args.against) {
+        if let Place::Drive(device) = place
+            && let Kind::File {
+                path,
+                size: Some(_),
+            } = &device.spec.kind
+            && !args.destroy_data
+            && !path.exists()
+        {
+            fail!(
+                "{}: there is no such file, and a run that only reads makes none; --destroy-data with --write lets it",
+                device.text
+            );
+        }
     }
     if args.baseline_core.is_some() && matches!(args.baseline, Some(Some(_))) {
         fail!(

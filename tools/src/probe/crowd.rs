@@ -21,6 +21,8 @@ use crate::cli::ProbeArgs;
 use crate::fail::{Fail, Result, fail};
 use crate::usage;
 
+/// Between two looks whether queues were lost.
+const LOOK: Duration = Duration::from_millis(200);
 /// Queues of one host.
 const QUEUES: u16 = 64;
 /// How a host that lost its target looks for it: as the kernel's, at growing distances.
@@ -46,6 +48,13 @@ pub struct Found {
     memory: Option<(u64, u64)>,
     /// Of each storm, how long until each queue had read a block again.
     storms: Vec<Duration>,
+    /// Why it ended before its time.
+    pub cut_short: Option<String>,
+}
+
+/// Connections that a crowd of so many queues takes: each host has an admin queue.
+pub fn queues(count: u16) -> usize {
+    usize::from(count) + usize::from(count.div_ceil(QUEUES))
 }
 
 /// What every host needs to know.
@@ -70,7 +79,12 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
     let Some(url) = args.url.as_ref().and_then(Place::url) else {
         fail!("--crowd connects to a node: name one by its URL")
     };
-    let own = |pid| usage::own_memory(pid).ok_or(Fail("cannot read the target's memory".into()));
+    let untold = |pid| {
+        Fail(format!(
+            "--target-pid {pid}: the kernel does not tell what memory it has"
+        ))
+    };
+    let own = |pid| usage::own_memory(pid).ok_or_else(|| untold(pid));
     let before = args.target_pid.map(own).transpose()?;
     let target = Target::connect(url, args)?;
     let plan = Plan {
@@ -94,10 +108,19 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
         idle_cpu_ns: None,
         memory: None,
         storms: Vec::new(),
+        cut_short: None,
     };
     let (start, cpu_before) = (Instant::now(), args.target_pid.and_then(usage::of_process));
-    while start.elapsed() < workload::time(args) && !wants_end() {
+    let mut looked = start;
+    while start.elapsed() < workload::time(args) && found.cut_short.is_none() {
         thread::sleep(Duration::from_millis(10));
+        if looked.elapsed() > LOOK {
+            looked = Instant::now();
+            found.cut_short = lost(&mut hosts);
+        }
+        if wants_end() {
+            found.cut_short = Some("interrupted".into());
+        }
     }
     found.idle = start.elapsed();
     if let (Some(pid), Some(before)) = (args.target_pid, cpu_before) {
@@ -105,19 +128,70 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
         found.idle_cpu_ns = after.map(|after| after.saturating_sub(before));
     }
     if let (Some(pid), Some(before)) = (args.target_pid, before) {
-        found.memory = Some((before, own(pid)?));
+        found.memory = usage::own_memory(pid).map(|with| (before, with));
+    }
+    // Who was idle may have missed that the target is gone.
+    if found.cut_short.is_none() {
+        let read = |host: &mut Host| plan.read(host);
+        found.cut_short = each(&mut hosts, read).map(|why| format!("a queue reads no more: {why}"));
     }
     for _ in 0..args.storms {
-        if wants_end() {
+        if found.cut_short.is_none() && wants_end() {
+            found.cut_short = Some("interrupted".into());
+        }
+        if found.cut_short.is_some() {
             stop.store(true, Ordering::Relaxed);
             break;
         }
         let start = Instant::now();
         drop(hosts);
-        hosts = gather(count, &|queues| BACKOFF.retry(&stop, || plan.host(queues)))?;
+        match gather(count, &|queues| BACKOFF.retry(&stop, || plan.host(queues))) {
+            Ok(back) => hosts = back,
+            Err(Fail(why)) => {
+                found.cut_short = Some(format!("not all came back: {why}"));
+                break;
+            }
+        }
         found.storms.push(start.elapsed());
     }
     Ok(found)
+}
+
+/// Looks at each queue; how many are lost, and why the first of them is.
+fn lost(hosts: &mut [Host]) -> Option<String> {
+    let (mut count, mut all, mut first) = (0, 0, None);
+    for queue in hosts.iter_mut().flat_map(|host| &mut host.queues) {
+        all += 1;
+        queue.exchange();
+        if let Some(why) = queue.error() {
+            count += 1;
+            first.get_or_insert(why.to_string());
+        }
+    }
+    first.map(|why| format!("{count} of {all} queues are lost: {why}"))
+}
+
+/// Does it for each host, all at the same time; why it failed for one.
+fn each(
+    hosts: &mut [Host],
+    what: impl Fn(&mut Host) -> std::result::Result<(), HostError> + Sync,
+) -> Option<String> {
+    let what = &what;
+    thread::scope(|scope| {
+        let threads: Vec<_> = hosts
+            .iter_mut()
+            .map(|host| scope.spawn(move || what(host)))
+            .collect();
+        let mut failed = threads
+            .into_iter()
+            .filter_map(|thread| match thread.join() {
+                Ok(done) => done.err().map(|why| why.to_string()),
+                Err(_) => Some("a host's thread failed".into()),
+            });
+        let first = failed.next();
+        failed.for_each(drop);
+        first
+    })
 }
 
 /// Makes a host with so many queues.
@@ -152,13 +226,23 @@ impl Plan {
             options.identity = HostIdentity::random();
         }
         let controller = Controller::connect(self.address, &self.nqn, &options)?;
-        let mut queues = controller.queues(count, self.depth)?;
+        let queues = controller.queues(count, self.depth)?;
         if queues.len() < usize::from(count) {
             return Err(HostError::Nonsense {
                 what: "the target grants fewer I/O queues than a host of the crowd asks for",
             });
         }
-        for queue in &mut queues {
+        let mut host = Host {
+            queues,
+            _controller: controller,
+        };
+        self.read(&mut host)?;
+        Ok(host)
+    }
+
+    /// Each queue of the host reads a block.
+    fn read(&self, host: &mut Host) -> std::result::Result<(), HostError> {
+        for queue in &mut host.queues {
             let read = nvme::read(self.namespace.nsid, 0, 1);
             let data = Data::Discard(self.namespace.block_len);
             let status = queue.exec(read, data, "Read")?.status();
@@ -167,10 +251,7 @@ impl Plan {
                 return Err(HostError::Command { what, status });
             }
         }
-        Ok(Host {
-            queues,
-            _controller: controller,
-        })
+        Ok(())
     }
 }
 
@@ -195,6 +276,7 @@ impl Found {
                 "memory_before": self.memory.map(|memory| memory.0),
                 "memory_with": self.memory.map(|memory| memory.1),
                 "storms_s": seconds,
+                "cut_short": self.cut_short,
             },
         })
     }

@@ -429,7 +429,10 @@ impl Load {
             Err(data) => {
                 self.slots[at].memory = data.into_vec();
                 self.done(turn, false, Instant::now());
-                self.failed(start, slice, LOST.to_owned());
+                // Of a closed loop nothing is due.
+                if self.schedule.is_some() {
+                    self.failed(start, slice, LOST.to_owned());
+                }
                 false
             }
         }

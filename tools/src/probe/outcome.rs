@@ -87,8 +87,12 @@ impl Outcome {
         let Totals { blocks_wrong, .. } = whole.totals;
         if blocks_wrong > 0 {
             fail!(
-                "{} blocks are not what was acknowledged last",
-                thousands(blocks_wrong)
+                "{} blocks are not what was acknowledged last{}",
+                thousands(blocks_wrong),
+                match self.args.seed {
+                    Some(seed) => format!(" (--seed {seed} does the same again)"),
+                    None => String::new(),
+                }
             );
         }
         if let Some(why) = &self.cut_short {
@@ -186,11 +190,13 @@ impl Outcome {
         if args.neighbour.is_some() {
             value["neighbour"] = report::json(&beside);
         }
-        let whole = self.whole().totals;
         value["schema"] = json!(SCHEMA);
-        value["blocks_verified"] = json!(whole.blocks_verified);
-        value["blocks_wrong"] = json!(whole.blocks_wrong);
-        value["wrong"] = json!(whole.wrong);
+        if args.verify {
+            let whole = self.whole().totals;
+            value["blocks_verified"] = json!(whole.blocks_verified);
+            value["blocks_wrong"] = json!(whole.blocks_wrong);
+            value["wrong"] = json!(whole.wrong);
+        }
         value["cut_short"] = json!(self.cut_short);
         value["run"] = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -207,6 +213,8 @@ impl Outcome {
             },
             "workload": args.workload.and_then(|w| Some(w.to_possible_value()?.get_name().to_owned())),
             "verify": args.verify,
+            "size": args.size.map(|size| size.0),
+            "seed": args.seed,
             "rates": args.rate.as_ref().map(|rates| rates.0.clone()),
             "arrival": args.rate.as_ref().map(|_| match args.arrival {
                 None | Some(Arrival::Poisson) => "poisson",
@@ -294,7 +302,13 @@ impl Outcome {
         };
         let time = match args.workload {
             Some(Workload::ModelLoad) => "until the last byte".into(),
-            _ => format!("{:.1} s", workload::time(args).as_secs_f64()),
+            _ => {
+                let wanted = workload::time(args).as_secs_f64();
+                match self.cut_short {
+                    Some(_) => format!("{:.1} s of {wanted:.1} s", self.whole().time.as_secs_f64()),
+                    None => format!("{wanted:.1} s"),
+                }
+            }
         };
         let mut out: Vec<String> = self.sides.iter().map(|side| side.about.clone()).collect();
         out.push(format!(

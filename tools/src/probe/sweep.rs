@@ -148,11 +148,19 @@ impl Sweep {
             );
         }
         let _ = match self.highest {
+            Some(rate) if self.cut_short.is_some() => writeln!(
+                out,
+                "\nkept up to {} per second when it was cut short",
+                per_second(rate)
+            ),
             Some(rate) => writeln!(
                 out,
                 "\nhighest rate found within the objective: {} per second",
                 per_second(rate)
             ),
+            None if self.cut_short.is_some() => {
+                writeln!(out, "\ncut short before any rate was kept")
+            }
             None => writeln!(out, "\nno rate was found within the objective"),
         };
         out

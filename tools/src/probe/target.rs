@@ -13,10 +13,11 @@ use ferroce_transport::host::{
 use ferroce_wire::fabrics::Nqn;
 
 use super::check::writes;
-use super::{PLACES_MAX, guard, rdma};
+use super::{PLACES_MAX, crowd, guard, rdma};
 use crate::cli::ProbeArgs;
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
+use crate::roce;
 use crate::units::{Dscp, Size, about};
 use crate::url::{Scheme, Url};
 
@@ -228,6 +229,12 @@ impl Ground {
     pub fn places(&self, args: &ProbeArgs) -> Result<u64> {
         let capacity = self.blocks * u64::from(self.block_len);
         let used = args.size.map_or(capacity, |size| size.0.min(capacity));
+        if let Some(size) = args.size.filter(|size| size.0 > capacity) {
+            log::warn!(
+                "--size {size} is more than the namespace has: all of it is used, {}",
+                about(capacity)
+            );
+        }
         let mut places = used / args.block_size.0;
         if places < u64::from(args.queues) {
             fail!(
@@ -301,9 +308,18 @@ pub fn options(args: &ProbeArgs, scheme: Scheme, address: SocketAddr) -> Result<
         Scheme::Roce | Scheme::Rdma | Scheme::Verbs => {
             // Those of a connection that was lost, and of the one in its place.
             let neighbours = args.neighbour.as_ref().map_or(0, |beside| beside.queues);
-            let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2);
+            let crowd = args.crowd.map_or(0, crowd::queues);
+            let queues = 2 * (usize::from(args.queues) + usize::from(neighbours) + 2) + crowd;
             let class = args.dscp.map(Dscp::traffic_class);
-            rdma::via(scheme, address, args.bind, queues, class)?
+            let via = rdma::via(scheme, address, args.bind, queues, class)?;
+            if crowd > 0 && queues > roce::QUEUES_MAX && matches!(via, Via::Roce(_)) {
+                fail!(
+                    "--crowd over RoCE in software: at most {} queues at a time, those of hosts' admin queues and a few to \
+                     spare among them, and this takes {queues}; connect fewer, or by TCP",
+                    roce::QUEUES_MAX
+                );
+            }
+            via
         }
     };
     Ok(Options {
@@ -328,7 +344,7 @@ fn only_subsystem(
     }
     match places.len() {
         0 => fail!(
-            "{address} serves no subsystem that this host may see ({})",
+            "{address} serves no subsystem that this host may see ({0}); `ferroce ctl allow {0}` on the node lets it in",
             options.identity.nqn
         ),
         1 => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::cli::ServeArgs;
 use crate::config::{Config, DEFAULT_PATH, Namespace, Subsystem};
@@ -42,6 +43,28 @@ pub fn plan(args: &ServeArgs) -> Result<Plan> {
         config: from_flags(args).checked()?,
         file: None,
     })
+}
+
+/// Files are there, or are to be made, and have the size that is written; whether they can be opened is seen at the start.
+pub fn look_at_files(config: &Config) -> Result<()> {
+    for namespace in config.subsystem.iter().flat_map(|one| &one.namespace) {
+        let Some(file) = namespace.spec().file() else {
+            continue;
+        };
+        match (fs::metadata(&file.path), file.size) {
+            (Ok(found), Some(size)) if found.is_file() && found.len() != size => fail!(
+                "{}: it has {} bytes, not {size}: size= makes a new file, it does not change one",
+                file.label,
+                found.len()
+            ),
+            (Err(cause), None) => fail!("{}: {cause}; size= makes a file", file.label),
+            (Err(cause), Some(_)) if cause.kind() != io::ErrorKind::NotFound => {
+                fail!("{}: {cause}", file.label)
+            }
+            _ => (),
+        }
+    }
+    Ok(())
 }
 
 fn from_file(path: &Path) -> Result<Plan> {
@@ -124,6 +147,26 @@ mod tests {
             plan(&args).expect("valid").config,
             Config::parse(file, "f").expect("valid")
         );
+    }
+
+    #[test]
+    fn files_are_looked_at_before_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("disk");
+        let look = |rest: &str| {
+            let args = ServeArgs {
+                device: vec![device(&format!("file:{}{rest}", path.display()))],
+                ..ServeArgs::default()
+            };
+            look_at_files(&plan(&args).expect("valid").config).map_err(|why| why.0)
+        };
+        let missing = look("").expect_err("it is not there");
+        assert!(missing.contains("size= makes a file"), "{missing}");
+        assert_eq!(look(",size=8KiB"), Ok(()));
+        fs::write(&path, [0; 4096]).expect("written");
+        assert_eq!(look(""), Ok(()));
+        let other = look(",size=8KiB").expect_err("it has another size");
+        assert!(other.contains("4096 bytes, not 8192"), "{other}");
     }
 
     #[test]

@@ -555,8 +555,25 @@ impl fmt::Display for Broken {
                 f.write_str("the target reached for memory it was not granted")
             }
             Broken::Lost(Why::Device) => f.write_str("the RDMA device is gone, or its port down"),
-            Broken::Lost(Why::Error(status)) => write!(f, "a message failed: {status:?}"),
-            Broken::Refused(status) => write!(f, "the target refused the queue: {status}"),
+            Broken::Lost(Why::Error(status)) => f.write_str(match status {
+                WcStatus::RetriesExceeded => {
+                    "the target acknowledges nothing any more, however often it is sent"
+                }
+                WcStatus::RemoteAccess => "the target refused us access to its memory",
+                WcStatus::RemoteError => "the target refused a message, or failed",
+                WcStatus::Success | WcStatus::Flushed => "the connection ended",
+                WcStatus::LocalError => "a message failed at our end, or at our device's",
+            }),
+            Broken::Refused(status) => {
+                write!(f, "the target refused the queue: {status}")?;
+                f.write_str(match *status {
+                    RdmaCmStatus::NO_RESOURCES => {
+                        "; it has no room for so many entries: ask for fewer or smaller queues, or raise its limit \
+                         (rdma-entries of a Ferroce node)"
+                    }
+                    _ => "",
+                })
+            }
             Broken::NoResponse(len) => write!(f, "a message of {len} bytes is no response"),
             Broken::NoCommand(cid) => {
                 write!(f, "a response to command {cid}, which is not outstanding")

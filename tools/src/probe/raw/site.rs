@@ -73,7 +73,8 @@ impl Site {
                 Err(why) => last = why,
             }
         }
-        Err(last)
+        let Fail(why) = last;
+        fail!("{why}; on that machine `ferroce raw-server --listen {url}` starts one")
     }
 
     fn connect_at(address: SocketAddr) -> Result<Site> {

@@ -1,140 +1,17 @@
 //! The probe against a real node: what it measures, what it proves, and what it refuses.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod ends;
+mod node;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Process, run, wait_for};
-use ferroce_engine::host as nvme;
-use ferroce_transport::host::{Controller, Data, HostIdentity, Options};
-use ferroce_wire::fabrics::Nqn;
-
-const NQN: &str = "nqn.2024-01.org.example:node";
-
-fn ferroce() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
-    command.env_remove("RUST_LOG");
-    command
-}
-
-/// A node that runs until the test ends.
-struct Node {
-    process: Process,
-    dir: tempfile::TempDir,
-    address: SocketAddr,
-}
-
-impl Node {
-    fn serve(arguments: &[&str]) -> Node {
-        Node::serve_by(ferroce(), arguments)
-    }
-
-    fn serve_by(mut command: Command, arguments: &[&str]) -> Node {
-        let dir = tempfile::tempdir().expect("a directory");
-        command
-            .args(["serve", "--listen", "tcp://127.0.0.1:0", "--ctl"])
-            .arg(dir.path().join("ctl.sock"))
-            .args(arguments);
-        Node::spawn(command, dir)
-    }
-
-    fn spawn(mut command: Command, dir: tempfile::TempDir) -> Node {
-        let mut process = Process::spawn(command.stdout(Stdio::piped()));
-        let greeting = process.stdout().until(|said| said.ends_with("\n\n"));
-        let greeting = greeting.expect("it starts");
-        let mut lines = greeting.lines();
-        let address = lines.find_map(|line| line.trim().strip_prefix("at tcp://")?.parse().ok());
-        Node {
-            process,
-            dir,
-            address: address.expect("the greeting names the address"),
-        }
-    }
-
-    fn one() -> Node {
-        Node::serve(&["--device", "ram:16MiB,block=512", "--nqn", NQN])
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = ferroce();
-        command.arg("ctl").arg("--ctl");
-        command.arg(self.dir.path().join("ctl.sock"));
-        run(command.args(arguments))
-    }
-
-    fn url(&self) -> String {
-        format!("tcp://{}", self.address)
-    }
-
-    fn probe(&self, arguments: &[&str]) -> Output {
-        let mut command = ferroce();
-        command.args(["probe", &self.url()]).args(arguments);
-        run(&mut command)
-    }
-
-    /// A probe that has begun: some hundred of its commands are answered.
-    fn under_load(&self, arguments: &[&str]) -> Process {
-        let hosts = || -> Vec<serde_json::Value> {
-            let output = self.ctl(&["hosts", "--json"]);
-            serde_json::from_slice(&output.stdout).expect("JSON")
-        };
-        let before: Vec<_> = hosts().iter().map(|host| host["cntlid"].clone()).collect();
-        let mut command = ferroce();
-        command.args(["probe", &self.url()]).args(arguments);
-        let mut probe = Process::piped(&mut command);
-        let count = |host: &serde_json::Value| host["reads"].as_u64().zip(host["writes"].as_u64());
-        let has_begun = |host: &serde_json::Value| {
-            !before.contains(&host["cntlid"]) && count(host).is_some_and(|(r, w)| r + w >= 200)
-        };
-        wait_for("some hundred commands of the probe", || {
-            let hosts = hosts();
-            if hosts.iter().any(has_begun) {
-                return Ok(());
-            }
-            let ended = probe.try_wait().expect("it is asked");
-            assert!(ended.is_none(), "{arguments:?}: the probe has ended");
-            Err(format!("{hosts:?}"))
-        });
-        probe
-    }
-
-    /// It goes well; what it measured.
-    fn measured(&self, arguments: &[&str]) -> serde_json::Value {
-        let output = self.probe(&[&["--json", "--time", "200ms"], arguments].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    }
-
-    fn refused(&self, arguments: &[&str], why: &str) {
-        let output = self.probe(&[&["--time", "200ms"], arguments].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{arguments:?} went through");
-        assert!(said.contains(why), "{arguments:?}: {said}");
-    }
-
-    /// Writes bytes at a block, as a host of its own.
-    fn write(&self, lba: u64, mut bytes: Vec<u8>) {
-        let options = Options {
-            identity: HostIdentity::random(),
-            ..Options::default()
-        };
-        let nqn = Nqn::new(NQN).expect("a name");
-        let controller = Controller::connect(self.address, &nqn, &options).expect("connects");
-        let namespace = controller.namespaces().expect("lists").remove(0);
-        let block = namespace.block_len as usize;
-        bytes.resize(bytes.len().next_multiple_of(block), 0);
-        let write = nvme::write(1, lba, (bytes.len() / block) as u32, false);
-        let mut queue = controller.queues(1, 8).expect("connects").remove(0);
-        let done = queue
-            .exec(write, Data::Vec(bytes), "Write")
-            .expect("is answered");
-        assert!(done.is_success(), "{}", done.status());
-    }
-}
+use common::{Process, run};
+use node::{NQN, Node, ferroce};
 
 #[test]
 fn it_measures_reads_and_writes() {
@@ -354,26 +231,6 @@ fn workloads_do_what_they_say() {
     assert_eq!(load["read"]["bytes"], 16 << 20, "{load}");
 }
 
-#[test]
-fn a_crowd_is_connected_and_comes_back() {
-    let node = Node::one();
-    let pid = node.process.id().to_string();
-    let value = node.measured(&["--crowd", "200", "--storms", "2", "--target-pid", &pid]);
-    let crowd = &value["crowd"];
-    assert_eq!(
-        (&crowd["queues"], &crowd["hosts"]),
-        (&200.into(), &4.into())
-    );
-    assert_eq!(
-        crowd["storms_s"].as_array().map(Vec::len),
-        Some(2),
-        "{value}"
-    );
-    assert!(crowd["memory_with"].as_u64() > Some(0), "{value}");
-    node.measured(&[]);
-    node.refused(&["--crowd", "2000"], "ferroce: ");
-}
-
 /// The target's disk is full from 4 MiB on: whoever looks sees what failed and why, and what was measured.
 #[test]
 fn a_full_disk_loses_no_result() {
@@ -455,6 +312,16 @@ fn contradictions_are_refused_with_the_reason() {
         (&["--baseline=rdma://127.0.0.1:1"], "speaks plain TCP"),
         (&["--rounds", "5"], "add --baseline or --against"),
         (&["--against-write", "0"], "add --against"),
+        (&["--against-write", "10"], "there is no other target"),
+        (&["--cores", "1000"], "may not run on CPU 1000"),
+        (
+            &["--against", "file:/nowhere/disk,size=1MiB"],
+            "a run that only reads makes none",
+        ),
+        (
+            &["--baseline=tcp://127.0.0.1:1"],
+            "raw-server --listen tcp://127.0.0.1:1` starts one",
+        ),
         (
             &["--crowd", "2", "--pattern", "sequential"],
             "cannot be used with",
@@ -497,39 +364,6 @@ fn contradictions_are_refused_with_the_reason() {
             !output.status.success() && said.contains(why),
             "{url}: {said}"
         );
-    }
-}
-
-#[test]
-fn a_run_goes_on_after_the_connections_were_lost() {
-    let node = Node::one();
-    for shape in [
-        &["--depth", "8"][..],
-        &["--rate", "1k", "--queues", "2"],
-        &["--verify", "--destroy-data"],
-    ] {
-        let host = ["--hostnqn", "nqn.2024-01.org.example:h"];
-        let probe = [&["--time", "3s", "--reconnect", "--json"], &host[..], shape].concat();
-        let probe = node.under_load(&probe);
-        let cut = node.ctl(&["disconnect", "nqn.2024-01.org.example:h"]);
-        assert!(cut.status.success());
-        let output = probe.output();
-        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(value["reconnects"], 1, "{value}");
-        assert_eq!(value["cut_short"], serde_json::Value::Null, "{value}");
-        assert_eq!(value["blocks_wrong"], 0, "{value}");
-        assert!(value["longest_gap_ms"].as_f64() > Some(0.0), "{value}");
-        // What was under way is lost, and said to be; nothing else failed.
-        let errors = value["errors"].as_object().expect("errors");
-        assert!(
-            errors.keys().all(|kind| kind == "connection lost"),
-            "{value}"
-        );
-        let commands = errors
-            .values()
-            .filter_map(|count| count.as_u64())
-            .sum::<u64>();
-        assert_eq!(output.status.success(), commands == 0);
     }
 }
 
@@ -598,44 +432,6 @@ fn it_says_what_to_choose() {
     assert!(at("a", &["--nsid", "2"]).0);
     let (success, why) = at("b", &["--hostnqn", "nqn.2024-01.org.example:h"]);
     assert!(success, "{why}");
-}
-
-#[test]
-fn a_node_that_goes_away_leaves_what_was_measured() {
-    let mut node = Node::one();
-    let probe = node.under_load(&["--time", "30s"]);
-    node.process.kill().expect("kills");
-    let output = probe.output();
-    let (out, said) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(!output.status.success());
-    assert!(out.contains("\nread "), "{out}");
-    assert!(said.contains("ended after"), "{said}");
-}
-
-#[test]
-fn a_run_that_was_cut_short_meets_no_objective() {
-    let mut node = Node::one();
-    let probe = node.under_load(&["--time", "30s", "--json", "--slo", "p99<60s"]);
-    node.process.kill().expect("kills");
-    let output = probe.output();
-    assert_eq!(output.status.code(), Some(1));
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(value["slo"]["met"], false, "{value}");
-    let why = value["slo"]["missed"][0].as_str().expect("a reason");
-    assert!(why.contains("before its time"), "{why}");
-}
-
-#[test]
-fn an_interrupt_shows_what_was_measured() {
-    let node = Node::one();
-    let probe = node.under_load(&["--time", "30s"]);
-    probe.signal("INT");
-    let output = probe.output();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("\nread "));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
 }
 
 #[test]
