@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
         namespace: target.namespace.clone(),
         depth: args.depth,
     };
-    let stop = AtomicBool::new(false);
+    let never = AtomicBool::new(false);
     let start = Instant::now();
     let mut hosts = gather(count, &|queues| plan.host(queues))?;
     let mut found = Found {
@@ -140,12 +140,11 @@ pub fn run(args: &ProbeArgs, count: u16, wants_end: &dyn Fn() -> bool) -> Result
             found.cut_short = Some("interrupted".into());
         }
         if found.cut_short.is_some() {
-            stop.store(true, Ordering::Relaxed);
             break;
         }
         let start = Instant::now();
         drop(hosts);
-        match gather(count, &|queues| BACKOFF.retry(&stop, || plan.host(queues))) {
+        match gather(count, &|queues| BACKOFF.retry(&never, || plan.host(queues))) {
             Ok(back) => hosts = back,
             Err(Fail(why)) => {
                 found.cut_short = Some(format!("not all came back: {why}"));
