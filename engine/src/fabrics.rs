@@ -69,7 +69,13 @@ impl Queues {
         let Ok(subnqn) = Nqn::from_field(&data.subnqn) else {
             return self.refuse_connect(at, ConnectRefusal::SUBNQN);
         };
-        let Ok(hostnqn) = Nqn::from_field(&data.hostnqn) else {
+        // A host owes a name (Base 4.7), but `spdk_nvme_perf` has none unless it is told one, and others' targets let it in. It
+        // is known by its HOSTID then, and stays out where hosts are named.
+        let hostnqn = match data.hostnqn[0] {
+            0 => Ok(Nqn::of_uuid(&data.hostid)),
+            _ => Nqn::from_field(&data.hostnqn),
+        };
+        let Ok(hostnqn) = hostnqn else {
             return self.refuse_connect(at, ConnectRefusal::HOSTNQN);
         };
         let request = Box::new(ConnectRequest {
@@ -112,7 +118,13 @@ impl Queues {
     }
 
     fn refuse_connect(&mut self, at: u32, what: ConnectRefusal) -> Answer {
-        self.queues[at as usize].state = State::Fresh;
+        let queue = &mut self.queues[at as usize];
+        queue.state = State::Fresh;
+        let field = match what {
+            ConnectRefusal::SUBNQN => "SUBNQN",
+            _ => "HOSTNQN",
+        };
+        log::info!("{}: may not connect: its {field} is no NQN", queue.peer);
         Answer::Refused(Refusal::connect(what))
     }
 

@@ -80,6 +80,7 @@ fn check_io(
     clerk: &mut Clerk,
     phases: &Phases,
     now: Tick,
+    transfer_max: u32,
 ) -> Result<(), Refusal> {
     let sqe = &command.sqe;
     if sqe.fuse() != Sqe::FUSE_NORMAL {
@@ -151,7 +152,7 @@ fn check_io(
         command.len = blocks;
     } else {
         let len = u64::from(blocks) << shift;
-        if len > u64::from(limits::TRANSFER_MAX) {
+        if len > u64::from(transfer_max) {
             return Err(Refusal::field(offset_of!(Sqe, cdw12)));
         }
         command.len = len as u32;
@@ -225,7 +226,8 @@ impl Queues {
         self.in_flight[usize::from(command.parity)] += 1;
         let queue = &self.queues[at as usize];
         let (phases, now) = (&self.config.counters.phases, self.now);
-        let checked = match check_io(opcode, command, queue, &mut self.clerk, phases, now) {
+        let (clerk, most) = (&mut self.clerk, self.transfer_max);
+        let checked = match check_io(opcode, command, queue, clerk, phases, now, most) {
             Ok(()) => data_of(opcode, command, queue.transport, capsule.bytes().len()),
             Err(refusal) => Err(refusal),
         };

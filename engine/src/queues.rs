@@ -98,6 +98,8 @@ pub struct Queues {
     /// which were promised none. Together never more than there are.
     promised: usize,
     pub(crate) strangers: usize,
+    /// Bytes of a command's data at most.
+    pub(crate) transfer_max: u32,
     /// When the turn began.
     pub(crate) now: Tick,
     /// When the turn's present stage began.
@@ -155,6 +157,7 @@ impl Queues {
             shares: Shares::new(&config.pool),
             promised: 0,
             strangers: 0,
+            transfer_max: config.facts.transfer_max(),
             now: Tick(0),
             stage: Tick(0),
             clerk: Clerk::new(&config.counters.phases, config.commands + limits::STRANGERS),

@@ -27,6 +27,8 @@ use machine::Machine;
 pub const DEFAULT_PATH: &str = "/etc/ferroce/ferroce.toml";
 /// The documented example, printed by `serve --print-config`.
 pub const EXAMPLE: &str = include_str!("../ferroce.example.toml");
+/// The least that `transfer` may be, in bytes.
+const TRANSFER_LEAST: u64 = 64 * 1024;
 /// The model number (MN) that hosts see if none is given.
 const DEFAULT_MODEL: &str = "Ferroce";
 
@@ -82,6 +84,8 @@ pub struct Limits {
     pub series: u32,
     /// Entries of all RDMA I/O queues, per core: each has a buffer for in-capsule data.
     pub rdma_entries: u32,
+    /// The most that one command moves (MDTS).
+    pub transfer: Size,
 }
 
 /// An NVM subsystem: what hosts connect to by its NQN.
@@ -158,6 +162,7 @@ impl Default for Limits {
             commands: 16384,
             series: 128,
             rdma_entries: 4096,
+            transfer: Size(limits::TRANSFER_MAX.into()),
         }
     }
 }
@@ -312,6 +317,11 @@ impl Config {
 }
 
 impl Limits {
+    /// `transfer` as hosts are told it: a power of two of 4 KiB.
+    pub fn mdts(&self) -> u8 {
+        (self.transfer.0 / 4096).ilog2() as u8
+    }
+
     fn check(&self) -> Result<()> {
         let bounds = [
             ("queues", u64::from(self.queues), 2, 65_536),
@@ -323,6 +333,15 @@ impl Limits {
             if !(least..=most).contains(&value) {
                 fail!("limits: `{name} = {value}` is outside {least} to {most}");
             }
+        }
+        let (Size(transfer), most) = (self.transfer, u64::from(limits::TRANSFER_MAX));
+        if !transfer.is_power_of_two() || !(TRANSFER_LEAST..=most).contains(&transfer) {
+            fail!(
+                "limits: `transfer = {}` is no power of two from {} to {}",
+                self.transfer,
+                Size(TRANSFER_LEAST),
+                Size(most)
+            );
         }
         Ok(())
     }
@@ -797,6 +816,10 @@ mod tests {
                 "[[subsystem]]\nnamespace = [{device=\"ram:1MiB,uuid=4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"},\
                  {device=\"ram:2MiB\",uuid=\"4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"}]",
                 "have the UUID 4f2d7f0e",
+            ),
+            (
+                "[limits]\ntransfer = \"100KiB\"\n[[subsystem]]",
+                "`transfer = 100KiB` is no power of two from 64KiB to 1MiB",
             ),
             ("cores = [1, 1]\n[[subsystem]]", "named twice"),
             (

@@ -132,6 +132,7 @@ impl Node {
         let node_facts = Arc::new(Facts {
             firmware: env!("CARGO_PKG_VERSION").into(),
             started: clock.now(),
+            mdts: Some(config.limits.mdts()),
         });
         let class = config.dscp.map(Dscp::traffic_class);
         #[cfg(feature = "verbs")]

@@ -50,7 +50,7 @@ fn connect_says_what_was_wrong() {
         ConnectRefusal::SUBNQN,
     );
     invalid(
-        try_it(0, new, &|_, data| data.hostnqn = [0; 256]),
+        try_it(0, new, &|_, data| data.hostnqn = [b'x'; 256]),
         ConnectRefusal::HOSTNQN,
     );
     invalid(try_it(0, 3, &|_, _| {}), ConnectRefusal::CNTLID);
@@ -88,6 +88,9 @@ fn connect_says_what_was_wrong() {
         try_it(0, new, &|command, _| command.flags = 0),
         ConnectRefusal::Sqe(1),
     );
+    // Who gives no name is known by its HOSTID.
+    let answer = try_it(0, new, &|_, data| data.hostnqn = [0; 256]);
+    assert!(answer.cqe.status().is_success());
     // The largest that are allowed.
     let answer = try_it(0, new, &|command, _| command.sqsize_z = U16::new(255));
     assert!(answer.cqe.status().is_success());

@@ -137,7 +137,7 @@ fn command_sets(admin: &Admin, sqe: &Sqe) -> Outcome {
 fn controller(who: &Association, facts: &Facts) -> IdentifyController {
     let mut id = IdentifyController::default();
     id.set_names("", "", &facts.firmware);
-    id.mdts = limits::MDTS;
+    id.mdts = facts.mdts();
     id.cntlid = who.cntlid.into();
     id.ver = VERSION.0.into();
     id.oaes = event::notices(who.kind).into();

@@ -69,7 +69,7 @@ pub(super) fn get(admin: &mut Admin, sqe: &Sqe) -> Outcome {
     if !sqe.log_offset().is_multiple_of(4) {
         return Err(Refusal::field(AT_OFFSET));
     }
-    if sqe.log_len() > u64::from(limits::TRANSFER_MAX) {
+    if sqe.log_len() > u64::from(admin.facts.transfer_max()) {
         return Err(Refusal::field(AT_NUMD));
     }
     let page = page(admin, sqe, lid)?;

@@ -32,6 +32,20 @@ pub struct Facts {
     pub firmware: String,
     /// When the node started, for Power On Hours.
     pub started: Tick,
+    /// The most that a command moves, as a power of two of 4 KiB, if that is to be less than [`limits::MDTS`].
+    pub mdts: Option<u8>,
+}
+
+impl Facts {
+    /// MDTS as reported.
+    pub fn mdts(&self) -> u8 {
+        self.mdts.unwrap_or(limits::MDTS).min(limits::MDTS)
+    }
+
+    /// The same in bytes.
+    pub fn transfer_max(&self) -> u32 {
+        4096 << self.mdts()
+    }
 }
 
 /// Everything an admin command may look at.

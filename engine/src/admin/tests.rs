@@ -53,6 +53,7 @@ impl World {
             facts: Facts {
                 firmware: "0.1.0".to_owned(),
                 started: Tick(0),
+                mdts: None,
             },
             now,
         }

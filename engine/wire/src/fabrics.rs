@@ -428,6 +428,27 @@ impl Nqn {
         Self::new(name)
     }
 
+    /// A name made of a UUID (Base 4.7), which is in the order of RFC 9562.
+    pub fn of_uuid(uuid: &[u8; 16]) -> Self {
+        let mut bytes = [0; Self::LEN_MAX];
+        let mut len = UUID_NQN_PREFIX.len();
+        bytes[..len].copy_from_slice(UUID_NQN_PREFIX.as_bytes());
+        for (at, byte) in uuid.iter().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                bytes[len] = b'-';
+                len += 1;
+            }
+            for digit in [byte >> 4, byte & 0xF] {
+                bytes[len] = b"0123456789abcdef"[usize::from(digit)];
+                len += 1;
+            }
+        }
+        Self {
+            bytes,
+            len: len as u8,
+        }
+    }
+
     /// The discovery subsystem's name.
     pub fn discovery() -> Self {
         Self::new(DISCOVERY_NQN).expect("the well-known NQN is one")

@@ -529,6 +529,11 @@ fn nqns() {
         (longest.as_str(), Ok(nqn))
     );
     assert_eq!(Nqn::new(&format!("{longest}x")), Err(NqnError::TooLong));
+    let uuid = core::array::from_fn(|at| 0x10 * at as u8 + 0xF - at as u8);
+    assert_eq!(
+        Nqn::of_uuid(&uuid).as_str(),
+        "nqn.2014-08.org.nvmexpress:uuid:0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+    );
     assert_eq!(Nqn::new(""), Err(NqnError::NoPrefix));
     assert_eq!(Nqn::new("nqn."), Err(NqnError::NoPrefix));
     assert_eq!(Nqn::new("iqn.2014-08.org"), Err(NqnError::NoPrefix));

@@ -391,6 +391,11 @@ fn choose(controller: &Controller, nsid: Option<u32>) -> Result<Namespace> {
         ),
     };
     match controller.namespace(nsid).map_err(plain)? {
+        Some(namespace) if namespace.identify.lba_format().ms.get() > 0 => fail!(
+            "namespace {nsid} has blocks of {} bytes and {} of metadata, which this host does not send: choose one without",
+            namespace.block_len,
+            namespace.identify.lba_format().ms
+        ),
         Some(namespace) => Ok(namespace),
         None => fail!("namespace {nsid} went away"),
     }

@@ -11,6 +11,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{Process, run};
+use ferroce_engine::host as nvme;
+use ferroce_transport::host::{Controller, Data, Options};
+use ferroce_wire::fabrics::Nqn;
+use ferroce_wire::status::Status;
 use node::{NQN, Node, ferroce};
 
 #[test]
@@ -730,5 +734,33 @@ fn a_drive_is_measured_without_a_fabric() {
         let output = run(ferroce().args(["probe", place]));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn a_node_takes_no_more_in_one_command_than_it_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("node.toml");
+    let text = format!(
+        "listen = [\"tcp://127.0.0.1:0\"]\nctl = {:?}\n[limits]\ntransfer = \"128KiB\"\n\
+         [[subsystem]]\nnqn = \"{NQN}\"\nnamespace = [{{device = \"ram:16MiB\"}}]\n",
+        dir.path().join("ctl.sock")
+    );
+    std::fs::write(&file, text).expect("written");
+    let mut command = ferroce();
+    command.args(["serve", "--config"]).arg(&file);
+    let node = Node::spawn(command, dir);
+    node.measured(&["--block-size", "128KiB"]);
+    node.refused(&["--block-size", "256KiB"], "at most 128KiB in one command");
+    let nqn = Nqn::new(NQN).expect("a name");
+    let controller =
+        Controller::connect(node.address, &nqn, &Options::default()).expect("connects");
+    let mut queue = controller.queues(1, 8).expect("connects").remove(0);
+    for (blocks, status) in [(32, Status::SUCCESS), (33, Status::INVALID_FIELD)] {
+        let data = Data::Discard(blocks * 4096);
+        let done = queue
+            .exec(nvme::read(1, 0, blocks), data, "Read")
+            .expect("is answered");
+        assert_eq!(done.status().code(), status, "{blocks} blocks");
     }
 }
