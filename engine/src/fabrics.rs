@@ -69,8 +69,8 @@ impl Queues {
         let Ok(subnqn) = Nqn::from_field(&data.subnqn) else {
             return self.refuse_connect(at, ConnectRefusal::SUBNQN);
         };
-        // A host owes a name (Base 4.7), but `spdk_nvme_perf` has none unless it is told one, and others' targets let it in. It
-        // is known by its HOSTID then, and stays out where hosts are named.
+        // A host owes a name (Base 4.7), but `spdk_nvme_perf` has none unless it is told one, and others' targets let it in. Its
+        // name is made of its HOSTID then, also where hosts are named that may connect.
         let hostnqn = match data.hostnqn[0] {
             0 => Ok(Nqn::of_uuid(&data.hostid)),
             _ => Nqn::from_field(&data.hostnqn),
