@@ -366,11 +366,15 @@ impl Command {
     }
 }
 
-/// All commands of a core. Slots are made once, before the first Connect.
+/// All commands of a core. Their memory is set aside before the first Connect, and touched when as many are under way.
 #[derive(Debug)]
 pub struct Slab {
+    /// Those that were ever needed at once.
     commands: Vec<Command>,
+    /// Of these, those that are nobody's.
     free: Vec<u32>,
+    /// How many there may be.
+    most: usize,
 }
 
 impl Slab {
@@ -380,25 +384,39 @@ impl Slab {
             count > 0 && count < (NONE as usize) / CHUNKS_PER_COMMAND,
             "slots fit a tag"
         );
-        let commands = (0..count)
-            .map(|slot| {
-                let mut command = blank();
-                if slot < limits::LISTS {
-                    command.parts.more = Some(Box::default());
-                }
-                command
-            })
-            .collect();
+        let ready = count.min(limits::LISTS);
+        let mut commands = Vec::with_capacity(count);
+        commands.extend((0..ready).map(|_| {
+            let mut command = blank();
+            command.parts.more = Some(Box::default());
+            command
+        }));
+        let mut free = Vec::with_capacity(count);
+        free.extend((0..ready as u32).rev());
         Slab {
             commands,
-            free: (0..count as u32).rev().collect(),
+            free,
+            most: count,
         }
+    }
+
+    /// One more slot than were ever needed, if there may be.
+    #[cold]
+    fn grow(&mut self) -> Option<u32> {
+        let slot = self.commands.len();
+        (slot < self.most).then(|| {
+            self.commands.push(blank());
+            slot as u32
+        })
     }
 
     /// A slot for a command that came in, with everything at its start.
     #[inline]
     pub fn take(&mut self, queue: u32, sqe: &Sqe, now: Tick) -> Option<u32> {
-        let slot = self.free.pop()?;
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => self.grow()?,
+        };
         let command = &mut self.commands[slot as usize];
         assert!(
             command.ticket.is_none() && command.count == 0,
@@ -453,12 +471,22 @@ impl Slab {
 
     /// How many more fit.
     pub fn room(&self) -> usize {
-        self.free.len()
+        self.most - self.taken()
     }
 
-    /// How many there are, free or not.
+    /// How many are somebody's.
+    pub fn taken(&self) -> usize {
+        self.commands.len() - self.free.len()
+    }
+
+    /// How many there may be.
     pub fn capacity(&self) -> usize {
-        self.commands.len()
+        self.most
+    }
+
+    /// All slots that were ever somebody's are below this.
+    pub fn end(&self) -> u32 {
+        self.commands.len() as u32
     }
 
     /// The slot, command and part a tag names; `None` if it is of an older life, or of no life at all.

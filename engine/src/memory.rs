@@ -220,7 +220,7 @@ impl Queues {
             whose = self.home_one(buf, drives).or(whose);
         }
         self.see_whether_over(whose);
-        if bufs.capacity() > 1 && self.lists.len() < self.slab.capacity() {
+        if bufs.capacity() > 1 && self.lists.len() < self.slab.end() as usize {
             self.lists.push(bufs);
         }
     }

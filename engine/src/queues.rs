@@ -803,7 +803,7 @@ impl Queues {
     }
 
     pub(crate) fn commands_in_flight(&self) -> usize {
-        self.slab.capacity() - self.slab.room()
+        self.slab.taken()
     }
 
     pub(crate) fn bufs_out(&self) -> usize {

@@ -159,9 +159,9 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             queues: 1024,
-            commands: 16384,
+            commands: 131_072,
             series: 128,
-            rdma_entries: 4096,
+            rdma_entries: 8192,
             transfer: Size(limits::TRANSFER_MAX.into()),
         }
     }

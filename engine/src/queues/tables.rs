@@ -75,7 +75,7 @@ impl Queues {
             return;
         }
         let parity = self.old_parity();
-        for slot in 0..self.slab.capacity() as u32 {
+        for slot in 0..self.slab.end() {
             let command = &mut self.slab[slot];
             if command.parity != parity || command.at_drive() {
                 continue;

@@ -4,7 +4,7 @@ export RUST_BACKTRACE=1
 # serve OPTIONS...: as of `ferroce serve`; remembered for restart.
 serve() {
     SERVE=("$@")
-    [ "$TARGET" = 127.0.0.1 ] || SERVE+=(--listen "${PROVIDER:-$FABRIC}://$TARGET:4420")
+    [ "$TARGET" = 127.0.0.1 ] || [ "$1" = --config ] || SERVE+=(--listen "${PROVIDER:-$FABRIC}://$TARGET:4420")
     restart
 }
 

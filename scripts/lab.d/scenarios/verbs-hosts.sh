@@ -1,7 +1,16 @@
 # Verbs: 32 hosts at once; one more is refused and disturbs nobody; all go, and nothing is left of them
 #: node timeout=150
 use_verbs 4500
-serve --device ram:64MiB "${METRICS[@]}"
+cat >/tmp/hosts.toml <<END
+listen = ["verbs://$TARGET:4420"]
+metrics = "127.0.0.1:9520"
+[limits]
+rdma-entries = 4096
+[[subsystem]]
+nqn = "$NQN"
+namespace = [{device = "ram:64MiB"}]
+END
+serve --config /tmp/hosts.toml
 connect
 disconnect
 until_true 20 eval '[ "$(held qp)" = 0 ]'

@@ -96,7 +96,9 @@ impl Plan {
             .map(|(core, node)| (core * self.bytes_of_core(), *node))
             .collect();
         let region = Region::map_on(self.bytes(), want, &parts).context(|| {
-            format!("{self}; make `buffers` or `commands` smaller, or name fewer cores")
+            format!(
+                "{self}; make `buffers` or, with RDMA, `rdma-entries` smaller, or name fewer cores"
+            )
         })?;
         if self.huge && self.for_devices && region.kind() == PageKind::Small {
             log::warn!("{}", no_huge_pages(self.bytes()));

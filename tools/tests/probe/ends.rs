@@ -20,7 +20,7 @@ fn a_crowd_is_connected_and_comes_back() {
     );
     assert!(crowd["memory_with"].as_u64() > Some(0), "{value}");
     node.measured(&[]);
-    node.refused(&["--crowd", "2000"], "ferroce: ");
+    node.refused(&["--crowd", "5000"], "ferroce: ");
 }
 
 #[test]
