@@ -13,11 +13,15 @@
 //! Left out on purpose: accepting (`listen.rs`, on a control thread), and KATO, which is the
 //! engine's. A connection that is silent between two PDUs may stay for ever.
 
+mod conn;
+
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+
+use conn::{Conn, Phase, Slot, find, find_mut, id_of, live, token_of};
 
 use crate::sys::{self, Epoll, Events, IoList};
 use crate::tcp::listen::{self, Incoming};
@@ -34,8 +38,6 @@ const BESIDE_DATA: usize = 4096;
 /// R2Ts of at least so many bytes, and what is left of a PDU if it is at least so long, are read
 /// into place. Below it the copy is cheaper than the system call.
 const PLACED_MIN: usize = 8192;
-/// Bufs that are read into by one system call.
-const PLACES: usize = 64;
 /// Bytes read from, and sent to, all connections in a turn, each of which has an equal share. It is what a small command
 /// waits for beside large ones.
 const BYTES_PER_TURN: usize = 512 * 1024;
@@ -126,53 +128,6 @@ struct Ends {
     failed: u64,
     /// A handshake or a PDU was not whole in time.
     late: u64,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    conn: Option<Box<Conn>>,
-}
-
-#[derive(Debug)]
-struct Conn {
-    id: ConnId,
-    socket: TcpStream,
-    machine: Target,
-    /// The beginning of a PDU, from the last read.
-    carry: Vec<u8>,
-    phase: Phase,
-    /// `Opened` was reported, so `Closed` will be.
-    opened: bool,
-    /// In `ready`, `later` or `no_room`, or in the staging.
-    queued: bool,
-    /// In `dirty`.
-    dirty: bool,
-    /// The socket took less than it was given: epoll tells when it has room.
-    blocked: bool,
-    /// Epoll watches for room.
-    watches_room: bool,
-    /// The carry holds whole PDUs: they come before anything is read.
-    replay: bool,
-    /// The socket may hold more than was read.
-    more: bool,
-    /// The peer will send no more: to be read until that shows.
-    ended: bool,
-    misses: u32,
-    /// PDUs that were whole when the deadline was set.
-    pdus: u64,
-    deadline: Option<Tick>,
-    local: SocketAddr,
-    peer: SocketAddr,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    Live,
-    /// Nothing is read any more; what waits is sent.
-    Ending,
-    /// The engine was told the end; what the host still sends is thrown away.
-    Lingering,
 }
 
 /// What is reported, before its data is borrowed. A range or an offset is one of the staging.
@@ -389,7 +344,7 @@ impl TcpFabric {
         let beside = if large { BESIDE_DATA } else { self.share };
         let (asked, placed, result) = if left >= PLACED_MIN {
             let staging = &mut self.staging[..BESIDE_DATA];
-            read_into_place(conn, self.share, staging)
+            conn.read_into_place(self.share, staging)
         } else {
             let end = (have + beside).min(STAGING_LEN);
             self.staging[..have].copy_from_slice(&conn.carry);
@@ -440,7 +395,7 @@ impl TcpFabric {
         };
         let start = range.start;
         if self.commands == COMMANDS_AT_ONCE && range.start < range.end {
-            put_off(conn, &self.staging[range.clone()]);
+            conn.put_off(&self.staging[range.clone()]);
             self.staged = None;
             self.later.push(id);
             return None;
@@ -471,7 +426,7 @@ impl TcpFabric {
                 self.used_up(id);
             }
             Took::NoRoom => {
-                put_off(conn, &self.staging[range.clone()]);
+                conn.put_off(&self.staging[range.clone()]);
                 self.staged = None;
                 self.no_room.push_back(id);
             }
@@ -883,93 +838,15 @@ impl AsFd for TcpFabric {
     }
 }
 
-/// Reads data of a command into its Bufs, and what comes behind it into the staging. Says how much
-/// was asked for, how much of it has its place in Bufs, and what came.
-fn read_into_place(
-    conn: &mut Conn,
-    share: usize,
-    staging: &mut [u8],
-) -> (usize, usize, io::Result<usize>) {
-    let left = conn.machine.data_left();
-    let mut places: [IoSliceMut<'_>; PLACES] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-    let mut count = 0;
-    let mut placed = 0;
-    conn.machine.space(|bytes| {
-        let room = share - placed;
-        let bytes = if bytes.len() > room {
-            &mut bytes[..room]
-        } else {
-            bytes
-        };
-        placed += bytes.len();
-        places[count] = IoSliceMut::new(bytes);
-        count += 1;
-        count < PLACES - 1 && placed < share
-    });
-    let mut asked = placed;
-    if placed == left {
-        asked += staging.len();
-        places[count] = IoSliceMut::new(staging);
-        count += 1;
-    }
-    let result = (&conn.socket).read_vectored(&mut places[..count]);
-    (asked, placed, result)
-}
-
 fn sooner(deadline: &mut Option<Tick>, other: Tick) {
     *deadline = Some(deadline.map_or(other, |deadline| deadline.min(other)));
-}
-
-const fn token_of(id: ConnId) -> u64 {
-    (id.generation as u64) << 32 | id.slot as u64
-}
-
-const fn id_of(token: u64) -> ConnId {
-    ConnId {
-        slot: token as u32,
-        generation: (token >> 32) as u32,
-    }
-}
-
-#[inline]
-fn find(slots: &[Slot], id: ConnId) -> Option<&Conn> {
-    let slot = slots.get(id.slot as usize)?;
-    if slot.generation == id.generation {
-        slot.conn.as_deref()
-    } else {
-        None
-    }
-}
-
-#[inline]
-fn find_mut(slots: &mut [Slot], id: ConnId) -> Option<&mut Conn> {
-    let slot = slots.get_mut(id.slot as usize)?;
-    if slot.generation == id.generation {
-        slot.conn.as_deref_mut()
-    } else {
-        None
-    }
-}
-
-/// What was read waits for another turn.
-fn put_off(conn: &mut Conn, read: &[u8]) {
-    conn.carry.extend_from_slice(read);
-    conn.replay = true;
-    // That a whole PDU waits is not the host's fault.
-    conn.deadline = None;
-}
-
-/// One that the engine may still use.
-#[inline]
-fn live(slots: &mut [Slot], id: ConnId) -> Option<&mut Conn> {
-    find_mut(slots, id).filter(|conn| conn.phase == Phase::Live && conn.opened)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::Arc;
     use std::time::Duration;
 
