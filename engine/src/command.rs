@@ -549,3 +549,30 @@ fn blank() -> Command {
         series: NO_SERIES,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_grow_up_to_the_most_and_come_back() {
+        let most = limits::LISTS + 3;
+        let mut slab = Slab::new(most);
+        let take = |slab: &mut Slab| slab.take(NONE, &Sqe::new(0), Tick(1));
+        let mut slots: Vec<u32> = std::iter::from_fn(|| take(&mut slab)).collect();
+        assert_eq!((slots.len(), slab.taken(), slab.room()), (most, most, 0));
+        slots.sort_unstable();
+        assert_eq!(slots, (0..slab.end()).collect::<Vec<_>>(), "each once");
+        for slot in &slots {
+            let ticket = slab[*slot].ticket.take().expect("it was taken");
+            ticket.abandon();
+            slab.free(*slot);
+        }
+        assert_eq!((slab.taken(), slab.room()), (0, slab.capacity()));
+        // Those that are back are taken again before there are more.
+        let again = take(&mut slab).expect("all are free");
+        assert!(again < slab.end() && slab.end() as usize == most);
+        let ticket = slab[again].ticket.take().expect("it was taken");
+        ticket.abandon();
+    }
+}

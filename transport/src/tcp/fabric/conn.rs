@@ -99,7 +99,7 @@ impl Conn {
     pub fn put_off(&mut self, read: &[u8]) {
         self.carry.extend_from_slice(read);
         self.replay = true;
-        // That a whole PDU waits is not the host's fault.
+        // That it waits is not the host's fault. Of a PDU that is not whole the time begins when it is looked at.
         self.deadline = None;
     }
 }
