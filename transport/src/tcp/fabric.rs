@@ -46,9 +46,9 @@ const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
 /// The same of sending, for one that alone is busy. With a quarter of it large reads bring a third less.
 const ALONE_MAX: usize = 1 << 20;
 /// Commands of one connection in a turn; those behind wait for the next one. All of a turn are answered together: of more, the
-/// beginnings of pages that were asked for would have left the processor's cache before they are sent, and the host would have
+/// beginnings of pages that are asked for would leave the processor's cache before they are sent, and the host would have
 /// nothing to do meanwhile.
-const COMMANDS_AT_ONCE: u32 = 32;
+const COMMANDS_AT_ONCE: u32 = 48;
 /// Connections that are tried without asking epoll.
 const HOT_MAX: usize = 2;
 /// A connection that had nothing so many times is not hot any more.

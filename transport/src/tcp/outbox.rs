@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use ferroce_buf::BufList;
 
-use crate::sys;
 use crate::tcp::frame::{self, Crc, Fatal, Format, Pdu};
 use ferroce_wire::tcp::PduType;
 
@@ -54,10 +53,6 @@ impl Outbox {
             }
             crc.finish().to_le_bytes()
         });
-        // They are copied when the turn ends; measured, this takes 0.12 us off a read of 4 KiB.
-        for buf in data.iter() {
-            sys::prefetch(buf.bytes());
-        }
         let run = self.runs.back_mut().expect("its header is there");
         run.data = data;
         run.data_len = data_len;
