@@ -10,6 +10,9 @@
 //! tried directly, since a `recv` that finds nothing costs less than epoll and a `recv`; as soon as
 //! others are busy too, one epoll says who has something, and those who have nothing cost nothing.
 //!
+//! Who is sent when. All that was answered in a turn leaves at its end, up to each connection's share; connections that have no
+//! more than a small answer go first.
+//!
 //! Left out on purpose: accepting (`listen.rs`, on a control thread), and KATO, which is the
 //! engine's. A connection that is silent between two PDUs may stay for ever.
 
@@ -25,6 +28,7 @@ use conn::{Conn, Phase, Slot, find, find_mut, id_of, live, token_of};
 
 use crate::sys::{self, Epoll, Events, IoList};
 use crate::tcp::listen::{self, Incoming};
+use crate::tcp::outbox::LARGE;
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
 use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
@@ -38,9 +42,12 @@ const BESIDE_DATA: usize = 4096;
 /// R2Ts of at least so many bytes, and what is left of a PDU if it is at least so long, are read
 /// into place. Below it the copy is cheaper than the system call.
 const PLACED_MIN: usize = 8192;
-/// Bytes read from, and sent to, all connections in a turn, each of which has an equal share. It is what a small command
-/// waits for beside large ones.
-const BYTES_PER_TURN: usize = 512 * 1024;
+/// Bytes read from, and sent to, all connections in a turn, each of which has an equal share, if they are of large commands. It
+/// is what a small command waits for beside these.
+const LARGE_PER_TURN: usize = 512 * 1024;
+/// The same for connections with small commands. As many of 4 KiB as the engine takes in a turn: what does not leave in the turn in
+/// which it was done makes every later call a small one.
+const SMALL_PER_TURN: usize = 1 << 20;
 /// The least and the most that is one connection's share.
 const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
 /// The same of sending, for one that alone is busy. With a quarter of it large reads bring a third less.
@@ -102,8 +109,8 @@ pub struct TcpFabric {
     turn: u32,
     /// This turn's readiness was looked at.
     looked: bool,
-    /// Bytes that one connection may read in this turn.
-    share: usize,
+    /// Connections that share what is read in this turn.
+    readers: usize,
     /// Connections whose sockets take nothing.
     blocked: usize,
     lingering: usize,
@@ -164,7 +171,7 @@ impl TcpFabric {
             cold: 0,
             turn: 0,
             looked: false,
-            share: SHARE.1,
+            readers: 1,
             blocked: 0,
             lingering: 0,
             homes: Vec::new(),
@@ -259,8 +266,7 @@ impl TcpFabric {
         if !direct || due || self.blocked > 0 || others && self.turn.is_multiple_of(EPOLL_EVERY) {
             self.ask_epoll();
         }
-        let count = self.ready.len().max(1);
-        self.share = (BYTES_PER_TURN / count).clamp(SHARE.0, SHARE.1);
+        self.readers = self.ready.len().max(1);
     }
 
     /// What one connection may send in a turn. If others are busy, that is what they wait for.
@@ -341,10 +347,11 @@ impl TcpFabric {
         }
         let left = conn.machine.data_left();
         let large = left.max(conn.machine.expected_each()) >= PLACED_MIN;
-        let beside = if large { BESIDE_DATA } else { self.share };
+        let share = share(large, self.readers, SHARE.1);
+        let beside = if large { BESIDE_DATA } else { share };
         let (asked, placed, result) = if left >= PLACED_MIN {
             let staging = &mut self.staging[..BESIDE_DATA];
-            conn.read_into_place(self.share, staging)
+            conn.read_into_place(share, staging)
         } else {
             let end = (have + beside).min(STAGING_LEN);
             self.staging[..have].copy_from_slice(&conn.carry);
@@ -481,8 +488,9 @@ impl TcpFabric {
         }
     }
 
-    /// Sends what waits on one connection, up to its share.
-    fn send(&mut self, id: ConnId, mut share: usize) {
+    /// Sends what waits on one of so many connections, up to its share.
+    fn send(&mut self, id: ConnId, senders: usize) {
+        let most = self.send_max();
         let Some(conn) = find_mut(&mut self.slots, id) else {
             return;
         };
@@ -491,6 +499,7 @@ impl TcpFabric {
             return;
         }
         conn.machine.ask();
+        let mut share = share(conn.machine.sends_large(), senders, most);
         while conn.machine.to_send() > 0 && share > 0 {
             let mut list = IoList::new(share);
             conn.machine.gather(|piece| list.push(piece));
@@ -518,6 +527,11 @@ impl TcpFabric {
         } else if conn.phase == Phase::Ending {
             self.begin_lingering(id);
         }
+    }
+
+    /// What waits on it is no more than a small command's answer.
+    fn has_little(&self, id: ConnId) -> bool {
+        find(&self.slots, id).is_some_and(|conn| conn.machine.to_send() <= LARGE)
     }
 
     fn block(&mut self, id: ConnId) {
@@ -807,9 +821,21 @@ impl Fabric for TcpFabric {
         }
         let mut sending = std::mem::take(&mut self.sending);
         std::mem::swap(&mut sending, &mut self.dirty);
-        let share = (BYTES_PER_TURN / sending.len()).clamp(SHARE.0, self.send_max());
+        let senders = sending.len();
+        // Beside large data most of a small answer's time was the wait for its turn; those are hardly later for it.
+        let mut others = 0;
+        for at in 0..senders {
+            let id = sending[at];
+            if self.has_little(id) {
+                self.send(id, senders);
+            } else {
+                sending[others] = id;
+                others += 1;
+            }
+        }
+        sending.truncate(others);
         for id in sending.drain(..) {
-            self.send(id, share);
+            self.send(id, senders);
         }
         self.sending = sending;
     }
@@ -836,6 +862,17 @@ impl AsFd for TcpFabric {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
+}
+
+/// What one of so many connections may read or send in a turn.
+#[inline]
+fn share(large: bool, sharers: usize, most: usize) -> usize {
+    let all = if large {
+        LARGE_PER_TURN
+    } else {
+        SMALL_PER_TURN
+    };
+    (all / sharers).clamp(SHARE.0, most)
 }
 
 fn sooner(deadline: &mut Option<Tick>, other: Tick) {
@@ -1055,6 +1092,57 @@ mod tests {
         let most = COMMANDS_AT_ONCE as usize;
         assert!(turns.iter().all(|count| *count <= most), "{turns:?}");
         assert!(!bench.fabric.has_work(), "nothing is left over");
+    }
+
+    #[test]
+    fn who_has_little_to_send_goes_first() {
+        let mut bench = Bench::new();
+        let (_much_host, much) = bench.open(0);
+        let (_little_host, little) = bench.open(0);
+        for cid in 0..5 {
+            let bufs = bench.bufs(&[4096], 0xAA);
+            bench.fabric.reply(much, reply(cid, bufs, true));
+        }
+        let bufs = bench.bufs(&[4096], 0xBB);
+        bench.fabric.reply(little, reply(9, bufs, true));
+        bench.fabric.flush(NOW);
+        let homes = std::mem::take(&mut bench.fabric.homes);
+        let sent: Vec<u8> = homes
+            .iter()
+            .flat_map(BufList::iter)
+            .map(|buf| buf.bytes()[0])
+            .collect();
+        homes.into_iter().for_each(|bufs| bench.pool.put_all(bufs));
+        assert_eq!(sent, [0xBB, 0xAA, 0xAA, 0xAA, 0xAA, 0xAA]);
+    }
+
+    #[test]
+    fn small_commands_may_move_more_in_a_turn_than_large_ones() {
+        let mut bench = Bench::new();
+        let (_host, conn) = bench.open(0);
+        let large = |bench: &Bench| {
+            find(&bench.fabric.slots, conn)
+                .unwrap()
+                .machine
+                .sends_large()
+        };
+        assert!(!large(&bench), "nothing waits");
+        for cid in 0..8 {
+            let bufs = bench.bufs(&[4096; 4], 1);
+            bench.fabric.reply(conn, reply(cid, bufs, true));
+        }
+        assert!(!large(&bench), "reads of 16 KiB");
+        let bufs = bench.bufs(&[128 * 1024], 1);
+        bench.fabric.reply(conn, reply(9, bufs, true));
+        assert!(large(&bench), "one of 128 KiB among them");
+        bench.fabric.close(conn, Close::Now);
+        bench.turn(true);
+        assert_eq!(bench.pool.out(), 0);
+
+        assert_eq!(share(false, 16, SHARE.1), 2 * share(true, 16, SHARE.1));
+        assert_eq!(share(true, 1, ALONE_MAX), LARGE_PER_TURN);
+        assert_eq!(share(false, 1, SHARE.1), SHARE.1);
+        assert_eq!(share(false, 1000, SHARE.1), SHARE.0);
     }
 
     #[test]

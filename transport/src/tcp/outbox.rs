@@ -33,6 +33,9 @@ struct Run {
 /// Sent bytes of `heads` are kept until they are this many, so that what is left is moved rarely.
 const KEPT_MAX: usize = 4096;
 
+/// What is sent of one command is large if it is more than this: 16 KiB of data and some headers.
+pub const LARGE: usize = 16 * 1024 + 512;
+
 impl Outbox {
     /// Adds a PDU without data.
     #[inline]
@@ -92,6 +95,12 @@ impl Outbox {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// What waits comes in large pieces: more than [`LARGE`] bytes each on average.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.len > self.runs.len() * LARGE
     }
 
     /// Hands out what waits, piece by piece and in order, until `push` says false.

@@ -603,6 +603,12 @@ impl Target {
         self.outbox.len()
     }
 
+    /// What waits to be sent is large data, most of it.
+    #[inline]
+    pub fn sends_large(&self) -> bool {
+        self.outbox.is_large()
+    }
+
     /// Hands out what waits to be sent, piece by piece and in order, until `push` says false.
     #[inline]
     pub fn gather<'a>(&'a self, push: impl FnMut(&'a [u8]) -> bool) {
