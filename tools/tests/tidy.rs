@@ -204,11 +204,14 @@ fn files_are_short() {
 
 #[test]
 fn nothing_is_left_undone() {
-    const MARKS: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
+    // By their names alone, or whoever searches the tree for such marks finds this list.
+    let macros = ["todo", "unimplemented", "dbg"].map(|name| format!("{name}!"));
+    let switched_off = format!("#[{}", "ignore");
+    let marks = [macros.as_slice(), &[switched_off]].concat();
     let mut offences = Vec::new();
     for file in files(".rs") {
         for (number, line) in file.text.lines().map(code_of).enumerate() {
-            for mark in MARKS.iter().filter(|mark| line.contains(**mark)) {
+            for mark in marks.iter().filter(|mark| line.contains(*mark)) {
                 offences.push(format!("{}:{}: {mark}", file.name, number + 1));
             }
         }
