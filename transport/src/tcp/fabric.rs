@@ -50,8 +50,8 @@ const LARGE_PER_TURN: usize = 512 * 1024;
 const SMALL_PER_TURN: usize = 1 << 20;
 /// The least and the most that is one connection's share.
 const SHARE: (usize, usize) = (32 * 1024, 256 * 1024);
-/// The same of sending, for one that alone is busy. With a quarter of it large reads bring a third less.
-const ALONE_MAX: usize = 1 << 20;
+/// The most when sending, for one that alone is busy: all of a turn. With 256 KiB large reads bring a third less.
+const ALONE_MAX: usize = SMALL_PER_TURN;
 /// Commands of one connection in a turn; those behind wait for the next one. All of a turn are answered together: of more, the
 /// beginnings of pages that are asked for would leave the processor's cache before they are sent, and the host would have
 /// nothing to do meanwhile.
