@@ -37,6 +37,9 @@ const MESSAGE_MAX: u32 = 128 * 1024;
 /// is under way.
 const REST_NS: u64 = 4_000_000_000;
 
+/// Packets that are little to send: the answer to a read of 4 KiB, in packets of 1024 bytes.
+const LITTLE: u32 = 5;
+
 /// An address of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Port {
@@ -93,6 +96,8 @@ pub struct Device {
     events: VecDeque<Event>,
     /// Queue pairs that have something to send.
     ready: VecDeque<u32>,
+    /// The outlet was full before all of them had sent something.
+    cut: bool,
     /// Last words of queue pairs: a NAK, or the ACK that was owed.
     last_words: VecDeque<(Route, Head)>,
     /// Queue pairs that are down and have nothing left but their name.
@@ -122,6 +127,7 @@ impl Device {
             cm: Cm::new(guid, worker, workers, random.u64(..)),
             events: VecDeque::with_capacity(256),
             ready: VecDeque::with_capacity(64),
+            cut: false,
             last_words: VecDeque::new(),
             going: VecDeque::new(),
             due: None,
@@ -630,38 +636,57 @@ impl Device {
             self.mad_psn = self.mad_psn.plus(1);
             self.cm.out.pop_front();
         }
+        // Who has little to send does not wait for those who have much. If there was not room for all, each has its turn.
+        if self.ready.len() > 1 && !std::mem::take(&mut self.cut) {
+            for _ in 0..self.ready.len() {
+                let slot = self.ready.pop_front().expect("as many as there were");
+                let (_, qp) = &self.slots[slot as usize];
+                if qp.as_ref().is_some_and(|qp| qp.requester.unsent() > LITTLE) {
+                    self.ready.push_back(slot);
+                } else if !self.send_burst(slot, now, outlet) {
+                    self.cut = true;
+                    return false;
+                }
+            }
+        }
         for _ in 0..self.ready.len() {
             let slot = self.ready.pop_front().expect("as many as there were");
-            let (_, qp) = &mut self.slots[slot as usize];
-            // It may have gone, and its slot have been used again: then this is one look too many.
-            let Some(qp) = qp else { continue };
-            qp.ready = false;
-            let State::Up = qp.state else { continue };
-            let (wanted, sent) = {
-                let mut burst = Burst::default();
-                qp.responder.burst(&qp.grants, &mut burst);
-                qp.requester.burst(&mut burst);
-                let packets = burst.packets();
-                let sent = if packets.is_empty() {
-                    0
-                } else {
-                    outlet.send(&qp.route, packets)
-                };
-                (packets.len(), sent)
-            };
-            self.counters.sent += sent as u64;
-            let left = qp.responder.sent(sent, &qp.grants);
-            qp.requester.sent(left, now, &mut self.counters);
-            let due = qp.requester.next_timeout();
-            if qp.responder.has_work() || qp.requester.has_work() {
-                self.list(slot);
-            }
-            self.lower_due(due);
-            if sent < wanted {
+            if !self.send_burst(slot, now, outlet) {
+                self.cut = true;
                 return false;
             }
         }
         true
+    }
+
+    /// Sends what a queue pair may send, a burst at most. False if the outlet was full.
+    fn send_burst(&mut self, slot: u32, now: Tick, outlet: &mut impl Outlet) -> bool {
+        let (_, qp) = &mut self.slots[slot as usize];
+        // It may have gone, and its slot have been used again: then this is one look too many.
+        let Some(qp) = qp else { return true };
+        qp.ready = false;
+        let State::Up = qp.state else { return true };
+        let (wanted, sent) = {
+            let mut burst = Burst::default();
+            qp.responder.burst(&qp.grants, &mut burst);
+            qp.requester.burst(&mut burst);
+            let packets = burst.packets();
+            let sent = if packets.is_empty() {
+                0
+            } else {
+                outlet.send(&qp.route, packets)
+            };
+            (packets.len(), sent)
+        };
+        self.counters.sent += sent as u64;
+        let left = qp.responder.sent(sent, &qp.grants);
+        qp.requester.sent(left, now, &mut self.counters);
+        let due = qp.requester.next_timeout();
+        if qp.responder.has_work() || qp.requester.has_work() {
+            self.list(slot);
+        }
+        self.lower_due(due);
+        sent == wanted
     }
 
     /// Does what is due. `caught_up` says that no packets wait to be looked at.

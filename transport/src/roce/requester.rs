@@ -275,6 +275,11 @@ impl Requester {
         });
     }
 
+    /// Packets that wait to be sent.
+    pub fn unsent(&self) -> u32 {
+        self.end.since(self.next.psn) as u32
+    }
+
     /// Adds the packets that may be sent now, as far as there is room.
     pub fn burst<'a>(&'a self, out: &mut Burst<'a>) {
         if self.rnr.is_some() {
