@@ -180,6 +180,43 @@ fn an_admin_queue_gets_a_cntlid_of_the_range_until_none_is_left() {
 }
 
 #[test]
+fn numbers_of_controllers_go_round() {
+    let mut node = Node::new(1);
+    let got: Vec<u16> = (0..7)
+        .map(|_| {
+            let cntlid = node.connect(0, |_| {}).expect("there is a free one");
+            node.ended(cntlid, 0);
+            cntlid
+        })
+        .collect();
+    assert_eq!(got, [10, 11, 12, 10, 11, 12, 10]);
+}
+
+#[test]
+fn discovery_takes_no_number_that_a_subsystem_needs() {
+    let mut node = Node::new(1);
+    let discovery = Nqn::new(DISCOVERY_NQN).unwrap();
+    for cntlid in [0xFFEF, 0xFFEE, 0xFFED] {
+        let got = node.connect(0, |request| request.subnqn = discovery);
+        assert_eq!(got, Ok(cntlid));
+    }
+    assert_eq!(node.connect(0, |_| {}), Ok(10));
+    // Where subsystems have them all, those that they come to last.
+    let change = Change::AddSubsystem(Subsystem {
+        nqn: "nqn.2026-01.test:all".into(),
+        serial: "2".into(),
+        model: "test".into(),
+        cntlids: (1, 0xFFEF),
+        allow: None,
+        namespaces: Default::default(),
+    });
+    node.control.change(change).expect("it fits");
+    node.drain();
+    let got = node.connect(0, |request| request.subnqn = discovery);
+    assert_eq!(got, Ok(0xFFEC));
+}
+
+#[test]
 fn refusals_name_what_was_wrong() {
     let mut node = Node::new(1);
     let other = Nqn::new("nqn.2026-01.test:nobody").unwrap();
@@ -189,10 +226,10 @@ fn refusals_name_what_was_wrong() {
     assert_eq!(refused, invalid(ConnectRefusal::CNTLID));
 
     let cntlid = node.controller(0);
-    assert_eq!(
-        node.connect(0, io(cntlid + 1, 1)),
-        invalid(ConnectRefusal::CNTLID)
-    );
+    // It may be tried again, by a new association: the node may have been started anew meanwhile.
+    let unknown = node.connect(0, io(cntlid + 1, 1)).unwrap_err();
+    assert_eq!(unknown.status, Status::CONNECT_INVALID_PARAMETERS);
+    assert_eq!(unknown.dw0, ConnectRefusal::CNTLID.dw0());
     let refused = node.connect(0, |request| {
         io(cntlid, 1)(request);
         request.hostid = [8; 16];

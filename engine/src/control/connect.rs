@@ -102,11 +102,12 @@ impl<I, D> Control<I, D> {
             self.refuse(core, queue, Status::CONNECT_CONTROLLER_BUSY, 0);
             return;
         }
-        let range = match self.table.subsystems.get(request.subnqn.as_str()) {
-            Some(subsystem) => subsystem.cntlids,
-            None => (1, CNTLID_MAX),
+        let subsystem = self.table.subsystems.get(request.subnqn.as_str());
+        let (found, range) = match subsystem.map(|subsystem| subsystem.cntlids) {
+            Some(range) => (self.free_cntlid(range), range),
+            None => (self.free_discovery_cntlid(), (1, CNTLID_MAX)),
         };
-        let Some(cntlid) = self.free_cntlid(range) else {
+        let Some(cntlid) = found else {
             log::warn!(
                 "{}: all controller identifiers from {range:?} are in use",
                 request.peer
@@ -138,12 +139,32 @@ impl<I, D> Control<I, D> {
     }
 
     fn free_cntlid(&mut self, (first, last): (u16, u16)) -> Option<u16> {
-        let start = self.next_cntlid.clamp(first, last);
+        let start = match self.next_cntlid {
+            next if (first..=last).contains(&next) => next,
+            _ => first,
+        };
         let found = (start..=last)
             .chain(first..start)
             .find(|cntlid| !self.controllers.contains_key(cntlid))?;
         self.next_cntlid = found.wrapping_add(1);
         Some(found)
+    }
+
+    /// Not one of those that a subsystem's hosts need, if there is another. A discovery controller's may be used again soon:
+    /// hosts do not tell these apart by them.
+    fn free_discovery_cntlid(&self) -> Option<u16> {
+        let free = |cntlid: &u16| !self.controllers.contains_key(cntlid);
+        let mut at = CNTLID_MAX;
+        while at > 0 {
+            let ranges = self.table.subsystems.values().map(|all| all.cntlids);
+            let mut around = ranges.filter(|(first, last)| (*first..=*last).contains(&at));
+            at = match around.next() {
+                Some((first, _)) => first - 1,
+                None if free(&at) => return Some(at),
+                None => at - 1,
+            };
+        }
+        (1..=CNTLID_MAX).rev().find(free)
     }
 
     /// An I/O queue joins its controller, unless commands of the same host's dead queues are still on
@@ -227,7 +248,12 @@ impl<I, D> Control<I, D> {
                     })
                 }
             }
-            _ => Err(invalid(ConnectRefusal::CNTLID)),
+            // Without DNR: a host that meets a node which was just started anew makes a new association, where Linux gives up
+            // for good on one with it.
+            _ => Err(Refused {
+                status: Status::CONNECT_INVALID_PARAMETERS,
+                dw0: ConnectRefusal::CNTLID.dw0(),
+            }),
         };
         self.send(core, ToCore::Admit { queue, admission });
     }
