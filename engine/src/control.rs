@@ -4,7 +4,8 @@
 //! **Changes are one mechanism.** A change makes a new [`Table`] and sends it to every core
 //! (`prepare`: new commands see the new table); each core answers that it has it, and when no command
 //! begun under the old one is left (`drained`). When all have it, cores may tell hosts what is new;
-//! when all have drained, the change is done. Changes go one after the other.
+//! when all have drained, the change is done. Changes go one after the other, but those of who may connect and where, which
+//! no command hangs on: they are made at once and done when all have them, whatever a drive takes for those before them.
 //!
 //! **No stale write.** While I/O queues that ended, alone or with their association, have commands at a
 //! drive, the same host's next I/O queue in that subsystem waits, see [`Control::admit_io`].
@@ -38,6 +39,10 @@ pub struct Control<I, D> {
     changes: VecDeque<Pending<D>>,
     /// The change that cores are draining for: its number, and its drive to remove afterwards.
     current: Option<Current>,
+    /// Changes that nothing is awaited for but that every core has this table.
+    quick: VecDeque<(ChangeId, u64)>,
+    /// The latest table that cores may tell hosts of.
+    told: u64,
     finished: VecDeque<ChangeId>,
     next_change: u64,
     next_drive: u16,
@@ -144,6 +149,19 @@ pub enum Change<D> {
     RemoveListener(Transport, SocketAddr),
 }
 
+impl<D> Change<D> {
+    /// It is of who may connect and where, alone.
+    fn is_of_access(&self) -> bool {
+        match self {
+            Change::Allow { .. } | Change::AddListener(_) | Change::RemoveListener(..) => true,
+            Change::AddSubsystem(subsystem) => subsystem.namespaces.is_empty(),
+            Change::AddNamespace { .. }
+            | Change::RemoveNamespace { .. }
+            | Change::Resize { .. } => false,
+        }
+    }
+}
+
 /// Why a change cannot be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ChangeError {
@@ -213,8 +231,6 @@ struct Current {
     id: ChangeId,
     epoch: u64,
     remove: Option<DriveId>,
-    /// Every core has the table, and may tell hosts what is new in it.
-    told: bool,
 }
 
 /// A host, as `ctl hosts` shows it.
@@ -246,6 +262,8 @@ impl<I, D> Control<I, D> {
             waiting: Vec::new(),
             changes: VecDeque::new(),
             current: None,
+            quick: VecDeque::new(),
+            told: 0,
             finished: VecDeque::new(),
             next_change: 1,
             next_drive: 0,
@@ -271,17 +289,28 @@ impl<I, D> Control<I, D> {
             return Err(ChangeError::Stopping);
         }
         let mut table = self.planned().clone();
+        let quick = change.is_of_access();
         let (add, remove) = apply(&mut table, change)?;
-        table.epoch += 1;
         let id = ChangeId(self.next_change);
         self.next_change += 1;
-        self.changes.push_back(Pending {
-            id,
-            table,
-            add,
-            remove,
-        });
-        self.next_step();
+        if quick {
+            for pending in &mut self.changes {
+                pending.table.take_access(&table);
+            }
+            let mut now = self.table.clone();
+            now.take_access(&table);
+            self.put_in_force(now);
+            self.quick.push_back((id, self.table.version));
+        } else {
+            table.epoch += 1;
+            self.changes.push_back(Pending {
+                id,
+                table,
+                add,
+                remove,
+            });
+            self.next_step();
+        }
         Ok(id)
     }
 
@@ -393,9 +422,9 @@ impl<I, D> Control<I, D> {
             ToControl::QueueEnded { cntlid, qid } => self.on_queue_ended(cntlid, qid, now),
             ToControl::ControllerEnding { cntlid } => self.end(cntlid),
             ToControl::Resetting { cntlid } => self.on_resetting(cntlid),
-            ToControl::HasTable { core, epoch } => {
-                self.cores[core].has = epoch;
-                self.tell_if_all_have_it();
+            ToControl::HasTable { core, version } => {
+                self.cores[core].has = version;
+                self.on_had();
             }
             ToControl::Drained { core, epoch } => {
                 self.cores[core].drained = epoch;
@@ -523,12 +552,7 @@ impl<I, D> Control<I, D> {
             return;
         };
         let (id, epoch, remove) = (pending.id, pending.table.epoch, pending.remove);
-        self.current = Some(Current {
-            id,
-            epoch,
-            remove,
-            told: false,
-        });
+        self.current = Some(Current { id, epoch, remove });
         if let Some((drive, queues)) = pending.add {
             assert!(
                 queues.len() == self.cores.len(),
@@ -538,7 +562,13 @@ impl<I, D> Control<I, D> {
                 self.send(core, ToCore::AddDrive(drive, queue));
             }
         }
-        self.table = pending.table;
+        self.put_in_force(pending.table);
+    }
+
+    /// From now on commands see this table.
+    fn put_in_force(&mut self, table: Table) {
+        let version = self.table.version + 1;
+        self.table = Table { version, ..table };
         let table = Arc::new(self.table.clone());
         for core in 0..self.cores.len() {
             self.send(core, ToCore::Table(table.clone()));
@@ -546,18 +576,19 @@ impl<I, D> Control<I, D> {
         self.end_forbidden();
     }
 
-    /// A host that hears of a change may use it on any of its queues.
-    fn tell_if_all_have_it(&mut self) {
-        let Some(current) = self.current.as_mut().filter(|current| !current.told) else {
-            return;
-        };
-        let epoch = current.epoch;
-        if self.cores.iter().any(|core| core.has < epoch) {
-            return;
+    /// A core has another table. A host that hears of a change may use it on any of its queues, so not before all cores have.
+    fn on_had(&mut self) {
+        let version = self.table.version;
+        let had = self.cores.iter().map(|core| core.has).min();
+        let had = had.unwrap_or(version);
+        if self.told < version && had >= version {
+            self.told = version;
+            for core in 0..self.cores.len() {
+                self.send(core, ToCore::Tell { version });
+            }
         }
-        current.told = true;
-        for core in 0..self.cores.len() {
-            self.send(core, ToCore::Tell { epoch });
+        while let Some((id, _)) = self.quick.pop_front_if(|(_, version)| *version <= had) {
+            self.finished.push_back(id);
         }
     }
 

@@ -183,7 +183,7 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                 }
                 ToCore::ResetDone { cntlid } => self.queues.on_reset_done(cntlid),
                 ToCore::Table(table) => self.queues.on_table(table),
-                ToCore::Tell { epoch } => self.queues.on_tell(epoch),
+                ToCore::Tell { version } => self.queues.on_tell(version),
                 ToCore::AddDrive(id, drive) => self.drives.add(id, drive),
                 ToCore::RemoveDrive(id) => self.drives.remove(id),
                 ToCore::Stop => self.queues.on_stop(&mut self.drives),

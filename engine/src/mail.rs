@@ -130,7 +130,7 @@ pub enum ToControl {
         /// Which core.
         core: usize,
         /// Which table.
-        epoch: u64,
+        version: u64,
     },
     /// No command that began under an earlier table is left on this core.
     Drained {
@@ -180,7 +180,7 @@ pub enum ToCore<I, D> {
     /// Every core has that table: hosts may be told what is new in it.
     Tell {
         /// Which table.
-        epoch: u64,
+        version: u64,
     },
     /// A drive for tables to come.
     AddDrive(DriveId, D),

@@ -14,7 +14,9 @@ use crate::port::{DriveId, DriveInfo};
 /// Everything hosts can see.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// Counts changes; the first table is 1.
+    /// Counts the tables that there were; the first is 1.
+    pub version: u64,
+    /// Counts changes that commands of the table before are awaited for.
     pub epoch: u64,
     /// By NQN.
     pub subsystems: BTreeMap<String, Arc<Subsystem>>,
@@ -22,6 +24,25 @@ pub struct Table {
     pub listeners: Vec<Listener>,
     /// Discovery generation counter: counts what changes the discovery log of any host.
     pub generation: u64,
+}
+
+impl Table {
+    /// Takes over who may connect and where, and subsystems without namespaces: what another table has of that.
+    pub fn take_access(&mut self, other: &Table) {
+        self.listeners.clone_from(&other.listeners);
+        for (nqn, subsystem) in &other.subsystems {
+            match self.subsystems.get_mut(nqn) {
+                Some(mine) if mine.allow != subsystem.allow => {
+                    Arc::make_mut(mine).allow.clone_from(&subsystem.allow);
+                }
+                None if subsystem.namespaces.is_empty() => {
+                    self.subsystems.insert(nqn.clone(), subsystem.clone());
+                }
+                _ => {}
+            }
+        }
+        self.generation += 1;
+    }
 }
 
 /// An NVM subsystem.

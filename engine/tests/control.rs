@@ -9,7 +9,7 @@ use ferroce_engine::limits;
 use ferroce_engine::mail::{ConnectRequest, Mailbox, Refused, ToControl, ToCore, mailbox};
 use ferroce_engine::port::{DriveId, DriveInfo, Tick};
 use ferroce_engine::queue::QueueRef;
-use ferroce_engine::table::{Subsystem, Transport};
+use ferroce_engine::table::{Listener, Subsystem, Transport};
 use ferroce_wire::fabrics::{ConnectRefusal, DISCOVERY_NQN, Nqn};
 use ferroce_wire::status::Status;
 
@@ -66,7 +66,9 @@ impl Node {
     fn drain_core(&mut self, core: usize) {
         for mail in self.mail(core) {
             if let ToCore::Table(table) = mail {
-                let epoch = table.epoch;
+                let (epoch, version) = (table.epoch, table.version);
+                self.control
+                    .on_mail(ToControl::HasTable { core, version }, self.now);
                 self.control
                     .on_mail(ToControl::Drained { core, epoch }, self.now);
             }
@@ -559,6 +561,7 @@ fn while_stopping_nobody_is_admitted_and_nothing_changes() {
 #[test]
 fn hosts_are_told_when_every_core_has_the_table() {
     let mut node = Node::new(2);
+    (0..2).for_each(|core| drop(node.mail(core)));
     let change = Change::Allow {
         nqn: NQN.into(),
         hosts: None,
@@ -566,21 +569,83 @@ fn hosts_are_told_when_every_core_has_the_table() {
     node.control.change(change).expect("it fits");
     let tells = |mail: Vec<Mail>| mail.iter().any(|mail| matches!(mail, ToCore::Tell { .. }));
     assert!(!tells(node.mail(0)));
-    let epoch = node.control.table().epoch;
+    let version = node.control.table().version;
     let now = node.now;
-    let has = |core| ToControl::HasTable { core, epoch };
+    let has = |core| ToControl::HasTable { core, version };
     node.control.on_mail(has(0), now);
     assert!(!tells(node.mail(0)), "the other core has not said so");
     node.mail(1);
     node.control.on_mail(has(1), now);
     assert!(tells(node.mail(0)) && tells(node.mail(1)));
-    // It is told once, and a change that is over is not told again.
+    // It is told once.
     node.control.on_mail(has(1), now);
-    for core in 0..2 {
-        node.control
-            .on_mail(ToControl::Drained { core, epoch }, now);
-    }
     assert!(!tells(node.mail(0)) && !tells(node.mail(1)));
+}
+
+#[test]
+fn who_may_connect_and_where_changes_whatever_a_drive_takes() {
+    let mut node = Node::new(2);
+    let cntlid = node.controller(1);
+    while node.control.finished().is_some() {}
+    // The first waits for commands at a drive, the second for the first.
+    add(&mut node, None).unwrap();
+    add(&mut node, None).unwrap();
+    (0..2).for_each(|core| drop(node.mail(core)));
+    let listener = Listener {
+        transport: Transport::Tcp,
+        address: "127.0.0.1:4421".parse().unwrap(),
+        port_id: 2,
+    };
+    let hosts = Some(BTreeSet::from(["nqn.2026-01.test:other".to_owned()]));
+    let generation = node.control.table().generation;
+    let changes = [
+        Change::Allow {
+            nqn: NQN.into(),
+            hosts: hosts.clone(),
+        },
+        Change::AddListener(listener),
+        // With namespaces it would be a change of drives.
+        Change::AddSubsystem(Subsystem {
+            nqn: "nqn.2026-01.test:new".into(),
+            namespaces: Default::default(),
+            ..(*node.control.table().subsystems[NQN]).clone()
+        }),
+    ];
+    let changes = changes.map(|change| node.control.change(change).expect("it fits"));
+    let forbidden =
+        |mail: &Mail| matches!(mail, ToCore::EndController { cntlid: of, .. } if *of == cntlid);
+    let mail = node.mail(1);
+    assert!(mail.iter().any(forbidden));
+    let table = node.control.table();
+    assert_eq!(table.subsystems[NQN].allow, hosts);
+    assert_eq!(table.subsystems.len(), 2);
+    assert_eq!(table.listeners.len(), 1);
+    assert_eq!(table.generation, generation + 3);
+    assert_eq!(table.subsystems[NQN].namespaces.len(), 1);
+    // Done when all cores have it, each for itself.
+    let version = table.version;
+    assert_eq!(node.control.finished(), None);
+    for (core, version) in [(0, version), (1, version - 1)] {
+        let has = ToControl::HasTable { core, version };
+        node.control.on_mail(has, node.now);
+    }
+    assert_eq!(node.control.finished(), Some(changes[0]));
+    assert_eq!(node.control.finished(), Some(changes[1]));
+    assert_eq!(node.control.finished(), None);
+    node.drain();
+    let epoch = node.control.table().epoch;
+    for core in 0..2 {
+        let drained = ToControl::Drained { core, epoch };
+        node.control.on_mail(drained, node.now);
+    }
+    // What was planned before has it as well.
+    node.drain();
+    let table = node.control.table();
+    assert_eq!(table.subsystems[NQN].namespaces.len(), 2);
+    assert_eq!(table.subsystems[NQN].allow, hosts);
+    assert_eq!(table.subsystems.len(), 2);
+    assert_eq!(table.listeners.len(), 1);
+    assert_eq!(table.generation, generation + 3);
 }
 
 #[test]

@@ -197,6 +197,7 @@ fn table() -> Table {
         namespaces,
     };
     Table {
+        version: 3,
         epoch: 3,
         subsystems: BTreeMap::from([(NQN.to_owned(), Arc::new(subsystem))]),
         listeners: vec![listener("192.0.2.1:4420", 1)],

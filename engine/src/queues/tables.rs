@@ -18,9 +18,11 @@ use crate::table::Table;
 impl Queues {
     pub(crate) fn on_table(&mut self, table: Arc<Table>) {
         let old = std::mem::replace(&mut self.table, table);
-        self.draining = Some(self.now);
-        let (core, epoch) = (self.config.index, self.table.epoch);
-        self.mail.push_back(ToControl::HasTable { core, epoch });
+        if old.epoch != self.table.epoch {
+            self.draining = Some(self.now);
+        }
+        let (core, version) = (self.config.index, self.table.version);
+        self.mail.push_back(ToControl::HasTable { core, version });
         for queue in &mut self.queues {
             if let Some(subsystem) = &queue.subsystem {
                 // A subsystem that was removed stays with its queues until they end.
@@ -33,8 +35,8 @@ impl Queues {
     }
 
     /// Hosts are told what is new in the table, now that every core works by it.
-    pub(crate) fn on_tell(&mut self, epoch: u64) {
-        if self.table.epoch != epoch {
+    pub(crate) fn on_tell(&mut self, version: u64) {
+        if self.table.version != version {
             return;
         }
         let Some(old) = self.untold.take() else {
