@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::drives::Drives;
 use crate::limits;
 use crate::mail::{Mailbox, Post, ToControl, ToCore};
-use crate::port::{Backend, Fabric, Inbound, Tick};
+use crate::port::{Backend, Fabric, Inbound, Room, Tick};
 use crate::queues::Queues;
 pub use crate::queues::{CoreConfig, LANDING};
 use crate::table::Table;
@@ -75,15 +75,16 @@ impl<F: Fabric, D: Backend> Core<F, D> {
         // What came was followed to where it waits for drives, hosts or time, in this very turn.
         let mut through = !busy;
         self.queues.on_time(now, wall_ms, &mut self.drives);
-        let mut room = 0;
+        // Which commands there is room for, and for how many at least.
+        let (mut room, mut count) = (Room::None, 0);
         for (index, fabric) in self.fabrics.iter_mut().enumerate() {
             let mut left = limits::INBOUND_PER_TURN;
             while left > 0 {
                 left -= 1;
-                if room == 0 {
-                    room = self.queues.room();
+                if count == 0 {
+                    (room, count) = self.queues.room();
                 }
-                match fabric.poll(now, room > 0) {
+                match fabric.poll(now, room) {
                     None => break,
                     Some(Inbound::Capsule { conn, sqe, data }) => {
                         self.queues
@@ -117,10 +118,10 @@ impl<F: Fabric, D: Backend> Core<F, D> {
                         through = false;
                     }
                 }
-                room = room.saturating_sub(1);
+                count = count.saturating_sub(1);
                 busy = true;
             }
-            through &= room > 0 && left > 0;
+            through &= room == Room::Any && left > 0;
         }
         busy |= self.queues.serve_line(&mut self.drives);
         self.queues.stamp_submitted(&clock);

@@ -13,6 +13,7 @@ use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 
 use crate::health::Health;
+use crate::limits;
 use crate::table::Transport;
 
 /// Nanoseconds of a clock that only goes forward. The engine never reads a clock; it is told.
@@ -186,10 +187,9 @@ pub trait Fabric {
     /// Takes over a connection.
     fn adopt(&mut self, incoming: Self::Incoming, now: Tick);
 
-    /// The next thing that happened, if any. With `room` false no [`Inbound::Capsule`] or
-    /// [`Inbound::Spoiled`] is reported: the engine has no place for more commands, and such
-    /// connections wait unread.
-    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>>;
+    /// The next thing that happened, if any. No [`Inbound::Capsule`] or [`Inbound::Spoiled`] is reported that there is no
+    /// room for: the engine has no place for such a command, and its connection waits unread.
+    fn poll(&mut self, now: Tick, room: Room) -> Option<Inbound<'_>>;
 
     /// Asks the host for data.
     fn fetch(&mut self, conn: ConnId, fetch: Fetch);
@@ -301,6 +301,32 @@ pub struct Done {
     /// list), or the drive's own Bufs onto the blocks read, in order, their summed length exactly
     /// the bytes asked for.
     pub bufs: BufList,
+}
+
+/// Which commands there is room for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Room {
+    /// None.
+    None,
+    /// Those without in-capsule data.
+    Bare,
+    /// Those with it, too, of connections that have few commands under way.
+    Few,
+    /// Any.
+    Any,
+}
+
+impl Room {
+    /// What a command takes, with or without in-capsule data, of a connection that has so many under way: of more than the
+    /// engine has got there is none for it.
+    #[inline]
+    pub fn of(data: bool, under_way: u32) -> Room {
+        match (data, under_way < limits::FEW) {
+            (false, _) => Room::Bare,
+            (true, true) => Room::Few,
+            (true, false) => Room::Any,
+        }
+    }
 }
 
 /// A drive, as one core sees it.

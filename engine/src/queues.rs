@@ -30,7 +30,7 @@ use crate::mail::{Post, ToControl};
 use crate::memory;
 use crate::phases::Clerk;
 use crate::plant::{self, Bug};
-use crate::port::{Backend, Close, ConnId, Fetch, InCapsule, Tick};
+use crate::port::{Backend, Close, ConnId, Fetch, InCapsule, Room, Tick};
 use crate::queue::{Queue, QueueRef, State};
 use crate::refusal::Refusal;
 use crate::shares::Shares;
@@ -116,6 +116,8 @@ pub struct Queues {
     felt: usize,
     /// When commands that may have come were last left unread for want of room.
     unread: Tick,
+    /// See [`Queues::room`]: room for so many commands with in-capsule data is little.
+    landings_low: usize,
     /// When the system last let this core wait for long.
     stalled: Tick,
     stopping: bool,
@@ -167,6 +169,7 @@ impl Queues {
             look_by: None,
             rests_until: Tick(0),
             unread: Tick(0),
+            landings_low: config.landing.free(1) / 2 / 4,
             stalled: Tick(0),
             stopping: false,
             config,
@@ -238,14 +241,25 @@ impl Queues {
         &mut self.queues[queue as usize]
     }
 
-    /// How many commands with in-capsule data may come from any connection. A Compare takes two Bufs.
+    /// Which commands may come, and how many before this is to be asked again. In-capsule data lies in Bufs that come back when a
+    /// drive has it: the last quarter of them is for connections that have few commands under way, or a drive that does not
+    /// answer would keep all hosts out that never use it.
     #[inline]
-    pub(crate) fn room(&mut self) -> usize {
-        let room = self.slab.room().min(self.config.landing.free(1) / 2);
-        if room == 0 && !plant::on(Bug::TimerBlind) {
+    pub(crate) fn room(&mut self) -> (Room, usize) {
+        let slots = self.slab.room();
+        // A Compare takes two.
+        let landings = self.config.landing.free(1) / 2;
+        if slots > 0 && landings > self.landings_low {
+            return (Room::Any, slots.min(landings - self.landings_low));
+        }
+        if !plant::on(Bug::TimerBlind) {
             self.unread = self.now;
         }
-        room
+        match (slots, landings) {
+            (0, _) => (Room::None, 0),
+            (_, 0) => (Room::Bare, slots),
+            _ => (Room::Few, slots.min(landings)),
+        }
     }
 
     pub(crate) fn on_capsule<D: Backend>(

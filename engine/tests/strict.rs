@@ -1,7 +1,7 @@
 //! What strict hosts look at, and what time does to hosts: one core and the control thread's mind, a
 //! fabric that is a queue, a drive that does what the test says, and a clock that the test moves.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -13,7 +13,7 @@ use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::{
     Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Io, Reply,
-    Tick,
+    Room, Tick,
 };
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::Wire;
@@ -57,6 +57,8 @@ struct Wires {
     fetching: Vec<(ConnId, BufList)>,
     homes: VecDeque<BufList>,
     closed: Vec<u32>,
+    /// Commands of each connection that are not answered.
+    under_way: HashMap<u32, u32>,
 }
 
 const fn conn(slot: u32) -> ConnId {
@@ -73,9 +75,17 @@ impl Fabric for Wires {
         self.came.push_back(Came::Opened(slot));
     }
 
-    fn poll(&mut self, _: Tick, room: bool) -> Option<Inbound<'_>> {
-        let capsule = |came: &Came| matches!(came, Came::Capsule(..) | Came::Spoiled(..));
-        let at = self.came.iter().position(|came| room || !capsule(came))?;
+    fn poll(&mut self, _: Tick, room: Room) -> Option<Inbound<'_>> {
+        let under_way = &self.under_way;
+        let fits = |came: &Came| match came {
+            Came::Capsule(slot, sqe, data) => {
+                let kept = !data.is_empty() && sqe.opc != AdminOpcode::FABRICS.0;
+                room >= Room::of(kept, *under_way.get(slot).unwrap_or(&0))
+            }
+            Came::Spoiled(..) => room == Room::Any,
+            Came::Opened(_) | Came::Closed(_) => true,
+        };
+        let at = self.came.iter().position(fits)?;
         Some(match self.came.remove(at)? {
             Came::Opened(slot) => Inbound::Opened {
                 conn: conn(slot),
@@ -85,16 +95,20 @@ impl Fabric for Wires {
             },
             Came::Capsule(slot, sqe, data) => {
                 self.data = data;
+                *self.under_way.entry(slot).or_default() += 1;
                 Inbound::Capsule {
                     conn: conn(slot),
                     sqe: self.sqe.insert(sqe),
                     data: InCapsule::Bytes(&self.data),
                 }
             }
-            Came::Spoiled(slot, sqe) => Inbound::Spoiled {
-                conn: conn(slot),
-                sqe: self.sqe.insert(sqe),
-            },
+            Came::Spoiled(slot, sqe) => {
+                *self.under_way.entry(slot).or_default() += 1;
+                Inbound::Spoiled {
+                    conn: conn(slot),
+                    sqe: self.sqe.insert(sqe),
+                }
+            }
             Came::Closed(slot) => Inbound::Closed { conn: conn(slot) },
         })
     }
@@ -109,6 +123,9 @@ impl Fabric for Wires {
         self.sent.extend(bytes);
         self.replies.push(reply.cid);
         self.taken += 1;
+        if reply.cqe.is_some() {
+            *self.under_way.entry(conn.slot).or_default() -= 1;
+        }
         self.answers.extend(reply.cqe.map(|cqe| (conn.slot, cqe)));
         self.homes.push_back(reply.bufs);
     }
@@ -833,6 +850,49 @@ fn a_queues_large_reads_are_done_one_after_the_other() {
 }
 
 #[test]
+fn a_drive_that_does_not_answer_keeps_out_nobody_but_who_uses_it() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let hung = node.io(cntlid, 1, 16);
+    let (admin, cntlid) = node.admin(0);
+    let other = node.io(cntlid, 1, 16);
+    let write = || nvme::write(1, 0, 1, false).with_sgl(in_capsule(4096));
+    let at_drive = |node: &Node| node.orders.lock().unwrap().held.len();
+    node.orders.lock().unwrap().holds = true;
+    for _ in 0..14 {
+        node.send(hung, write(), &[0; 4096]);
+    }
+    node.settle();
+    // A quarter of the Bufs is kept for others, and a command may take two.
+    let taken = at_drive(&node);
+    assert_eq!(taken, LANDINGS - LANDINGS / 4 - 1);
+    // Others have these.
+    node.send(other, write(), &[0; 4096]);
+    node.settle();
+    assert_eq!(at_drive(&node), taken + 1);
+    for _ in 0..12 {
+        node.send(other, write(), &[0; 4096]);
+    }
+    node.settle();
+    let taken = at_drive(&node);
+    assert_eq!(taken, LANDINGS - 1);
+    // What needs none is taken as ever, of the first one as well.
+    node.done(admin, nvme::keep_alive(), &[]);
+    for queue in [hung, other] {
+        node.send(queue, read(0), &[]);
+    }
+    node.settle();
+    assert_eq!(at_drive(&node), taken + 2);
+    let (third, cntlid) = node.admin(0);
+    node.io(cntlid, 1, 4);
+    node.done(third, nvme::keep_alive(), &[]);
+    node.wires().answers.clear();
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    assert_eq!(node.wires().answers.len(), 14 + 13 + 2);
+}
+
+#[test]
 fn queues_beyond_those_a_core_may_have_are_refused_for_now() {
     let mut node = Node::new();
     node.control.bound_queues(3);
@@ -845,7 +905,7 @@ fn queues_beyond_those_a_core_may_have_are_refused_for_now() {
     assert_eq!(node.connect(0, 0xFFFF, 8, 0).1.status(), busy);
     assert_eq!(node.control.hosts().len(), 1, "no controller is kept of it");
     // What is wrong for ever is said rather than what is wrong for now.
-    let wrong = Status::CONNECT_INVALID_PARAMETERS.dnr();
+    let wrong = Status::CONNECT_INVALID_PARAMETERS;
     assert_eq!(node.connect(3, cntlid + 1, 8, 0).1.status(), wrong);
     node.done(second, read(0), &[]);
     // Commands that a queue has left at a drive take no place from others.

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_drivers::{FileQueue, NvmeQueue, RamQueue};
-use ferroce_engine::port::{Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Tick};
+use ferroce_engine::port::{
+    Backend, Close, ConnId, Done, Fabric, Fetch, Inbound, Io, Reply, Room, Tick,
+};
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::rdma::provider::Provider;
 #[cfg(feature = "verbs")]
@@ -161,7 +163,7 @@ impl Fabric for AnyFabric {
     }
 
     #[inline]
-    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+    fn poll(&mut self, now: Tick, room: Room) -> Option<Inbound<'_>> {
         each_fabric!(self, fabric => fabric.poll(now, room))
     }
 

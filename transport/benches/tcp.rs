@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ferroce_buf::{Buf, BufList, Class, Home, PAGE, Pool, Region, Want};
-use ferroce_engine::port::{ConnId, Fabric, Inbound, Reply, Tick};
+use ferroce_engine::port::{ConnId, Fabric, Inbound, Reply, Room, Tick};
 use ferroce_transport::sys::{self, IoList};
 use ferroce_transport::tcp::fabric::TcpFabric;
 use ferroce_transport::tcp::frame::{self, Format};
@@ -127,7 +127,7 @@ struct Node<'m> {
 
 impl Node<'_> {
     fn turn(&mut self, reads: bool) -> usize {
-        while let Some(inbound) = self.fabric.poll(NOW, true) {
+        while let Some(inbound) = self.fabric.poll(NOW, Room::Any) {
             if let Inbound::Capsule { conn, sqe, data } = inbound {
                 let data = data.bytes();
                 self.landing[..data.len()].copy_from_slice(data);

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::host as nvme;
-use ferroce_engine::port::{Fetch, Reply, Tag};
+use ferroce_engine::port::{Fetch, Reply, Room, Tag};
 use ferroce_transport::host::Data;
 use ferroce_transport::tcp::frame::Digests;
 use ferroce_transport::tcp::host::{Conn, Wishes};
@@ -120,7 +120,7 @@ impl Line {
 
     fn run_target(&mut self) {
         loop {
-            let (used, took) = self.target.take(&self.left, true);
+            let (used, took) = self.target.take(&self.left, Room::Any);
             let bytes: Vec<u8> = self.left.drain(..used).collect();
             match took {
                 Took::Opened => {}

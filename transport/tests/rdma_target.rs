@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ferroce_buf::{Buf, BufList, Class, Home, Pool, Region, Want};
 use ferroce_engine::limits;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Room, Tag, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::rdma::memory::{LIMITS, MemoryProvider, World};
@@ -389,6 +389,11 @@ impl Bench {
     }
 
     fn turn(&mut self, room: bool) -> Vec<Seen> {
+        let room = if room { Room::Any } else { Room::None };
+        self.turn_with(room)
+    }
+
+    fn turn_with(&mut self, room: Room) -> Vec<Seen> {
         let mut seen = Vec::new();
         while let Some(inbound) = self.fabric.poll(self.now, room) {
             seen.push(match inbound {
@@ -781,6 +786,56 @@ fn without_room_commands_wait_and_other_things_go_on() {
         .collect();
     assert_eq!(cids, [(0, 100), (1, 100), (2, 100), (3, 100), (4, 100)]);
     bench.host.close(one, NOW);
+    bench.all_is_home();
+}
+
+#[test]
+fn where_there_is_little_room_those_with_few_commands_have_it_in_their_order() {
+    let mut bench = Bench::new(64, LIMITS);
+    let (one, first) = bench.open();
+    let (two, _) = bench.open();
+    let few = limits::FEW as u16;
+    for cid in 0..few {
+        bench.send(one, &sqe(cid), &[]);
+    }
+    for (host, cid) in [(one, few), (two, 100)] {
+        bench.send(host, &sqe(cid), &[7; 100]);
+        bench.send(host, &sqe(cid + 1), &[]);
+    }
+    let cids = |seen: Vec<Seen>| -> Vec<u16> {
+        let cid = |seen: &Seen| match seen {
+            Seen::Capsule(_, sqe, _) => sqe.cid.get(),
+            other => panic!("{other:?}"),
+        };
+        seen.iter().map(cid).collect()
+    };
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        seen.extend(cids(bench.turn_with(Room::Few)));
+    }
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq((0..few).chain([100, 101])));
+    assert!(!bench.fabric.has_work());
+    // More of it comes: behind what waits.
+    bench.send(one, &sqe(few + 2), &[]);
+    assert_eq!(cids(bench.turn_with(Room::Few)), []);
+    // Once one of its commands is answered, it has few of them.
+    let answer = Reply {
+        cid: 0,
+        sgl: Sgl::NONE,
+        offset: 0,
+        bufs: BufList::new(),
+        last: true,
+        cqe: Some(Cqe::new(0, Status::SUCCESS)),
+        may_elide_cqe: false,
+    };
+    bench.fabric.reply(first, answer);
+    assert_eq!(cids(bench.turn_with(Room::Bare)), []);
+    assert_eq!(cids(bench.turn_with(Room::Few)), [few, few + 1, few + 2]);
+    for host in [one, two] {
+        bench.host.close(host, NOW);
+    }
+    bench.turns();
     bench.all_is_home();
 }
 

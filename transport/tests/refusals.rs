@@ -70,7 +70,10 @@ fn connect_says_what_was_wrong() {
         try_it(limits::IO_QUEUES_MAX + 1, cntlid, &|_, _| {}),
         ConnectRefusal::QID,
     );
-    invalid(try_it(1, cntlid + 1, &|_, _| {}), ConnectRefusal::CNTLID);
+    // A node that was just started anew does not know it: the host makes a new association.
+    let unknown = try_it(1, cntlid + 1, &|_, _| {}).cqe;
+    assert_eq!(unknown.status(), Status::CONNECT_INVALID_PARAMETERS);
+    assert_eq!(unknown.dw0.get(), ConnectRefusal::CNTLID.dw0());
     invalid(
         try_it(1, cntlid, &|_, data| data.hostid = [8; 16]),
         ConnectRefusal::HOSTID,

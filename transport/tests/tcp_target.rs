@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ferroce_buf::{BufList, Class, Home, Pool, Region, Want};
-use ferroce_engine::port::{Fetch, Reply, Tag};
+use ferroce_engine::port::{Fetch, Reply, Room, Tag};
 use ferroce_transport::tcp::frame::{self, Crc, Digests, Format};
 use ferroce_transport::tcp::target::{
     Answer, Arrival, IN_CAPSULE_MAX, MAXH2CDATA, Offer, State, Target, Took, answer, sqe_at,
@@ -76,7 +76,7 @@ impl Bench {
         self.carry.extend_from_slice(bytes);
         let mut seen = Vec::new();
         loop {
-            let (used, took) = self.target.take(&self.carry, true);
+            let (used, took) = self.target.take(&self.carry, Room::Any);
             let shown: Vec<u8> = self.carry.drain(..used).collect();
             seen.push(match took {
                 Took::Opened => Seen::Opened,
@@ -528,12 +528,12 @@ mod open {
         let mut bytes = h2c(7, r2t.ttag.get(), 0, &[9; 100], true, &Format::default());
         let first = bytes.len();
         bytes.extend(capsule(8, b"", &Format::default()));
-        let (used, took) = bench.target.take(&bytes, false);
+        let (used, took) = bench.target.take(&bytes, Room::None);
         assert!(took == Took::Filled && used == first);
         assert_eq!(bench.target.filled().unwrap().bufs.len(), 100);
-        let (used, took) = bench.target.take(&bytes[first..], false);
+        let (used, took) = bench.target.take(&bytes[first..], Room::None);
         assert!(matches!(took, Took::NoRoom) && used == 0);
-        let (used, took) = bench.target.take(&bytes[first..], true);
+        let (used, took) = bench.target.take(&bytes[first..], Room::Any);
         assert!(matches!(took, Took::Capsule { .. }) && used == 72);
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use ferroce_buf::BufList;
 use ferroce_drivers::dma::Bus;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{
+    Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Room, Tag, Tick,
+};
 use ferroce_engine::table::Transport;
 use ferroce_wire::identify::{
     Cns, Csi, IdentifyController, IdentifyNamespace, Nidt, NsDescriptorWriter,
@@ -146,7 +148,7 @@ impl Fabric for Board {
         unreachable!("queues are opened by commands");
     }
 
-    fn poll(&mut self, _: Tick, _: bool) -> Option<Inbound<'_>> {
+    fn poll(&mut self, _: Tick, _: Room) -> Option<Inbound<'_>> {
         let nowhere = ([127, 0, 0, 1], 4420).into();
         Some(match self.inbox.pop_front()? {
             Event::Opened(conn) => Inbound::Opened {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use ferroce_buf::BufList;
 use ferroce_engine::host as nvme;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Room, Tick};
 use ferroce_engine::table::Transport;
 use ferroce_wire::fabrics::{ConnectCmd, ConnectData, Nqn, PropertySet};
 use ferroce_wire::prop::{Cc, PropertyOffset};
@@ -87,8 +87,8 @@ impl Fabric for Memory {
     }
 
     #[inline]
-    fn poll(&mut self, _: Tick, room: bool) -> Option<Inbound<'_>> {
-        self.uncounted_poll(room)
+    fn poll(&mut self, _: Tick, room: Room) -> Option<Inbound<'_>> {
+        self.uncounted_poll(room == Room::Any)
     }
 
     fn fetch(&mut self, _: ConnId, fetch: Fetch) {

@@ -17,7 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::limits;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{
+    Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Room, Tag, Tick,
+};
 use ferroce_engine::table::Transport;
 use ferroce_wire::Wire;
 use ferroce_wire::rdma::RdmaCmStatus;
@@ -63,10 +65,13 @@ pub struct RdmaFabric<P> {
     recvs: usize,
     /// Answers that wait for room on their queue pairs.
     waiting: usize,
-    /// Commands for which there was no room.
+    /// Messages for which there was no room.
     held: VecDeque<Held>,
-    /// There was room for commands when it was polled last.
+    /// There was room for any command when it was polled last.
     room: bool,
+    /// So many of these were looked at again in this turn, which is the so many-th, and wait.
+    looked_at: usize,
+    turn: u32,
     /// The command reported last.
     sqe: Sqe,
     /// Its RECV, if there is data in it. It is posted again before anything is sent.
@@ -90,6 +95,12 @@ struct Conn {
     qid: u16,
     /// `Opened` was reported, so `Closed` will be.
     opened: bool,
+    /// Messages that came, less commands that were answered. (One that is no command ends it.)
+    unanswered: u32,
+    /// Of these, those that wait for room.
+    held: u32,
+    /// In this turn the first of them was looked at, and waits.
+    waits_in: u32,
     local: SocketAddr,
     peer: SocketAddr,
 }
@@ -102,7 +113,15 @@ struct Opening {
     bufs: usize,
 }
 
-/// A command as it was received.
+impl Conn {
+    /// There is no room for a message that is one of `unanswered`, and not of `held`, should that be a command.
+    fn lacks(&self, room: Room, len: u32) -> bool {
+        let under_way = self.unanswered.wrapping_sub(1 + self.held);
+        room < Room::of(self.qid != 0 && len as usize > HEAD_LEN, under_way)
+    }
+}
+
+/// A message as it was received.
 #[derive(Debug)]
 struct Held {
     qp: QpId,
@@ -153,6 +172,8 @@ impl<P: Provider> RdmaFabric<P> {
             waiting: 0,
             held: VecDeque::with_capacity(limits::INBOUND_PER_TURN),
             room: false,
+            looked_at: 0,
+            turn: 0,
             sqe: Sqe::new(0),
             current: None,
             homes: Vec::with_capacity(HOMES_READY),
@@ -203,13 +224,42 @@ impl<P: Provider> RdmaFabric<P> {
         (conn.qp == qp).then_some(conn)
     }
 
-    #[inline]
-    fn next(&mut self, room: bool) -> Option<Next> {
-        while room && let Some(held) = self.held.pop_front() {
-            let next = self.on_received(held.qp, held.len, &held.head, held.buf, true);
-            if next.is_some() {
-                return next;
+    /// Is there room for messages that wait?
+    #[inline(never)]
+    fn look_again(&mut self, room: Room) -> Option<ConnId> {
+        if room == Room::Any {
+            self.looked_at = 0;
+        }
+        while let Some(held) = self.held.get(self.looked_at) {
+            let (qp, len) = (held.qp, held.len);
+            if let Some(conn) = live(&mut self.conns, qp) {
+                conn.held -= 1;
+                let waits = conn.waits_in == self.turn || conn.lacks(room, len);
+                if room != Room::Any && waits {
+                    // With it all that came behind it.
+                    conn.waits_in = self.turn;
+                    conn.held += 1;
+                    self.looked_at += 1;
+                    continue;
+                }
+                // It comes once more.
+                conn.unanswered = conn.unanswered.wrapping_sub(1);
             }
+            let held = self.held.remove(self.looked_at).expect("it was there");
+            let conn = self.on_received(qp, len, &held.head, held.buf, Room::Any);
+            if conn.is_some() {
+                return conn;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn next(&mut self, room: Room) -> Option<Next> {
+        if !self.held.is_empty()
+            && let Some(conn) = self.look_again(room)
+        {
+            return Some(Next::Capsule(conn));
         }
         loop {
             if self.homes.is_empty()
@@ -226,7 +276,10 @@ impl<P: Provider> RdmaFabric<P> {
                     ref head,
                     buf,
                     invalidated: _,
-                }) => self.on_received(qp, len, head, buf, room),
+                }) => {
+                    let conn = self.on_received(qp, len, head, buf, room);
+                    conn.map(Next::Capsule)
+                }
                 Some(Event::Sent {
                     qp,
                     tag,
@@ -293,6 +346,9 @@ impl<P: Provider> RdmaFabric<P> {
             heard: self.now,
             qid: wanted.qid,
             opened: false,
+            unanswered: 0,
+            held: 0,
+            waits_in: self.turn.wrapping_sub(1),
             local: self.provider.local(qp),
             peer: self.provider.peer(qp),
         };
@@ -379,7 +435,8 @@ impl<P: Provider> RdmaFabric<P> {
         }
     }
 
-    /// A message came: if it is a command, it is reported, or held until there is room.
+    /// A message came: if it is a command, it is reported, or held until there is room. A queue's commands are taken in their
+    /// order, since responses say how far that is (SQHD).
     #[inline]
     fn on_received(
         &mut self,
@@ -387,14 +444,17 @@ impl<P: Provider> RdmaFabric<P> {
         len: u32,
         head: &[u8; HEAD_LEN],
         buf: Option<Buf>,
-        room: bool,
-    ) -> Option<Next> {
+        room: Room,
+    ) -> Option<ConnId> {
         let outcome = match live(&mut self.conns, qp) {
-            Some(conn) => conn.machine.received(len),
+            Some(conn) => {
+                conn.unanswered = conn.unanswered.wrapping_add(1);
+                conn.machine.received(len)
+            }
             None => Outcome::Ignore,
         };
         if outcome == Outcome::Execute {
-            if !room {
+            if room != Room::Any && self.must_wait(qp, len, room) {
                 let head = *head;
                 self.held.push_back(Held { qp, len, head, buf });
                 return None;
@@ -405,7 +465,7 @@ impl<P: Provider> RdmaFabric<P> {
                 (len @ 1.., Some(buf)) => self.current = Some(Recv { qp, buf, len }),
                 (_, buf) => self.provider.post_recv(qp, buf),
             }
-            return Some(Next::Capsule(conn_of(qp)));
+            return Some(conn_of(qp));
         }
         if outcome == Outcome::Close {
             log::debug!("queue pair {qp:?}: {len} bytes are no capsule");
@@ -413,6 +473,15 @@ impl<P: Provider> RdmaFabric<P> {
         }
         self.recycle(qp, buf);
         None
+    }
+
+    /// There is no room for a command, or an earlier one of its queue waits.
+    #[cold]
+    fn must_wait(&mut self, qp: QpId, len: u32, room: Room) -> bool {
+        let conn = live(&mut self.conns, qp);
+        let waits = |conn: &&mut Conn| conn.held > 0 || conn.lacks(room, len);
+        let waiting = conn.filter(waits).map(|conn| conn.held += 1);
+        waiting.is_some()
     }
 
     /// An answer is done: its data is the engine's again, and others may have room now.
@@ -578,9 +647,9 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     }
 
     #[inline]
-    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+    fn poll(&mut self, now: Tick, room: Room) -> Option<Inbound<'_>> {
         self.now = now;
-        self.room = room;
+        self.room = room == Room::Any;
         self.repost();
         Some(match self.next(room)? {
             Next::Capsule(conn) => Inbound::Capsule {
@@ -628,7 +697,12 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.repost();
         let qp = qp_of(conn);
         let answer = match live(&mut self.conns, qp) {
-            Some(conn) => conn.machine.reply(reply),
+            Some(conn) => {
+                if reply.cqe.is_some() {
+                    conn.unanswered = conn.unanswered.wrapping_sub(1);
+                }
+                conn.machine.reply(reply)
+            }
             None => Err(reply.bufs),
         };
         match answer {
@@ -672,6 +746,8 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.probe();
         self.end_late();
         self.provider.flush(now);
+        self.looked_at = 0;
+        self.turn = self.turn.wrapping_add(1);
     }
 
     fn next_timeout(&self) -> Option<Tick> {

@@ -31,7 +31,7 @@ use crate::tcp::listen::{self, Incoming};
 use crate::tcp::outbox::LARGE;
 use crate::tcp::target::{Offer, State, Target, Took, WHOLE_MAX, sqe_at};
 use ferroce_buf::BufList;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Room, Tick};
 use ferroce_engine::table::Transport;
 
 /// Bytes of a core's staging: what one `recv` takes at most of small PDUs.
@@ -98,8 +98,10 @@ pub struct TcpFabric {
     later: Vec<ConnId>,
     /// Their next PDU is a command, and there was no room for one.
     no_room: VecDeque<ConnId>,
-    /// There was room for commands when it was polled last.
+    /// There was room for any command when it was polled last.
     room: bool,
+    /// It was not looked in this turn whether there is room for those again.
+    retries: bool,
     /// With something to send that the socket may take.
     dirty: Vec<ConnId>,
     sending: Vec<ConnId>,
@@ -165,6 +167,7 @@ impl TcpFabric {
             later: Vec::new(),
             no_room: VecDeque::new(),
             room: false,
+            retries: true,
             dirty: Vec::new(),
             sending: Vec::new(),
             hot: Vec::with_capacity(HOT_MAX),
@@ -215,7 +218,7 @@ impl TcpFabric {
         find(&self.slots, id)
     }
 
-    fn next(&mut self, room: bool) -> Option<Next> {
+    fn next(&mut self, room: Room) -> Option<Next> {
         loop {
             if self.staged.is_some() {
                 if let Some(next) = self.take(room) {
@@ -229,7 +232,9 @@ impl TcpFabric {
             {
                 return Some(Next::Closed(conn));
             }
-            if room {
+            // Where it is little, once in a turn.
+            if room == Room::Any || (self.retries && room > Room::None) {
+                self.retries = false;
                 // They came before those that are only now being read.
                 while let Some(id) = self.no_room.pop_back() {
                     self.ready.push_front(id);
@@ -393,7 +398,7 @@ impl TcpFabric {
 
     /// What is in the bytes of the staging?
     #[inline]
-    fn take(&mut self, room: bool) -> Option<Next> {
+    fn take(&mut self, room: Room) -> Option<Next> {
         let (id, range) = self.staged.as_mut()?;
         let id = *id;
         let Some(conn) = find_mut(&mut self.slots, id) else {
@@ -407,7 +412,8 @@ impl TcpFabric {
             self.later.push(id);
             return None;
         }
-        let (used, took) = conn.machine.take(&self.staging[range.clone()], room);
+        let bytes = &self.staging[range.clone()];
+        let (used, took) = conn.machine.take(bytes, room);
         range.start += used;
         match took {
             Took::Capsule {
@@ -725,9 +731,9 @@ impl Fabric for TcpFabric {
     }
 
     #[inline]
-    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+    fn poll(&mut self, now: Tick, room: Room) -> Option<Inbound<'_>> {
         self.now = now;
-        self.room = room;
+        self.room = room == Room::Any;
         Some(match self.next(room)? {
             Next::Capsule(conn, at, data) => Inbound::Capsule {
                 conn,
@@ -815,6 +821,7 @@ impl Fabric for TcpFabric {
     fn flush(&mut self, now: Tick) {
         self.now = now;
         self.looked = false;
+        self.retries = true;
         self.ready.extend(self.later.drain(..));
         if self.dirty.is_empty() {
             return;
@@ -888,9 +895,11 @@ mod tests {
     use std::time::Duration;
 
     use ferroce_buf::{Class, Home, Pool, Region, Want};
+    use ferroce_engine::limits;
     use ferroce_engine::port::Tag;
     use ferroce_wire::Wire;
     use ferroce_wire::cqe::Cqe;
+    use ferroce_wire::fabrics::ConnectCmd;
     use ferroce_wire::num::{U16, U32};
     use ferroce_wire::sqe::Sgl;
     use ferroce_wire::sqe::Sqe;
@@ -958,6 +967,11 @@ mod tests {
         }
 
         fn turn(&mut self, room: bool) -> Vec<Seen> {
+            let room = if room { Room::Any } else { Room::None };
+            self.turn_with(room)
+        }
+
+        fn turn_with(&mut self, room: Room) -> Vec<Seen> {
             let mut seen = Vec::new();
             while let Some(inbound) = self.fabric.poll(self.now, room) {
                 seen.push(match inbound {
@@ -1024,8 +1038,11 @@ mod tests {
     }
 
     fn capsule(cid: u16, data: &[u8]) -> Vec<u8> {
+        command(Sqe::new(1).with_ids(cid, 1), data)
+    }
+
+    fn command(sqe: Sqe, data: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let sqe = Sqe::new(1).with_ids(cid, 1);
         let pdu = CapsuleCmd {
             sqe,
             ..CapsuleCmd::default()
@@ -1284,6 +1301,59 @@ mod tests {
         assert_eq!(cids, [1, 2, 3]);
         two = bench.connect();
         drop(two);
+    }
+
+    #[test]
+    fn where_there_is_little_room_those_with_few_commands_have_it() {
+        let mut bench = Bench::new();
+        let (mut one, first) = bench.open(0);
+        let (mut two, _) = bench.open(0);
+        let few = limits::FEW as u16;
+        // It takes room where the queue is one for I/O: what others bring is not kept.
+        let connect = |cid| {
+            let connect = ConnectCmd::new(1, 31, 0, 0, Sgl::NONE).to_sqe();
+            let sqe = Sqe {
+                cid: U16::new(cid),
+                ..connect
+            };
+            command(sqe, &[1; 1024])
+        };
+        let mut bytes = connect(0);
+        (1..few).for_each(|cid| bytes.extend(capsule(cid, b"")));
+        bytes.extend(capsule(few, &[7; 3000]));
+        bytes.extend(capsule(few + 1, b""));
+        one.write_all(&bytes).unwrap();
+        bytes = connect(100);
+        bytes.extend(capsule(101, &[7; 3000]));
+        bytes.extend(capsule(102, b""));
+        two.write_all(&bytes).unwrap();
+        let cids = |seen: Vec<Seen>| -> Vec<u16> {
+            let cid = |seen: &Seen| match seen {
+                Seen::Capsule(_, sqe, _) => sqe.cid.get(),
+                other => panic!("{other:?}"),
+            };
+            seen.iter().map(cid).collect()
+        };
+        // What is behind a command that waits does so, too.
+        let mut first_of_all: Vec<u16> = (0..few).chain([100, 101, 102]).collect();
+        let patience = Patience::begin();
+        let mut seen = Vec::new();
+        while seen.len() < first_of_all.len() {
+            patience.holds("what there is room for");
+            seen.extend(cids(bench.turn_with(Room::Few)));
+        }
+        seen.sort_unstable();
+        first_of_all.sort_unstable();
+        assert_eq!(seen, first_of_all);
+        for _ in 0..100 {
+            assert_eq!(cids(bench.turn_with(Room::Few)), []);
+            assert_eq!(cids(bench.turn_with(Room::Bare)), []);
+        }
+        assert!(!bench.fabric.has_work(), "it would keep its core awake");
+        // Once one of its commands is answered, it has few of them.
+        bench.fabric.reply(first, reply(0, BufList::new(), false));
+        assert_eq!(cids(bench.turn_with(Room::Bare)), []);
+        assert_eq!(cids(bench.turn_with(Room::Few)), [few, few + 1]);
     }
 
     #[test]

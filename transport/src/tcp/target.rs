@@ -11,9 +11,11 @@ use std::collections::VecDeque;
 
 use ferroce_buf::BufList;
 use ferroce_engine::limits;
-use ferroce_engine::port::{Fetch, Reply};
+use ferroce_engine::port::{Fetch, Reply, Room};
 use ferroce_wire::Wire;
+use ferroce_wire::fabrics::ConnectCmd;
 use ferroce_wire::num::{U16, U32};
+use ferroce_wire::opcode::{AdminOpcode, FabricsType};
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::tcp::{
     C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Fes, H2cData, IcReq, IcResp, LAST_PDU,
@@ -181,6 +183,14 @@ pub fn sqe_at(bytes: &[u8], at: usize) -> &Sqe {
     &capsule.expect("the capsule is whole").sqe
 }
 
+/// It is a Connect (NVMe-oF 3.3) of another queue than the admin queue.
+fn begins_io_queue(sqe: &Sqe) -> bool {
+    let connect = ConnectCmd::of(sqe);
+    sqe.opc == AdminOpcode::FABRICS.0
+        && connect.fctype == FabricsType::CONNECT.0
+        && connect.qid.get() != 0
+}
+
 /// The target's end of one connection.
 #[derive(Debug)]
 pub struct Target {
@@ -194,6 +204,10 @@ pub struct Target {
     transfers: Transfers,
     filled: VecDeque<Filled>,
     outbox: Outbox,
+    /// A host asked for an I/O queue. What commands of others carry is looked at, and needs no room.
+    is_io: bool,
+    /// Commands that came and are not answered.
+    under_way: u32,
     /// PDUs that were received whole.
     pdus: u64,
     copied: u64,
@@ -220,6 +234,8 @@ impl Target {
             transfers: Transfers::default(),
             filled: VecDeque::new(),
             outbox: Outbox::default(),
+            is_io: false,
+            under_way: 0,
             pdus: 0,
             copied: 0,
         }
@@ -233,7 +249,7 @@ impl Target {
     /// Uses up bytes from the front of `bytes` until something happened or more are needed. Says how
     /// many were used up; those are not to be shown again.
     #[inline]
-    pub fn take(&mut self, bytes: &[u8], room: bool) -> (usize, Took) {
+    pub fn take(&mut self, bytes: &[u8], room: Room) -> (usize, Took) {
         let mut used = 0;
         loop {
             if !self.filled.is_empty() {
@@ -262,7 +278,7 @@ impl Target {
     }
 
     #[inline]
-    fn take_pdu(&mut self, bytes: &[u8], room: bool) -> Result<Step, Fatal> {
+    fn take_pdu(&mut self, bytes: &[u8], room: Room) -> Result<Step, Fatal> {
         let shape = match frame::parse(bytes, Sender::Host, &self.from_host) {
             Ok(Parsed::Need(need)) => return Ok(Step::need(need)),
             Ok(Parsed::Pdu(shape)) => shape,
@@ -307,7 +323,7 @@ impl Target {
     }
 
     #[inline]
-    fn take_capsule(&mut self, bytes: &[u8], shape: &Shape, room: bool) -> Result<Step, Fatal> {
+    fn take_capsule(&mut self, bytes: &[u8], shape: &Shape, room: Room) -> Result<Step, Fatal> {
         if shape.data_len > IN_CAPSULE_MAX {
             // The limit that has a status of its own is that of H2CData.
             return Err(Fatal::field(AT_PLEN));
@@ -315,9 +331,11 @@ impl Target {
         if bytes.len() < shape.plen {
             return Ok(Step::need(shape.plen));
         }
-        if !room {
+        if room != Room::Any && room < Room::of(self.is_io && shape.data_len > 0, self.under_way) {
             return Ok(Step::Took(0, Took::NoRoom));
         }
+        self.is_io = self.is_io || begins_io_queue(sqe_at(bytes, 0));
+        self.under_way += 1;
         self.pdus += 1;
         let (data_at, data_len) = (shape.data_at, shape.data_len);
         // A data digest that does not match fails the command, not the connection (NVMe/TCP 3.3.1).
@@ -558,6 +576,8 @@ impl Target {
         if self.state != State::Open {
             return Some(reply.bufs);
         }
+        let answered = u32::from(reply.cqe.is_some());
+        self.under_way = self.under_way.saturating_sub(answered);
         let data_len = reply.bufs.len();
         let mut elided = false;
         let mut unused = None;

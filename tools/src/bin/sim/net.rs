@@ -11,9 +11,12 @@ use std::rc::Rc;
 
 use ferroce_buf::BufList;
 use ferroce_engine::limits;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Tag, Tick};
+use ferroce_engine::port::{
+    Close, ConnId, Fabric, Fetch, InCapsule, Inbound, Reply, Room, Tag, Tick,
+};
 use ferroce_engine::table::Transport;
 use ferroce_wire::cqe::Cqe;
+use ferroce_wire::opcode::AdminOpcode;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
@@ -441,6 +444,8 @@ struct Conn {
     generation: u32,
     link: Option<LinkId>,
     opened: bool,
+    /// Commands that came and are not answered.
+    under_way: u32,
     fetches: VecDeque<Asked>,
     out: VecDeque<Out>,
     out_bytes: usize,
@@ -680,7 +685,7 @@ impl SimFabric {
     }
 
     /// The next thing of a connection.
-    fn next(&mut self, at: usize) -> Option<Ready> {
+    fn next(&mut self, at: usize, room: Room) -> Option<Ready> {
         let conn = self.id(at);
         let link = self.conns[at].link?;
         if self.conns[at].over {
@@ -699,9 +704,17 @@ impl SimFabric {
         }
         loop {
             let mut net = self.net.borrow_mut();
-            let capsule = matches!(net.arrived(link)?, ToTarget::Capsule { .. });
+            let under_way = self.conns[at].under_way;
+            let needed = match net.arrived(link)? {
+                ToTarget::Capsule { sqe, data, .. } => {
+                    // What a Connect carries is looked at, and needs no room.
+                    let data = !data.is_empty() && sqe.opc != AdminOpcode::FABRICS.0;
+                    Room::of(data, under_way)
+                }
+                _ => Room::None,
+            };
             let closing = self.conns[at].closing;
-            if capsule && !self.room && !closing {
+            if room < needed && !closing {
                 net.leave_unread(link);
                 return None;
             }
@@ -715,6 +728,7 @@ impl SimFabric {
                     let cid = sqe.cid.get().into();
                     self.common
                         .note("capsule", &[link.into(), sqe.opc.into(), cid]);
+                    self.conns[at].under_way += 1;
                     self.current = data;
                     return Some(Ready::Capsule { conn, sqe, spoiled });
                 }
@@ -773,6 +787,7 @@ impl Conn {
             generation,
             link: None,
             opened: false,
+            under_way: 0,
             fetches: VecDeque::new(),
             out: VecDeque::new(),
             out_bytes: 0,
@@ -797,12 +812,12 @@ impl Fabric for SimFabric {
         self.conns[at as usize].link = Some(incoming.link);
     }
 
-    fn poll(&mut self, _now: Tick, room: bool) -> Option<Inbound<'_>> {
-        self.room = room;
+    fn poll(&mut self, _now: Tick, room: Room) -> Option<Inbound<'_>> {
+        self.room = room == Room::Any;
         let count = self.conns.len();
         let ready = (0..count).find_map(|step| {
             let at = (self.first + step) % count;
-            let ready = self.next(at)?;
+            let ready = self.next(at, room)?;
             self.first = at + 1;
             Some(ready)
         })?;
@@ -866,6 +881,7 @@ impl Fabric for SimFabric {
         };
         let found = &mut self.conns[at];
         if let Some(cqe) = &reply.cqe {
+            found.under_way -= 1;
             assert!(
                 cqe.cid.get() == reply.cid,
                 "an answer has its command's CID"

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use ferroce_buf::{Buf, BufList};
 use ferroce_engine::limits;
-use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Tick};
+use ferroce_engine::port::{Close, ConnId, Fabric, Fetch, Inbound, Reply, Room, Tick};
 use ferroce_transport::host::Data;
 use ferroce_transport::rdma::fabric::RdmaFabric;
 use ferroce_transport::rdma::host::{Broken, Conn, request};
@@ -139,7 +139,7 @@ impl Fabric for AnyFabric {
         }
     }
 
-    fn poll(&mut self, now: Tick, room: bool) -> Option<Inbound<'_>> {
+    fn poll(&mut self, now: Tick, room: Room) -> Option<Inbound<'_>> {
         let rdma = match self {
             AnyFabric::Ordered(fabric) => return fabric.poll(now, room),
             AnyFabric::Rdma(rdma) => rdma,
