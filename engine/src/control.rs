@@ -136,6 +136,15 @@ pub enum Change<D> {
         /// New size in blocks, at least 1.
         blocks: u64,
     },
+    /// Writes are refused from now on, or not any more.
+    ReadOnly {
+        /// Of this subsystem.
+        nqn: String,
+        /// Which.
+        nsid: u32,
+        /// Refuse them, though the drive could take them.
+        read_only: bool,
+    },
     /// Who may connect; hosts that no longer may are disconnected.
     Allow {
         /// To this subsystem.
@@ -681,14 +690,19 @@ fn apply<D>(table: &mut Table, change: Change<D>) -> Result<Drives<D>, ChangeErr
             ));
         }
         Change::Resize { nqn, nsid, blocks } => {
-            let namespaces = &mut subsystem(table, &nqn)?.namespaces;
-            let namespace = namespaces
-                .get_mut(&nsid)
-                .ok_or(ChangeError::NoNamespace(nsid))?;
+            let namespace = namespace(table, &nqn, nsid)?;
             if blocks == 0 {
                 return Err(ChangeError::NoBlocks);
             }
             Arc::make_mut(&mut namespace.info).blocks = blocks;
+        }
+        Change::ReadOnly {
+            nqn,
+            nsid,
+            read_only,
+        } => {
+            let namespace = namespace(table, &nqn, nsid)?;
+            namespace.read_only = read_only || namespace.info.read_only;
         }
         Change::Allow { nqn, hosts } => {
             subsystem(table, &nqn)?.allow = hosts;
@@ -722,4 +736,13 @@ fn subsystem<'a>(table: &'a mut Table, nqn: &str) -> Result<&'a mut Subsystem, C
     found
         .map(Arc::make_mut)
         .ok_or_else(|| ChangeError::NoSubsystem(nqn.to_owned()))
+}
+
+fn namespace<'a>(
+    table: &'a mut Table,
+    nqn: &str,
+    nsid: u32,
+) -> Result<&'a mut Namespace, ChangeError> {
+    let found = subsystem(table, nqn)?.namespaces.get_mut(&nsid);
+    found.ok_or(ChangeError::NoNamespace(nsid))
 }

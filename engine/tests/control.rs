@@ -443,6 +443,22 @@ fn a_change_is_done_when_every_core_has_drained_and_a_drive_goes_last() {
 }
 
 #[test]
+fn writes_are_refused_and_taken_again_by_the_drive_that_is_there() {
+    let mut node = Node::new(1);
+    let id = add(&mut node, None).unwrap();
+    for read_only in [true, false] {
+        let change = Change::ReadOnly {
+            nqn: NQN.into(),
+            nsid: 1,
+            read_only,
+        };
+        node.control.change(change).unwrap();
+        let namespace = &node.control.planned().subsystems[NQN].namespaces[&1];
+        assert_eq!((namespace.drive, namespace.read_only), (id, read_only));
+    }
+}
+
+#[test]
 fn changes_go_one_after_the_other_and_see_those_before_them() {
     let mut node = Node::new(1);
     add(&mut node, Some(3)).unwrap();
