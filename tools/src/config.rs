@@ -168,8 +168,8 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// Reads and checks a file. With its text, which `ctl --persist` changes.
-    pub fn read(path: &Path) -> Result<(Config, String)> {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Config> {
         let text = fs::read_to_string(path).context(|| {
             let hint = match path.exists() {
                 true => "",
@@ -177,8 +177,7 @@ impl Config {
             };
             format!("cannot read {}{hint}", path.display())
         })?;
-        let config = Config::parse(&text, &path.display().to_string())?;
-        Ok((config, text))
+        Config::parse(&text, &path.display().to_string())
     }
 
     /// Checks the text of a file called `name`.
@@ -202,6 +201,11 @@ impl Config {
         config
             .checked()
             .map_err(|Fail(why)| Fail(format!("{name}: {why}")))
+    }
+
+    /// The subsystem of this name.
+    pub fn named(&mut self, nqn: &str) -> Option<&mut Subsystem> {
+        self.subsystem.iter_mut().find(|known| known.nqn() == nqn)
     }
 
     /// Hosts may come by RDMA.
@@ -367,6 +371,17 @@ impl Subsystem {
     pub fn cntlids(&self) -> (u16, u16) {
         let CntlidRange(first, last) = self.cntlid.unwrap_or(CntlidRange(1, CNTLID_MAX));
         (first, last)
+    }
+
+    /// It has this namespace, in place of another one of its number.
+    pub fn put(&mut self, namespace: Namespace) {
+        self.take(namespace.nsid);
+        self.namespace.push(namespace);
+    }
+
+    /// It has no namespace of this number.
+    pub fn take(&mut self, nsid: Option<u32>) {
+        self.namespace.retain(|known| known.nsid != nsid);
     }
 
     fn complete(&mut self) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
-use crate::config::Config;
+use crate::config::{Config, Namespace};
 use crate::fail::{Context, Result, fail};
 use crate::units::Size;
 use crate::url::Url;
@@ -70,8 +70,60 @@ pub fn persist(path: &Path, change: &Change<'_>) -> Result<()> {
     replace(path, &changed).context(|| format!("cannot write {name}"))
 }
 
+impl Change<'_> {
+    /// Makes it in what was read of the file earlier.
+    pub fn note(&self, config: &mut Config) {
+        let named = match self {
+            Change::Add { nqn, .. }
+            | Change::Remove { nqn, .. }
+            | Change::Resize { nqn, .. }
+            | Change::Allow { nqn, .. }
+            | Change::Forbid { nqn, .. } => config.named(nqn),
+            Change::Listen(url) => {
+                if !config.listen.iter().any(|known| known.is_at(url)) {
+                    config.listen.push((*url).clone());
+                }
+                return;
+            }
+            Change::Unlisten(url) => return config.listen.retain(|known| !known.is_at(url)),
+        };
+        // One that the file has got since then is for the next start.
+        let Some(subsystem) = named else { return };
+        match self {
+            Change::Add {
+                nsid,
+                device,
+                read_only,
+                ..
+            } => {
+                let device = device.parse().expect("it was one when it was added");
+                let mut namespace = Namespace::of(device);
+                namespace.nsid = Some(*nsid);
+                namespace.read_only |= read_only;
+                subsystem.put(namespace);
+            }
+            Change::Remove { nsid, .. } => subsystem.take(Some(*nsid)),
+            Change::Resize { nsid, size, .. } => {
+                let mut known = subsystem.namespace.iter_mut();
+                if let Some(known) = known.find(|known| known.nsid == Some(*nsid)) {
+                    let device = resized(&known.device.text, *size);
+                    known.device = device.parse().expect("only its size is another");
+                }
+            }
+            Change::Allow { host, .. } => {
+                let hosts = subsystem.allow.get_or_insert_default();
+                hosts.insert((*host).to_owned());
+            }
+            Change::Forbid { host, .. } => {
+                subsystem.allow.as_mut().map(|hosts| hosts.remove(*host));
+            }
+            Change::Listen(_) | Change::Unlisten(_) => (),
+        }
+    }
+}
+
 /// The text with the change made; it is valid if the text was.
-pub fn edit(text: &str, change: &Change<'_>, name: &str) -> Result<String> {
+fn edit(text: &str, change: &Change<'_>, name: &str) -> Result<String> {
     let config = Config::parse(text, name)?;
     let mut doc: DocumentMut = text.parse().context(|| name.to_owned())?;
     match change {
@@ -281,8 +333,13 @@ mod tests {
         [[subsystem.namespace]]\ndevice = \"ram:1MiB\"\n\n[[subsystem.namespace]]\ndevice = \"file:/a,size=1GiB\" # big\n";
     const NQN: &str = "nqn.2024-01.a:b";
 
+    /// What is noted is what is read of the file afterwards.
     fn edited(change: &Change<'_>) -> String {
-        edit(TEXT, change, "f").unwrap_or_else(|why| panic!("{why}"))
+        let text = edit(TEXT, change, "f").unwrap_or_else(|why| panic!("{why}"));
+        let mut noted = Config::parse(TEXT, "f").expect("valid");
+        change.note(&mut noted);
+        assert_eq!(noted, Config::parse(&text, "f").expect("valid"));
+        text
     }
 
     fn devices(text: &str) -> Vec<(u32, String)> {

@@ -30,7 +30,6 @@ pub fn run(args: ServeArgs) -> Result<()> {
         return print(crate::config::EXAMPLE);
     }
     let setup::Plan { config, file } = setup::plan(&args)?;
-    let (file, text) = file.unzip();
     // Before there is another thread, since each begins where its parent may run.
     node::keep_off_cores(&config)?;
     if args.check {
@@ -52,7 +51,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         true => Node::start_patient(&config, file.clone())?,
         false => Node::start(&config, file.clone())?,
     };
-    node.handle().set_in_force(text.unwrap_or_default());
+    node.handle().set_in_force(config.clone());
     for door in node.handle().open_doors()? {
         log::warn!("{door}");
     }

@@ -38,6 +38,7 @@ impl Node {
             .args(arguments)
             .arg("--config")
             .arg(dir.path().join("f.toml"))
+            .env("RUST_LOG", "info")
             .env("NOTIFY_SOCKET", dir.path().join("notify"));
         let mut process = Process::piped(&mut command);
         // Nobody listens to that.
@@ -151,12 +152,13 @@ fn a_hangup_has_the_file_read_again() {
 fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {
     let namespaces = "namespace = [{device = \"ram:1MiB\"}]\n";
     let node = Node::start(&[], &format!("{SUBSYSTEM}{namespaces}"));
+    let added = file(node.dir.path(), "added.img", 2 << 20);
     assert!(node.said().contains("READY=1"));
     write(
         node.dir.path(),
         &format!("{SUBSYSTEM}allow = [\"nqn.2024-01.org.example:host\"]\n{namespaces}"),
     );
-    node.ctl("add ram:2MiB --persist");
+    node.ctl(&format!("add file:{} --persist", added.display()));
     let said = node.ctl("listen tcp://127.0.0.2:0 --persist");
     let url = said
         .split_whitespace()
@@ -181,8 +183,138 @@ fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {
     node.process.signal("TERM");
     let (status, log) = node.end();
     assert_eq!(status, Some(0), "{log}");
-    assert!(!log.contains("ERROR"), "{log}");
+    assert!(!log.contains("error: "), "{log}");
     assert!(!log.contains("next start"), "{log}");
+}
+
+/// What a file of some namespaces says once it is read again: the log until then, and what is shown.
+fn reloaded(node: &mut Node, text: &str) -> (String, String) {
+    let read = |log: &str| log.matches(" was read again").count();
+    let before = node.log.until(|_| true).expect("it runs");
+    write(node.dir.path(), text);
+    node.process.signal("HUP");
+    let log = node.log.until(|log| read(log) > read(&before));
+    assert!(node.said().contains("RELOADING=1"));
+    assert!(node.said().contains("READY=1"));
+    // What is said after that line is there when the next one is.
+    let shown = node.ctl("show");
+    (log.expect("it runs")[before.len()..].to_owned(), shown)
+}
+
+#[test]
+fn what_failed_is_tried_again_and_undone_without_a_word() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("it has one").port();
+    let ram = "namespace = [{device = \"ram:1MiB\"}]\n";
+    let mut node = Node::start(&[], &format!("{SUBSYSTEM}{ram}"));
+    let late = node.dir.path().join("late.img");
+    assert!(node.said().contains("READY=1"));
+    let all = SUBSYSTEM.replace(":0\"", &format!(":0\", \"tcp://127.0.0.1:{port}\""));
+    let all = format!(
+        "{all}namespace = [{{device = \"ram:1MiB\"}}, {{device = \"file:{}\"}}]\n",
+        late.display()
+    );
+    for _ in 0..2 {
+        let (log, shown) = reloaded(&mut node, &all);
+        assert!(log.contains("late.img") && log.contains("0 of 2"), "{log}");
+        assert!(
+            log.contains(&format!("cannot listen at tcp://127.0.0.1:{port}")),
+            "{log}"
+        );
+        assert!(!shown.contains("late.img"), "{shown}");
+    }
+    drop(taken);
+    file(node.dir.path(), "late.img", 1 << 20);
+    let (log, shown) = reloaded(&mut node, &all);
+    assert!(log.contains("2 of 2") && !log.contains("error: "), "{log}");
+    assert!(shown.contains("late.img"), "{shown}");
+    // What never came need not go.
+    let gone = all.replace("late.img", "gone.img");
+    let (log, _) = reloaded(&mut node, &gone);
+    assert!(log.contains("1 of 2"), "{log}");
+    let (log, shown) = reloaded(&mut node, &format!("{SUBSYSTEM}{ram}"));
+    assert!(log.contains("1 of 1") && !log.contains("error: "), "{log}");
+    assert!(!shown.contains(".img"), "{shown}");
+    node.process.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn what_waits_for_the_next_start_is_told_until_the_file_says_again_what_runs() {
+    let ram = "namespace = [{device = \"ram:1MiB\"}]\n";
+    let mut node = Node::start(&[], &format!("{SUBSYSTEM}{ram}"));
+    assert!(node.said().contains("READY=1"));
+    for keys in ["phases = false\n", "spin = \"20us\"\nphases = false\n", ""] {
+        reloaded(&mut node, &format!("{keys}{SUBSYSTEM}{ram}"));
+    }
+    node.process.signal("TERM");
+    let (status, log) = node.end();
+    assert_eq!(status, Some(0), "{log}");
+    let told = log
+        .lines()
+        .filter_map(|line| line.split_once("what is said there of "));
+    let told: Vec<&str> = told.map(|(_, told)| told).collect();
+    assert_eq!(
+        told,
+        [
+            "phases is in force at the next start",
+            "spin, phases is in force at the next start"
+        ]
+    );
+}
+
+#[test]
+fn a_ram_drive_outlives_the_file_that_is_read_again() {
+    let uuid = |shown: &str| {
+        let line = shown.lines().find(|line| line.contains("\"uuid\""));
+        line.expect("there is a namespace").to_owned()
+    };
+    let of = |namespace: &str| format!("{SUBSYSTEM}namespace = [{{{namespace}}}]\n");
+    let mut node = Node::start(&[], &of("device = \"ram:1MiB\""));
+    assert!(node.said().contains("READY=1"));
+    let before = uuid(&node.ctl("--json show"));
+    for (namespace, shown, why) in [
+        ("device = \"ram:1MiB,ro\"", "read-only", ""),
+        ("device = \"ram:2MiB,ro\"", "2 MiB", ""),
+        ("device = \"ram:2MiB\"", "2 MiB", ""),
+        (
+            "device = \"ram:1MiB\"",
+            "2 MiB",
+            "`ferroce ctl resize 1 1MiB`",
+        ),
+        (
+            "device = \"ram:2MiB,block=512\"",
+            "2 MiB",
+            "`ferroce ctl remove 1`",
+        ),
+        ("", "2 MiB", "`ferroce ctl remove 1`"),
+    ] {
+        let text = match namespace {
+            "" => SUBSYSTEM.to_owned(),
+            namespace => of(namespace),
+        };
+        let (log, now) = reloaded(&mut node, &text);
+        assert!(now.contains(shown), "{namespace}: {now}");
+        assert_eq!(
+            now.contains("read-only"),
+            namespace.contains("ro\""),
+            "{now}"
+        );
+        assert!(
+            log.contains(why) && log.contains("error: ") != why.is_empty(),
+            "{log}"
+        );
+        assert_eq!(uuid(&node.ctl("--json show")), before, "{namespace}");
+    }
+    // Who does as told hears no more of it.
+    node.ctl("remove 1");
+    let (log, now) = reloaded(&mut node, &of("device = \"ram:2MiB,block=512\""));
+    assert!(
+        !log.contains("error: ") && now.contains("512"),
+        "{log}\n{now}"
+    );
+    node.process.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
 }
 
 #[test]

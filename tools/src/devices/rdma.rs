@@ -207,7 +207,7 @@ fn limits(ability: &Ability) -> String {
 fn locked() -> String {
     let path = Path::new(DEFAULT_PATH);
     let (whose, config) = match path.exists().then(|| Config::read(path)) {
-        Some(Ok((config, _))) => (format!("the node of {DEFAULT_PATH}"), config),
+        Some(Ok(config)) => (format!("the node of {DEFAULT_PATH}"), config),
         _ => ("`ferroce serve`".to_owned(), Config::default()),
     };
     match buffer_bytes(&config) {

@@ -32,7 +32,9 @@ impl Drive {
             locked: false,
         };
         let what = || "cannot open a drive";
-        if let Some(config) = spec.ram(id, cores, want) {
+        if let Some(mut config) = spec.ram(id, cores, want) {
+            // Whether hosts may write is the namespace's, which can be changed without another drive.
+            config.read_only = false;
             refuse_if_short(config.bytes, &config.label)?;
             return RamDrive::new(config).map(Drive::Ram).context(what);
         }

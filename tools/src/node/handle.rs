@@ -36,7 +36,7 @@ use super::drives::Drive;
 use super::latency::Said;
 use super::wanted::Wanted;
 use crate::boot;
-use crate::config::{Memory, Namespace, check_nsid};
+use crate::config::{Config, Memory, Namespace, check_nsid};
 use crate::ctl::protocol::{
     CoreView, HealthView, Host, NamespaceView, Node, Order, Request, Response, SlowIo,
     SubsystemView,
@@ -59,8 +59,8 @@ pub struct Handle {
     /// Orders that change something go one after the other.
     changing: Mutex<()>,
     file: Option<PathBuf>,
-    /// The file's text as the node goes by it: what was read last, and what was written to it since.
-    in_force: Mutex<String>,
+    /// What the file said, as far as the node goes by it, and what was written to it since.
+    in_force: Mutex<Config>,
     memory: Memory,
     /// What the cores' Bufs lie in.
     regions: Vec<Arc<Region>>,
@@ -113,14 +113,14 @@ impl Handle {
         &self.wanted
     }
 
-    /// The text of the configuration file, as this node goes by it.
-    pub fn in_force(&self) -> String {
+    /// What the configuration file said, as far as this node goes by it.
+    pub fn in_force(&self) -> Config {
         lock(&self.in_force).clone()
     }
 
     /// See [`Handle::in_force`].
-    pub fn set_in_force(&self, text: String) {
-        *lock(&self.in_force) = text;
+    pub fn set_in_force(&self, config: Config) {
+        *lock(&self.in_force) = config;
     }
 
     /// Held by whoever changes something.
@@ -157,11 +157,7 @@ impl Handle {
             persist(file, &change)
                 .context(|| format!("{}, but it is not in the file", done.line))?;
             // When the file is read again this is no change.
-            let name = file.display().to_string();
-            match persist::edit(&self.in_force(), &change, &name) {
-                Ok(text) => self.set_in_force(text),
-                Err(Fail(why)) => log::debug!("{name} as it was: {why}"),
-            }
+            change.note(&mut lock(&self.in_force));
             let (line, warnings) = match done.line.find('\n') {
                 Some(end) => done.line.split_at(end),
                 None => (done.line.as_str(), ""),

@@ -1,204 +1,437 @@
 //! SIGHUP: the configuration file is read again, and what can change in a node that runs is changed, by the same changes
 //! that `ferroce ctl` makes. Of the rest is told that it waits for the next start.
+//!
+//! What the node goes by is kept change by change: what failed, and what waits, differs at the next SIGHUP, too, and is
+//! tried or told again. What is in memory, or beyond the end of a file, is thrown away by nobody who edits a file: that
+//! takes an order of `ctl`, or a start.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use ferroce_drivers::DriveSpec;
 use ferroce_drivers::spec::Kind;
 use ferroce_engine::control::Change;
-use ferroce_engine::table::Transport;
+use ferroce_engine::table::{self, Transport};
 
 use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::protocol::Order;
 use crate::fail::{Fail, Result};
-use crate::node::Node;
+use crate::node::{Handle, Node};
+use crate::units::Size;
 use crate::url::Url;
 
-/// A change, as it is tried.
+/// A change.
 #[derive(Clone, PartialEq, Debug)]
 enum Step {
+    Remove(String, u32),
     Add(String, Namespace),
-    Order(String, Order),
+    /// It has so many bytes.
+    Resize(String, Namespace, u64),
+    ReadOnly(String, Namespace, bool),
     /// Who may connect, all of them.
-    Allow(String, Subsystem),
+    Allow(String, Option<BTreeSet<String>>),
+    Unlisten(Url),
+    Listen(Url),
+}
+
+/// What is to be done about a file that has changed.
+#[derive(PartialEq, Debug, Default)]
+struct Plan {
+    /// What the node does already, as by `ctl`, or has not.
+    known: Vec<Step>,
+    /// What changes at once, in order: what goes makes room for what comes.
+    steps: Vec<Step>,
+    /// What is not done, and why.
+    kept: Vec<String>,
+    /// The names of what changes at the next start.
+    later: Vec<&'static str>,
+}
+
+/// What the node has and can.
+struct Live<'a> {
+    /// Where it listens.
+    listens: &'a [Url],
+    /// What an address means, so that two ways to write it are one.
+    of: &'a dyn Fn(&Url) -> Url,
+    /// It can begin to listen there now.
+    can_listen: &'a dyn Fn(&Url) -> bool,
+    /// The drive that is a namespace, all that may be left out of it filled in.
+    drive: &'a dyn Fn(&str, u32) -> Option<DriveSpec>,
 }
 
 /// Reads the file, and makes of the node what it says now. What fails is told and left out.
 pub fn reload(node: &Node, file: &Path) -> Result<()> {
-    let (now, text) = Config::read(file)?;
+    let now = Config::read(file)?;
     let handle = node.handle();
     let _one_at_a_time = handle.changing();
-    let before = Config::parse(&handle.in_force(), "the configuration in force")?;
-    let live = node.listeners()?;
-    let places = Places {
-        live: &live,
-        of: &|url| handle.place(&live, url),
+    let mut in_force = handle.in_force();
+    let (listens, table) = (node.listeners()?, handle.table()?);
+    let live = Live {
+        listens: &listens,
+        of: &|url| handle.place(&listens, url),
         can_listen: &|url| handle.can_listen(url),
+        drive: &|nqn, nsid| drive(table.subsystems.get(nqn)?.namespaces.get(&nsid)?),
     };
-    let (steps, later) = steps(&before, &now, &places);
-    let (count, mut made) = (steps.len(), 0);
-    let opened = steps.iter().any(|step| matches!(step, Step::Allow(..)));
-    for step in steps {
-        let done = match &step {
-            Step::Add(nqn, namespace) => handle.add(nqn, namespace).map(drop),
-            Step::Order(nqn, order) => handle.execute(order, Some(nqn)).map(drop),
-            Step::Allow(nqn, subsystem) => handle.change(Change::Allow {
-                nqn: nqn.clone(),
-                hosts: subsystem.allow.clone(),
-            }),
-        };
-        match done {
-            Ok(()) => made += 1,
+    let plan = plan(&in_force, &now, &live);
+    for step in &plan.known {
+        step.note(&mut in_force, &live);
+    }
+    let mut made = 0;
+    for step in &plan.steps {
+        match step.make(handle) {
+            Ok(()) => {
+                step.note(&mut in_force, &live);
+                made += 1;
+            }
             Err(Fail(why)) => log::error!("{}: {why}", step.name()),
         }
     }
+    handle.set_in_force(in_force);
+    for why in &plan.kept {
+        log::error!("{why}");
+    }
     // A new address has told of itself.
-    if opened {
+    if plan
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Allow(..)))
+    {
         for door in handle.open_doors()? {
             log::warn!("{door}");
         }
     }
     log::info!(
-        "{} was read again: {made} of {count} changes made",
-        file.display()
+        "{} was read again: {made} of {} changes made",
+        file.display(),
+        plan.steps.len() + plan.kept.len()
     );
-    if !later.is_empty() {
+    if !plan.later.is_empty() {
         log::warn!(
             "{}: what is said there of {} is in force at the next start",
             file.display(),
-            later.join(", ")
+            plan.later.join(", ")
         );
     }
-    handle.set_in_force(text);
     Ok(())
 }
 
-/// What a node can say of addresses.
-struct Places<'a> {
-    /// Where it listens.
-    live: &'a [Url],
-    /// What an address means, so that two ways to write it are one.
-    of: &'a dyn Fn(&Url) -> Url,
-    /// It can begin to listen there now.
-    can_listen: &'a dyn Fn(&Url) -> bool,
-}
-
 impl Step {
+    fn make(&self, handle: &Handle) -> Result<()> {
+        let ctl = |order, nqn| handle.execute(&order, nqn).map(drop);
+        match self {
+            Step::Remove(nqn, nsid) => ctl(Order::Remove { nsid: *nsid }, Some(nqn)),
+            Step::Add(nqn, namespace) => handle.add(nqn, namespace).map(drop),
+            Step::Resize(nqn, namespace, size) => {
+                let (nsid, size) = (number(namespace), *size);
+                ctl(Order::Resize { nsid, size }, Some(nqn))
+            }
+            Step::ReadOnly(nqn, namespace, read_only) => handle.change(Change::ReadOnly {
+                nqn: nqn.clone(),
+                nsid: number(namespace),
+                read_only: *read_only,
+            }),
+            Step::Allow(nqn, hosts) => handle.change(Change::Allow {
+                nqn: nqn.clone(),
+                hosts: hosts.clone(),
+            }),
+            Step::Unlisten(url) => ctl(
+                Order::Unlisten {
+                    url: url.to_string(),
+                },
+                None,
+            ),
+            Step::Listen(url) => ctl(
+                Order::Listen {
+                    url: url.to_string(),
+                },
+                None,
+            ),
+        }
+    }
+
+    /// The node goes by it.
+    fn note(&self, config: &mut Config, live: &Live<'_>) {
+        match self {
+            Step::Unlisten(url) => config.listen.retain(|known| (live.of)(known) != *url),
+            Step::Listen(url) => config.listen.push(url.clone()),
+            Step::Remove(nqn, _)
+            | Step::Add(nqn, _)
+            | Step::Resize(nqn, ..)
+            | Step::ReadOnly(nqn, ..)
+            | Step::Allow(nqn, _) => {
+                let subsystem = config.named(nqn).expect("there is a plan for it");
+                match self {
+                    Step::Remove(_, nsid) => subsystem.take(Some(*nsid)),
+                    Step::Allow(_, hosts) => subsystem.allow.clone_from(hosts),
+                    Step::Add(_, namespace)
+                    | Step::Resize(_, namespace, _)
+                    | Step::ReadOnly(_, namespace, _) => subsystem.put(namespace.clone()),
+                    Step::Unlisten(_) | Step::Listen(_) => (),
+                }
+            }
+        }
+    }
+
     fn name(&self) -> String {
         match self {
+            Step::Remove(nqn, nsid) => format!("{nqn}: namespace {nsid}"),
             Step::Add(nqn, namespace) => format!("{nqn}: {}", namespace.device.text),
-            Step::Order(nqn, Order::Remove { nsid } | Order::Resize { nsid, .. }) => {
-                format!("{nqn}: namespace {nsid}")
+            Step::Resize(nqn, namespace, _) | Step::ReadOnly(nqn, namespace, _) => {
+                format!("{nqn}: namespace {}", number(namespace))
             }
-            Step::Order(_, Order::Listen { url } | Order::Unlisten { url }) => url.clone(),
-            Step::Order(nqn, _) | Step::Allow(nqn, _) => nqn.clone(),
+            Step::Unlisten(url) | Step::Listen(url) => url.to_string(),
+            Step::Allow(nqn, _) => nqn.clone(),
         }
     }
 }
 
-/// What changes at once, in order: what goes makes room for what comes. And the names of what does not.
-fn steps(before: &Config, now: &Config, places: &Places<'_>) -> (Vec<Step>, Vec<&'static str>) {
-    let mut steps = Vec::new();
-    let mut later = Vec::new();
-    let mut unless = |same: bool, name| {
-        if !same && !later.contains(&name) {
-            later.push(name);
-        }
-    };
-    unless(before.cores == now.cores, "cores");
-    unless(before.spin == now.spin, "spin");
-    unless(before.ctl == now.ctl, "ctl");
-    unless(before.metrics == now.metrics, "metrics");
-    unless(before.dscp == now.dscp, "dscp");
-    unless(before.memory == now.memory, "memory");
-    unless(before.limits == now.limits, "limits");
-    unless(before.machine == now.machine, "machine");
-    let known = |nqn: &str| before.subsystem.iter().find(|old| old.nqn() == nqn);
+/// From what the node goes by to what the file says.
+fn plan(before: &Config, now: &Config, live: &Live<'_>) -> Plan {
+    let mut plan = Plan::default();
+    // Each by its name, so that a key more is not forgotten here.
+    let Config {
+        listen: _,
+        cores,
+        spin,
+        ctl,
+        metrics,
+        dscp,
+        phases,
+        cpu_dma_latency,
+        memory,
+        limits,
+        machine,
+        subsystem: subsystems,
+    } = before;
+    plan.unless(*cores == now.cores, "cores");
+    plan.unless(*spin == now.spin, "spin");
+    plan.unless(*ctl == now.ctl, "ctl");
+    plan.unless(*metrics == now.metrics, "metrics");
+    plan.unless(*dscp == now.dscp, "dscp");
+    plan.unless(*phases == now.phases, "phases");
+    plan.unless(*cpu_dma_latency == now.cpu_dma_latency, "cpu-dma-latency");
+    plan.unless(*memory == now.memory, "memory");
+    plan.unless(*limits == now.limits, "limits");
+    plan.unless(*machine == now.machine, "machine");
     let stays = |old: &Subsystem| now.subsystem.iter().any(|new| new.nqn() == old.nqn());
-    unless(
-        before.subsystem.iter().all(stays),
-        "subsystems that are gone",
-    );
+    plan.unless(subsystems.iter().all(stays), "subsystems that are gone");
     for new in &now.subsystem {
-        let Some(old) = known(new.nqn()) else {
-            unless(false, "new subsystems");
-            continue;
-        };
-        let names = |s: &Subsystem| (s.serial.clone(), s.model.clone(), s.cntlid);
-        unless(names(old) == names(new), "serial, model and cntlid");
-        if old.allow != new.allow {
-            steps.push(Step::Allow(new.nqn().into(), new.clone()));
+        match subsystems.iter().find(|old| old.nqn() == new.nqn()) {
+            Some(old) => plan.subsystem(old, new, live),
+            None => plan.unless(false, "new subsystems"),
         }
-        namespaces(old, new, &mut steps);
     }
-    let of = |config: &Config| -> Vec<Url> { config.listen.iter().map(places.of).collect() };
-    let (old, new) = (of(before), of(now));
-    let gone = old.iter().filter(|url| !new.contains(url));
-    let gone: Vec<&Url> = gone.filter(|url| places.live.contains(url)).collect();
-    let come = new.iter().filter(|url| !old.contains(url));
-    let come: Vec<&Url> = come.filter(|url| !places.live.contains(url)).collect();
-    // What cannot come yet does not drive away what is there.
-    let now = come.iter().all(|url| (places.can_listen)(url));
-    unless(now, "RDMA addresses");
-    let at_once = |url: &&&Url| now || url.scheme.transport() == Transport::Tcp;
-    for url in gone.iter().filter(at_once) {
-        let url = url.to_string();
-        steps.push(Step::Order(String::new(), Order::Unlisten { url }));
-    }
-    for url in come.iter().filter(at_once) {
-        let url = url.to_string();
-        steps.push(Step::Order(String::new(), Order::Listen { url }));
-    }
-    (steps, later)
+    plan.addresses(&before.listen, &now.listen, live);
+    plan
 }
 
-fn namespaces(old: &Subsystem, new: &Subsystem, steps: &mut Vec<Step>) {
-    let nqn = || new.nqn().to_owned();
-    let find =
-        |all: &[Namespace], nsid: Option<u32>| all.iter().find(|known| known.nsid == nsid).cloned();
-    let mut add = Vec::new();
-    for namespace in &old.namespace {
-        // They have numbers once they were checked.
-        let nsid = namespace.nsid.unwrap_or_default();
-        let Some(now) = find(&new.namespace, namespace.nsid) else {
-            steps.push(Step::Order(nqn(), Order::Remove { nsid }));
-            continue;
-        };
-        match difference(namespace, &now) {
-            Difference::None => (),
-            Difference::Size(size) => steps.push(Step::Order(nqn(), Order::Resize { nsid, size })),
-            Difference::All => {
-                steps.push(Step::Order(nqn(), Order::Remove { nsid }));
-                add.push(Step::Add(nqn(), now));
-            }
+impl Plan {
+    fn unless(&mut self, same: bool, name: &'static str) {
+        if !same && !self.later.contains(&name) {
+            self.later.push(name);
         }
     }
-    let is_new = |now: &&Namespace| find(&old.namespace, now.nsid).is_none();
-    let news = new.namespace.iter().filter(is_new);
-    steps.extend(add);
-    steps.extend(news.map(|now| Step::Add(nqn(), now.clone())));
+
+    fn addresses(&mut self, before: &[Url], now: &[Url], live: &Live<'_>) {
+        let of = |urls: &[Url]| -> Vec<Url> { urls.iter().map(live.of).collect() };
+        let (old, new) = (of(before), of(now));
+        let listens = |url: &Url| live.listens.contains(url);
+        let gone = old.iter().filter(|url| !new.contains(url)).cloned();
+        let (gone, gone_already): (Vec<Url>, Vec<Url>) = gone.partition(listens);
+        let come = new.iter().filter(|url| !old.contains(url)).cloned();
+        let (come_already, come): (Vec<Url>, Vec<Url>) = come.partition(listens);
+        self.known
+            .extend(gone_already.into_iter().map(Step::Unlisten));
+        self.known
+            .extend(come_already.into_iter().map(Step::Listen));
+        // What cannot come yet does not drive away what is there.
+        let now = come.iter().all(|url| (live.can_listen)(url));
+        self.unless(now, "RDMA addresses");
+        let at_once = |url: &Url| now || url.scheme.transport() == Transport::Tcp;
+        let gone = gone.into_iter().filter(at_once);
+        self.steps.extend(gone.map(Step::Unlisten));
+        let come = come.into_iter().filter(at_once);
+        self.steps.extend(come.map(Step::Listen));
+    }
+
+    fn subsystem(&mut self, old: &Subsystem, new: &Subsystem, live: &Live<'_>) {
+        let Subsystem {
+            nqn: _,
+            serial,
+            model,
+            cntlid,
+            allow,
+            namespace,
+        } = old;
+        let same = (serial, model, cntlid) == (&new.serial, &new.model, &new.cntlid);
+        self.unless(same, "serial, model and cntlid");
+        let nqn = || new.nqn().to_owned();
+        if *allow != new.allow {
+            self.steps.push(Step::Allow(nqn(), new.allow.clone()));
+        }
+        let of = |all: &[Namespace], nsid| all.iter().find(|one| number(one) == nsid).cloned();
+        let drive = |nsid| (live.drive)(new.nqn(), nsid);
+        for nsid in namespace.iter().map(number) {
+            if of(&new.namespace, nsid).is_some() {
+                continue;
+            }
+            match drive(nsid) {
+                None => self.known.push(Step::Remove(nqn(), nsid)),
+                Some(has) if matches!(has.kind, Kind::Ram { .. }) => self.kept.push(format!(
+                    "{}: namespace {nsid} stays, {}: what is in memory is not thrown away because a file is read again; \
+                     `ferroce ctl remove {nsid}` does it, or the next start",
+                    nqn(),
+                    has.label()
+                )),
+                Some(_) => self.steps.push(Step::Remove(nqn(), nsid)),
+            }
+        }
+        let mut add = Vec::new();
+        for now in &new.namespace {
+            let nsid = number(now);
+            let before = of(namespace, nsid);
+            match (before, drive(nsid)) {
+                (Some(before), _) if spec(&before) == spec(now) => (),
+                (Some(before), Some(has)) => match difference(&has, &spec(&before), &spec(now)) {
+                    Difference::None => self.known.push(Step::Add(nqn(), now.clone())),
+                    Difference::Size(size) => {
+                        self.steps.push(Step::Resize(nqn(), now.clone(), size));
+                    }
+                    Difference::ReadOnly(read_only) => {
+                        let step = Step::ReadOnly(nqn(), now.clone(), read_only);
+                        self.steps.push(step);
+                    }
+                    Difference::Less(size) => self.kept.push(format!(
+                        "{}: namespace {nsid} keeps its size: nothing is cut off because a file is read again; \
+                         `ferroce ctl resize {nsid} {}` does it",
+                        nqn(),
+                        Size(size)
+                    )),
+                    Difference::Contents => self.kept.push(format!(
+                        "{}: namespace {nsid} stays {}, not {}: what is in memory is not thrown away because a file is \
+                         read again; `ferroce ctl remove {nsid}` does it, and the file read once more then adds what \
+                         it says; so does the next start",
+                        nqn(),
+                        has.label(),
+                        now.device.text
+                    )),
+                    Difference::All => {
+                        self.steps.push(Step::Remove(nqn(), nsid));
+                        add.push(Step::Add(nqn(), now.clone()));
+                    }
+                },
+                // By `ctl`, which may have been told of another drive; then why it cannot be added is told.
+                (None, Some(has)) if serves(&has, &spec(now)) => {
+                    self.known.push(Step::Add(nqn(), now.clone()));
+                }
+                (_, None) | (None, Some(_)) => add.push(Step::Add(nqn(), now.clone())),
+            }
+        }
+        self.steps.extend(add);
+    }
+}
+
+/// Its number, which it has once it was checked.
+fn number(namespace: &Namespace) -> u32 {
+    namespace.nsid.unwrap_or_default()
+}
+
+/// What drive it is, under whatever number.
+fn spec(namespace: &Namespace) -> DriveSpec {
+    DriveSpec {
+        nsid: None,
+        ..namespace.spec()
+    }
+}
+
+/// See [`Live::drive`].
+fn drive(namespace: &table::Namespace) -> Option<DriveSpec> {
+    let info = &namespace.info;
+    let len = info.blocks * u64::from(info.block_len);
+    let named: DriveSpec = info.label.parse().ok()?;
+    Some(DriveSpec {
+        kind: match named.kind {
+            Kind::Ram { .. } => Kind::Ram { bytes: len },
+            Kind::File { path, .. } => Kind::File {
+                path,
+                size: Some(len),
+            },
+            Kind::Nvme { .. } => named.kind,
+        },
+        block_len: Some(info.block_len),
+        read_only: namespace.read_only,
+        uuid: Some(info.uuid),
+        nsid: None,
+    })
+}
+
+/// The drive is what is wanted. What is wanted may leave to it what it likes.
+fn serves(has: &DriveSpec, wanted: &DriveSpec) -> bool {
+    let mut wanted = wanted.clone();
+    if let (Kind::File { size: has, .. }, Kind::File { size, .. }) = (&has.kind, &mut wanted.kind) {
+        *size = size.or(*has);
+    }
+    wanted.block_len = wanted.block_len.or(match wanted.kind {
+        Kind::Ram { .. } => Some(4096),
+        _ => has.block_len,
+    });
+    wanted.uuid = wanted.uuid.or(has.uuid);
+    *has == wanted
 }
 
 enum Difference {
     None,
-    /// Only this: the contents stay.
+    /// It grows, and its contents stay.
     Size(u64),
+    ReadOnly(bool),
+    /// What is behind this would be lost.
+    Less(u64),
+    /// All that is in memory would be lost.
+    Contents,
     All,
 }
 
-fn difference(old: &Namespace, new: &Namespace) -> Difference {
-    let (old, new) = (old.spec(), new.spec());
-    if old == new {
-        return Difference::None;
-    }
-    let mut resized = old.clone();
-    resized.kind = new.kind.clone();
-    let size = match (&old.kind, &new.kind) {
-        (Kind::Ram { .. }, Kind::Ram { bytes }) => Some(*bytes),
-        (Kind::File { path: from, .. }, Kind::File { path: to, size }) if from == to => *size,
-        _ => None,
+/// Between a drive that is served, as the file said `old` of it, and `new`.
+fn difference(has: &DriveSpec, old: &DriveSpec, new: &DriveSpec) -> Difference {
+    let sized = |from: u64, to: u64| match to < from {
+        true => Difference::Less(to),
+        false => Difference::Size(to),
     };
-    match size {
-        Some(size) if resized == new => Difference::Size(size),
+    match (&has.kind, &new.kind) {
+        (Kind::Ram { bytes }, _) => {
+            let as_is = |kind: &Kind, read_only| DriveSpec {
+                kind: kind.clone(),
+                read_only,
+                ..has.clone()
+            };
+            match &new.kind {
+                _ if serves(has, new) => Difference::None,
+                _ if serves(&as_is(&has.kind, new.read_only), new) => {
+                    Difference::ReadOnly(new.read_only)
+                }
+                Kind::Ram { bytes: to } if serves(&as_is(&new.kind, has.read_only), new) => {
+                    sized(*bytes, *to)
+                }
+                _ => Difference::Contents,
+            }
+        }
+        (
+            Kind::File { path, size },
+            Kind::File {
+                path: to,
+                size: wanted,
+            },
+        ) if path == to => {
+            let resized = DriveSpec {
+                kind: new.kind.clone(),
+                ..old.clone()
+            };
+            match (size, wanted) {
+                _ if resized != *new || old.label() != new.label() => Difference::All,
+                (Some(size), Some(wanted)) => sized(*size, *wanted),
+                _ => Difference::None,
+            }
+        }
         _ => Difference::All,
     }
 }
@@ -215,36 +448,71 @@ mod tests {
         Config::parse(&text, "f.toml").unwrap_or_else(|why| panic!("{why}\n{text}"))
     }
 
-    /// A node that listens where `before` says, with an RDMA device of the address 10.9.0.1.
-    fn changes(before: &Config, now: &Config) -> (Vec<Step>, Vec<&'static str>) {
+    /// Of a node that listens where `before` says, with an RDMA device of the address 10.9.0.1, and has these drives.
+    fn planned(before: &Config, now: &Config, has: &Config) -> Plan {
         let of = |url: &Url| -> Url {
             let text = url.to_string().replace("rxe0:", "10.9.0.1:");
             let text = text.replace("rdma://10.9", "verbs://10.9");
             text.parse().expect("an address")
         };
-        let live: Vec<Url> = before.listen.iter().map(of).collect();
-        let places = Places {
-            live: &live,
-            of: &of,
-            can_listen: &|url| matches!(url.scheme, Scheme::Tcp | Scheme::Verbs),
+        let listens: Vec<Url> = before.listen.iter().map(of).collect();
+        let drive = |_: &str, nsid| {
+            let mut all = has.subsystem[0].namespace.iter();
+            let mut drive = spec(all.find(|one| number(one) == nsid)?);
+            drive.block_len = drive.block_len.or(Some(4096));
+            drive.uuid = drive.uuid.or(Some([7; 16]));
+            if let Kind::File { size, .. } = &mut drive.kind {
+                *size = size.or(Some(1 << 20));
+            }
+            Some(drive)
         };
-        steps(before, now, &places)
+        plan(
+            before,
+            now,
+            &Live {
+                listens: &listens,
+                of: &of,
+                can_listen: &|url| matches!(url.scheme, Scheme::Tcp | Scheme::Verbs),
+                drive: &drive,
+            },
+        )
+    }
+
+    fn said(steps: &[Step]) -> Vec<String> {
+        let line = |step: &Step| match step {
+            Step::Unlisten(url) => format!("-{url}"),
+            Step::Listen(url) => format!("+{url}"),
+            Step::Remove(_, nsid) => format!("remove {nsid}"),
+            Step::Add(_, now) => format!("add {} {}", number(now), now.device.text),
+            Step::Resize(_, now, size) => format!("resize {} {}", number(now), Size(*size)),
+            Step::ReadOnly(_, now, read_only) => format!("read-only {} {read_only}", number(now)),
+            Step::Allow(_, hosts) => format!("allow {hosts:?}"),
+        };
+        steps.iter().map(line).collect()
     }
 
     fn listeners(before: &str, now: &str) -> (Vec<String>, Vec<&'static str>) {
-        let (steps, later) = changes(&config(before, "", ""), &config(now, "", ""));
-        let said = steps.iter().map(|step| match step {
-            Step::Order(_, Order::Unlisten { url }) => format!("-{url}"),
-            Step::Order(_, Order::Listen { url }) => format!("+{url}"),
-            step => panic!("{step:?}"),
-        });
-        (said.collect(), later)
+        let (before, now) = (config(before, "", ""), config(now, "", ""));
+        let plan = planned(&before, &now, &before);
+        (said(&plan.steps), plan.later)
+    }
+
+    /// What is done, known and kept of namespaces, of a node that has `has`.
+    fn namespaces(before: &str, now: &str, has: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+        let of = |text| config("\"tcp://127.0.0.1:1\"", "", text);
+        let plan = planned(&of(before), &of(now), &of(has));
+        assert!(plan.later.is_empty(), "{:?}", plan.later);
+        (said(&plan.steps), said(&plan.known), plan.kept)
     }
 
     #[test]
     fn what_is_the_same_stays() {
         let same = config("\"tcp://127.0.0.1:1\"", "", "{device=\"ram:1MiB\"}");
-        assert_eq!(changes(&same, &same), (Vec::new(), Vec::new()));
+        assert_eq!(planned(&same, &same, &same), Plan::default());
+        // However it is written.
+        let beside = config("\"tcp://127.0.0.1:1\"", "", "{device=\"ram:1MiB\",nsid=1}");
+        let inside = config("\"tcp://127.0.0.1:1\"", "", "{device=\"ram:1MiB,nsid=1\"}");
+        assert_eq!(planned(&beside, &inside, &same), Plan::default());
     }
 
     #[test]
@@ -283,56 +551,98 @@ mod tests {
 
     #[test]
     fn where_it_listens_already_or_no_more_nothing_is_to_be_done() {
-        let before = config("\"tcp://127.0.0.1:1\"", "", "");
+        let mut before = config("\"tcp://127.0.0.1:1\"", "", "");
         let now = config("\"tcp://127.0.0.1:2\"", "", "");
-        let live = ["tcp://127.0.0.1:2".parse().expect("an address")];
-        let places = Places {
-            live: &live,
+        let live = Live {
+            listens: &["tcp://127.0.0.1:2".parse().expect("an address")],
             of: &Url::clone,
             can_listen: &|_| true,
+            drive: &|_, _| None,
         };
-        assert_eq!(steps(&before, &now, &places), (Vec::new(), Vec::new()));
+        let plan = plan(&before, &now, &live);
+        assert!(plan.steps.is_empty());
+        assert_eq!(
+            said(&plan.known),
+            ["-tcp://127.0.0.1:1", "+tcp://127.0.0.1:2"]
+        );
+        for step in &plan.known {
+            step.note(&mut before, &live);
+        }
+        assert_eq!(before.listen, now.listen);
     }
 
     #[test]
     fn sizes_change_without_loss_and_the_rest_is_replaced() {
-        let before = config(
-            "\"tcp://127.0.0.1:1\", \"tcp://127.0.0.1:2\"",
-            "",
-            "{device=\"ram:1MiB\"},{device=\"ram:1MiB\"},{device=\"file:/a,size=1MiB\"},{device=\"file:/b\"},{device=\"file:/c\"}",
-        );
-        let now = config(
-            "\"tcp://127.0.0.1:1\", \"tcp://127.0.0.1:3\"",
-            "",
-            "{device=\"ram:2MiB\"},{device=\"ram:1MiB\",read-only=true},{device=\"file:/a,size=2MiB\"},{device=\"file:/d\"},{device=\"ram:5MiB\",nsid=9}",
-        );
-        let (steps, later) = changes(&before, &now);
-        let said: Vec<String> = steps
-            .iter()
-            .map(|step| match step {
-                Step::Add(_, namespace) => {
-                    format!("add {} {:?}", namespace.device.text, namespace.nsid)
-                }
-                Step::Order(_, order) => format!("{order:?}"),
-                Step::Allow(..) => "allow".into(),
-            })
-            .collect();
+        let before = "{device=\"ram:1MiB\"},{device=\"file:/a,size=1MiB\"},{device=\"file:/b\"},{device=\"file:/c\"},{device=\"file:/e,size=1MiB\"}";
+        let now = "{device=\"ram:2MiB\"},{device=\"file:/a,size=2MiB\"},{device=\"file:/d\"},{device=\"ram:5MiB\",nsid=9},{device=\"file:/e\",nsid=5}";
+        let (steps, known, kept) = namespaces(before, now, before);
         assert_eq!(
-            said,
+            steps,
             [
-                "Resize { nsid: 1, size: 2097152 }",
-                "Remove { nsid: 2 }",
-                "Resize { nsid: 3, size: 2097152 }",
-                "Remove { nsid: 4 }",
-                "Remove { nsid: 5 }",
-                "add ram:1MiB Some(2)",
-                "add file:/d Some(4)",
-                "add ram:5MiB Some(9)",
-                "Unlisten { url: \"tcp://127.0.0.1:2\" }",
-                "Listen { url: \"tcp://127.0.0.1:3\" }",
+                "remove 4",
+                "resize 1 2MiB",
+                "resize 2 2MiB",
+                "remove 3",
+                "add 3 file:/d",
+                "add 9 ram:5MiB",
             ]
         );
-        assert!(later.is_empty());
+        assert_eq!(known, ["add 5 file:/e"]);
+        assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn a_ram_drive_changes_without_loss_or_not_at_all() {
+        let ram = "{device=\"ram:1MiB\"}";
+        let change = |now: &str, has: &str| {
+            let (steps, known, kept) = namespaces(ram, now, has);
+            (steps.join(", "), known.join(", "), kept.join(", "))
+        };
+        let done = |steps: &str| (steps.to_owned(), String::new(), String::new());
+        let read_only = "{device=\"ram:1MiB,ro\"}";
+        assert_eq!(change(read_only, ram), done("read-only 1 true"));
+        let (steps, _, _) = namespaces(read_only, ram, read_only);
+        assert_eq!(steps, ["read-only 1 false"]);
+        for (now, orders) in [
+            ("", "ctl remove 1"),
+            ("{device=\"file:/a\"},{device=\"ram:1MiB\"}", "ctl remove 1"),
+            ("{device=\"ram:1MiB,block=512\"}", "ctl remove 1"),
+            ("{device=\"ram:512KiB\"}", "ctl resize 1 512KiB"),
+        ] {
+            let (steps, known, kept) = change(now, ram);
+            let second = if now.contains("file") {
+                "add 2 ram:1MiB"
+            } else {
+                ""
+            };
+            assert_eq!((steps.as_str(), known.as_str()), (second, ""), "{now}");
+            assert!(kept.contains(orders), "{kept}");
+        }
+        // Who obeys has what the file says.
+        let other = "{device=\"ram:1MiB,block=512\"}";
+        assert_eq!(change(other, ""), done("add 1 ram:1MiB,block=512"));
+        let (steps, known, kept) = change(other, other);
+        assert_eq!(
+            (steps, known, kept),
+            ("".into(), "add 1 ram:1MiB,block=512".into(), "".into())
+        );
+        assert_eq!(change("", "").1, "remove 1");
+    }
+
+    #[test]
+    fn no_file_is_cut_whatever_the_file_said_before() {
+        let of = |size: &str| format!("{{device=\"file:/a,size={size}\"}}");
+        for (before, now, has, done) in [
+            ("4MiB", "2MiB", "4MiB", None),
+            ("4MiB", "6MiB", "8MiB", None),
+            ("4MiB", "8MiB", "4MiB", Some("resize 1 8MiB")),
+        ] {
+            let (steps, _, kept) = namespaces(&of(before), &of(now), &of(has));
+            assert_eq!(steps.first().map(String::as_str), done, "{now}");
+            let order = format!("`ferroce ctl resize 1 {now}`");
+            let told = kept.iter().any(|why| why.contains(&order));
+            assert_eq!(told, done.is_none(), "{kept:?}");
+        }
     }
 
     #[test]
@@ -340,12 +650,18 @@ mod tests {
         let before = config("\"tcp://127.0.0.1:1\"", "", "");
         let now = config(
             "\"tcp://127.0.0.1:1\", \"roce://127.0.0.1:3\"",
-            "cores = [0]\nspin = \"always\"",
+            "cores = [0]\nspin = \"always\"\nphases = false\ncpu-dma-latency = false",
             "",
         );
-        assert_eq!(
-            changes(&before, &now),
-            (Vec::new(), vec!["cores", "spin", "RDMA addresses"])
-        );
+        let plan = planned(&before, &now, &before);
+        assert_eq!(plan.steps, []);
+        let names = [
+            "cores",
+            "spin",
+            "phases",
+            "cpu-dma-latency",
+            "RDMA addresses",
+        ];
+        assert_eq!(plan.later, names);
     }
 }

@@ -13,8 +13,8 @@ use crate::fail::{Result, fail};
 pub struct Plan {
     /// Checked.
     pub config: Config,
-    /// Where `ctl --persist` writes, and what it said.
-    pub file: Option<(PathBuf, String)>,
+    /// Where `ctl --persist` writes.
+    pub file: Option<PathBuf>,
 }
 
 /// Decides between flags and file.
@@ -68,10 +68,9 @@ pub fn look_at_files(config: &Config) -> Result<()> {
 }
 
 fn from_file(path: &Path) -> Result<Plan> {
-    let (config, text) = Config::read(path)?;
     Ok(Plan {
-        config,
-        file: Some((path.to_owned(), text)),
+        config: Config::read(path)?,
+        file: Some(path.to_owned()),
     })
 }
 
