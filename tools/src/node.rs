@@ -44,8 +44,8 @@ use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;
 pub use memory::available as memory_available;
-pub use wanted::News;
-use wanted::{Wanted, What};
+use wanted::Wanted;
+pub use wanted::{News, What, is_here};
 
 /// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
 const MAILBOX: usize = 4096;
@@ -87,22 +87,22 @@ pub struct CoreFacts {
 impl Node {
     /// Starts one. When this returns, hosts may connect.
     pub fn start(config: &Config, file: Option<PathBuf>) -> Result<Node> {
-        Node::start_with(config, file, None)
+        Node::start_with(config, file, Wanted::default())
     }
 
     /// Starts one with what there is: drives and addresses that are not there yet are looked for, by [`Node::look`].
     pub fn start_patient(config: &Config, file: Option<PathBuf>) -> Result<Node> {
-        let wanted = Wanted::default();
+        let wanted = Wanted::patiently();
         let mut usable = Config {
             listen: wanted::usable(&config.listen, &wanted),
             ..config.clone()
         };
-        let why = match Node::start_with(&usable, file.clone(), Some(wanted)) {
+        let why = match Node::start_with(&usable, file.clone(), wanted) {
             Err(why) if usable.has_rdma() => why,
             started => return started,
         };
         // RDMA needs more than an address, and what else it needs does not come by itself.
-        let wanted = Wanted::default();
+        let wanted = Wanted::patiently();
         for url in &config.listen {
             if url.scheme.transport() == Transport::Rdma {
                 let (url, here) = (url.clone(), wanted::is_here(url));
@@ -112,11 +112,10 @@ impl Node {
         usable
             .listen
             .retain(|url| url.scheme.transport() == Transport::Tcp);
-        Node::start_with(&usable, file, Some(wanted))
+        Node::start_with(&usable, file, wanted)
     }
 
-    fn start_with(config: &Config, file: Option<PathBuf>, wanted: Option<Wanted>) -> Result<Node> {
-        let patient = wanted.is_some();
+    fn start_with(config: &Config, file: Option<PathBuf>, wanted: Wanted) -> Result<Node> {
         let cpus = cpus::of(&config.cores)?;
         warn_of_few_files(config.limits.queues, cpus.len());
         let (machine, drives) = (numa::Nodes::here(), numa::drives(config, &Sysfs::default()));
@@ -228,7 +227,7 @@ impl Node {
                 file,
                 (config.memory, regions),
                 clock,
-                (wanted.unwrap_or_default(), wake_up),
+                (wanted, wake_up),
                 #[cfg(feature = "verbs")]
                 devices.verbs.map(|verbs| (devices_at, verbs)),
             )),
@@ -238,7 +237,7 @@ impl Node {
             control,
             cores,
         };
-        let filled = node.fill(config, listener, patient);
+        let filled = node.fill(config, listener);
         #[cfg(feature = "verbs")]
         let filled = filled.and_then(|()| {
             let mut listeners = devices.listeners.into_iter();
@@ -256,9 +255,9 @@ impl Node {
     /// Makes what the configuration says, by the same changes that `ctl` makes. Listeners come last:
     /// no host sees a half-made node.
     /// A patient node goes on without what is not there.
-    fn fill(&self, config: &Config, roce: Option<Listener>, patient: bool) -> Result<()> {
+    fn fill(&self, config: &Config, roce: Option<Listener>) -> Result<()> {
         let unless_patient = |done: Result<()>, what: &dyn Fn() -> What| match done {
-            Err(why) if patient => {
+            Err(why) if self.handle.wanted().is_patient() => {
                 self.handle.wanted().miss(what(), why);
                 Ok(())
             }
@@ -294,7 +293,7 @@ impl Node {
         }
     }
 
-    /// Looks for what a patient node misses, until nothing is missing.
+    /// Looks for what a patient node misses.
     pub fn look(&self, tell: impl Fn(News) + Send + 'static) -> Result<()> {
         wanted::look(self.handle.clone(), tell)
     }

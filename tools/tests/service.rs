@@ -355,6 +355,70 @@ fn a_patient_node_waits_for_a_drive_and_an_impatient_one_does_not() {
 }
 
 #[test]
+fn what_a_patient_node_waits_for_is_what_the_file_says_last() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let of = |name: &str, rest: &str| {
+        let path = dir.path().join(name);
+        format!("{{device = \"file:{}\"{rest}}}", path.display())
+    };
+    let text = |namespaces: &[String]| {
+        let namespaces = namespaces.join(", ");
+        format!("{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}, {namespaces}]\n")
+    };
+    let first = [of("edited.img", ""), of("deleted.img", "")];
+    let mut node = Node::start(&["--patient"], &text(&first));
+    assert!(node.said().contains("READY=1"));
+    // 192.0.2.0/24 is for documentation: no machine has it.
+    let second = [
+        of("edited.img", ", read-only = true"),
+        of("new.img", ", nsid = 4"),
+    ];
+    let second = text(&second).replace(":0\"", ":0\", \"tcp://192.0.2.7:4420\"");
+    let (log, shown) = reloaded(&mut node, &second);
+    assert!(!log.contains("error: "), "{log}");
+    let missing: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.contains("missing "))
+        .collect();
+    assert_eq!(missing.len(), 3, "{shown}");
+    for name in ["edited.img", "new.img", "tcp://192.0.2.7:4420"] {
+        assert!(
+            missing.iter().any(|line| line.contains(name)),
+            "{name}: {shown}"
+        );
+    }
+    // Read once more, it is nothing new; and an address goes as it came.
+    let (log, _) = reloaded(&mut node, &second);
+    assert!(log.contains("0 of 0"), "{log}");
+    let (log, shown) = reloaded(&mut node, &second.replace(", \"tcp://192.0.2.7:4420\"", ""));
+    assert!(
+        !log.contains("error: ") && !shown.contains("192.0.2.7"),
+        "{log}\n{shown}"
+    );
+    for name in ["deleted.img", "edited.img", "new.img"] {
+        file(dir.path(), name, 1 << 20);
+    }
+    let shown = wait_for("the drives", || {
+        let shown = node.ctl("show");
+        match shown.contains("missing ") {
+            true => Err(shown),
+            false => Ok(shown),
+        }
+    });
+    let line = |name: &str| shown.lines().find(|line| line.contains(name));
+    assert!(
+        line("edited.img").expect(&shown).contains("read-only"),
+        "{shown}"
+    );
+    assert!(
+        line("new.img").is_some() && line("deleted.img").is_none(),
+        "{shown}"
+    );
+    node.process.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
 fn a_patient_node_goes_on_without_an_address_and_starts_again_for_none_that_is_there() {
     // 192.0.2.0/24 is for documentation: no machine has it.
     let text = "listen = [\"tcp://127.0.0.1:0\", \"tcp://192.0.2.7:4420\", \"roce://192.0.2.7:4420\"]\n[[subsystem]]\n";

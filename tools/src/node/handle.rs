@@ -109,7 +109,7 @@ impl Handle {
     }
 
     /// What it was to have and has not.
-    pub(super) fn wanted(&self) -> &Wanted {
+    pub fn wanted(&self) -> &Wanted {
         &self.wanted
     }
 

@@ -1,8 +1,8 @@
 //! What a patient node was to have and has not: drives and addresses that were not there when it started. It looks for
-//! them until they come.
+//! them until they come, as long as the configuration file names them.
 
 use std::net::UdpSocket;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::url::Url;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What is not there.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum What {
     /// The drive of a namespace of this subsystem.
     Drive(String, Box<Namespace>),
@@ -36,7 +36,11 @@ pub enum What {
 /// With why it is not there.
 #[derive(Debug, Default)]
 pub struct Wanted {
+    /// The node waits for what is not there, instead of doing without.
+    patient: bool,
     list: Mutex<Vec<(What, String)>>,
+    /// The list is not empty any more.
+    missing: Condvar,
 }
 
 /// What came of looking.
@@ -49,27 +53,69 @@ pub enum News {
 }
 
 impl Wanted {
-    /// Remembers what is not there, and says so.
+    /// Of a patient node.
+    pub fn patiently() -> Wanted {
+        Wanted {
+            patient: true,
+            ..Wanted::default()
+        }
+    }
+
+    /// The node waits for what is not there.
+    pub fn is_patient(&self) -> bool {
+        self.patient
+    }
+
+    /// Remembers what is not there, and says so; once.
     pub fn miss(&self, what: What, Fail(why): Fail) {
-        log::warn!("{}, and goes on without: {why}", what.line());
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push((what, why));
+        let mut list = self.list();
+        if list.iter().all(|(known, _)| *known != what) {
+            log::warn!("{}, and goes on without: {why}", what.line());
+            list.push((what, why));
+            self.missing.notify_one();
+        }
+    }
+
+    /// Goes on looking for these only.
+    pub fn keep(&self, mut named: impl FnMut(&What) -> bool) {
+        self.list().retain(|(what, _)| named(what));
     }
 
     /// A line for each.
     pub fn lines(&self) -> Vec<String> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         let line = |(what, why): &(What, String)| format!("{}: {why}", what.name());
-        list.iter().map(line).collect()
+        self.list().iter().map(line).collect()
     }
 
-    fn replace(&self, by: Vec<(What, String)>) {
-        *self.list.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    /// All that is missing, once something is.
+    fn some(&self) -> Vec<What> {
+        let list = self.missing.wait_while(self.list(), |list| list.is_empty());
+        let list = list.unwrap_or_else(PoisonError::into_inner);
+        list.iter().map(|(what, _)| what.clone()).collect()
     }
 
-    fn snapshot(&self) -> Vec<(What, String)> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.clone()
+    /// Looks for it, unless nobody wants it any more.
+    fn look(&self, what: &What, found: impl FnOnce() -> Result<Option<News>>) -> Option<News> {
+        let at = |list: &[(What, String)]| list.iter().position(|(known, _)| known == what);
+        at(&self.list())?;
+        let found = found();
+        let mut list = self.list();
+        let at = at(&list)?;
+        match found {
+            Ok(Some(news)) => {
+                list.remove(at);
+                Some(news)
+            }
+            Ok(None) => None,
+            Err(Fail(why)) => {
+                list[at].1 = why;
+                None
+            }
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<(What, String)>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,31 +140,24 @@ impl What {
     }
 }
 
-/// Looks for what is missing, from a thread of its own that ends when nothing is.
+/// Looks for what a patient node misses, from a thread of its own.
 pub fn look(handle: Arc<Handle>, tell: impl Fn(News) + Send + 'static) -> Result<()> {
-    if handle.wanted().lines().is_empty() {
+    if !handle.wanted().is_patient() {
         return Ok(());
     }
     let look = move || {
         loop {
+            let missing = handle.wanted().some();
             thread::sleep(LOOK);
-            let missing = handle.wanted().snapshot();
-            if missing.is_empty() {
-                return;
-            }
-            let (mut left, mut all) = (Vec::new(), Vec::new());
-            for (what, why) in missing {
-                match found(&handle, &what) {
-                    Ok(Some(news)) => all.push(news),
-                    Ok(None) => left.push((what, why)),
-                    Err(Fail(why)) => left.push((what, why)),
+            for what in missing {
+                // A file that is read again may name it no more.
+                let one_at_a_time = handle.changing();
+                let news = handle.wanted().look(&what, || found(&handle, &what));
+                drop(one_at_a_time);
+                if let Some(news) = news {
+                    log::info!("{}", news.text());
+                    tell(news);
                 }
-            }
-            // Before it is told: who hears of it may ask at once.
-            handle.wanted().replace(left);
-            for news in all {
-                log::info!("{}", news.text());
-                tell(news);
             }
         }
     };
@@ -138,7 +177,6 @@ impl News {
 }
 
 fn found(handle: &Handle, what: &What) -> Result<Option<News>> {
-    let _one_at_a_time = handle.changing();
     match what {
         What::Drive(nqn, namespace) => {
             let nsid = handle.add(nqn, namespace)?;
@@ -203,7 +241,7 @@ mod tests {
             "verbs://127.0.0.1:4420/nqn.2024-01.org.example:a",
         ];
         let urls = urls.map(|url| url.parse::<Url>().expect("a URL"));
-        let wanted = Wanted::default();
+        let wanted = Wanted::patiently();
         assert_eq!(usable(&urls, &wanted), urls[..2]);
         let lines = wanted.lines();
         assert!(

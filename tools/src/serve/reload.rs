@@ -16,7 +16,7 @@ use ferroce_engine::table::{self, Transport};
 use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::protocol::Order;
 use crate::fail::{Fail, Result};
-use crate::node::{Handle, Node};
+use crate::node::{Handle, Node, What, is_here};
 use crate::units::Size;
 use crate::url::Url;
 
@@ -45,6 +45,8 @@ struct Plan {
     kept: Vec<String>,
     /// The names of what changes at the next start.
     later: Vec<&'static str>,
+    /// Addresses that are to come then.
+    addresses_later: Vec<Url>,
 }
 
 /// What the node has and can.
@@ -76,6 +78,9 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
     for step in &plan.known {
         step.note(&mut in_force, &live);
     }
+    // What is still missing is looked for as the file names it now.
+    let wanted = handle.wanted();
+    wanted.keep(|what| names(&now, what, &live));
     let mut made = 0;
     for step in &plan.steps {
         match step.make(handle) {
@@ -83,7 +88,19 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
                 step.note(&mut in_force, &live);
                 made += 1;
             }
-            Err(Fail(why)) => log::error!("{}: {why}", step.name()),
+            Err(why) => match step.missing() {
+                Some(what) if wanted.is_patient() => {
+                    wanted.miss(what, why);
+                    step.note(&mut in_force, &live);
+                }
+                _ => log::error!("{}: {why}", step.name()),
+            },
+        }
+    }
+    for url in plan.addresses_later {
+        if wanted.is_patient() && !is_here(&url) {
+            let why = Fail("no interface of this machine has this address".into());
+            wanted.miss(What::Rdma { url, here: false }, why);
         }
     }
     handle.set_in_force(in_force);
@@ -146,6 +163,15 @@ impl Step {
                 },
                 None,
             ),
+        }
+    }
+
+    /// What is not there if it fails, which a patient node waits for.
+    fn missing(&self) -> Option<What> {
+        match self {
+            Step::Add(nqn, namespace) => Some(What::Drive(nqn.clone(), namespace.clone().into())),
+            Step::Listen(url) => Some(What::Address(url.clone())),
+            _ => None,
         }
     }
 
@@ -250,8 +276,10 @@ impl Plan {
         let at_once = |url: &Url| now || url.scheme.transport() == Transport::Tcp;
         let gone = gone.into_iter().filter(at_once);
         self.steps.extend(gone.map(Step::Unlisten));
-        let come = come.into_iter().filter(at_once);
-        self.steps.extend(come.map(Step::Listen));
+        let (come, later) = come.into_iter().partition(at_once);
+        let come: Vec<Url> = come;
+        self.steps.extend(come.into_iter().map(Step::Listen));
+        self.addresses_later = later;
     }
 
     fn subsystem(&mut self, old: &Subsystem, new: &Subsystem, live: &Live<'_>) {
@@ -328,6 +356,21 @@ impl Plan {
             }
         }
         self.steps.extend(add);
+    }
+}
+
+/// The file says that the node is to have it.
+fn names(now: &Config, what: &What, live: &Live<'_>) -> bool {
+    match what {
+        What::Drive(nqn, wanted) => {
+            let of_it = now.subsystem.iter().filter(|one| one.nqn() == nqn);
+            let mut namespaces = of_it.flat_map(|one| &one.namespace);
+            namespaces.any(|one| one.nsid == wanted.nsid && spec(one) == spec(wanted))
+        }
+        What::Address(wanted) | What::Rdma { url: wanted, .. } => {
+            let wanted = (live.of)(wanted);
+            now.listen.iter().any(|url| (live.of)(url) == wanted)
+        }
     }
 }
 
