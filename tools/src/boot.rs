@@ -19,6 +19,7 @@ mod stick;
 mod supervisor;
 
 use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -81,7 +82,7 @@ fn first_process() -> ! {
                 READABLE.as_secs()
             );
             // Where even the places to log to could not be made.
-            eprintln!("ferroce: {why}");
+            let _ = writeln!(io::stderr(), "ferroce: {why}");
             thread::sleep(READABLE);
             End::Restart
         }

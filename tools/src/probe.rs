@@ -22,7 +22,7 @@ mod target;
 mod watch;
 mod workload;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
     if let (true, Some(slo)) = (args.sweep, &args.slo) {
         return find_highest(&args, slo, &wants_end);
     }
-    let bar = !args.json && std::io::stderr().is_terminal();
+    let bar = !args.json && io::stderr().is_terminal();
     let outcome = measure(&args, bar, &wants_end)?;
     let mut missed = Vec::new();
     if let Some(slo) = &args.slo {
@@ -126,7 +126,7 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
     }
     outcome.judge()?;
     for why in &missed {
-        eprintln!("ferroce: the objective is missed: {why}");
+        tell(&format!("ferroce: the objective is missed: {why}\n"));
     }
     Ok(if missed.is_empty() {
         ExitCode::SUCCESS
@@ -138,11 +138,16 @@ pub fn run(args: ProbeArgs) -> Result<ExitCode> {
 /// Prints a result; to stderr, if stdout takes nothing: what was measured is not to be lost to a full disk.
 fn print(text: &str) -> Result<()> {
     ctl::print(text).map_err(|Fail(why)| {
-        eprint!("{text}");
+        tell(text);
         Fail(format!(
             "the result could not be written ({why}): it is above"
         ))
     })
+}
+
+/// Whoever reads standard error may be gone, and the status is told all the same.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Runs a sweep.

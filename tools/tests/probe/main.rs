@@ -224,6 +224,19 @@ fn an_objective_is_judged_by_the_status() {
 }
 
 #[test]
+fn the_status_is_told_where_nothing_can_be_written() {
+    let node = Node::one();
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    let full = || Stdio::from(full().expect("Linux has it"));
+    for (stdout, status) in [(Stdio::null(), 3), (full(), 1)] {
+        let mut command = ferroce();
+        command.args(["probe", &node.url(), "--time", "50ms", "--slo", "p50<1us"]);
+        let mut probe = Process::spawn(command.stdout(stdout).stderr(full()));
+        assert_eq!(probe.ended().code(), Some(status));
+    }
+}
+
+#[test]
 fn workloads_do_what_they_say() {
     let node = Node::one();
     let embedding = node.measured(&["--workload", "embedding"]);
