@@ -17,7 +17,7 @@ mod request;
 mod ring;
 mod threads;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,6 +30,7 @@ use ferroce_buf::Region;
 use ferroce_engine::port::{Backend, Done, DriveInfo, Io};
 
 use crate::DriveError;
+use crate::spec::Size;
 use place::Place;
 pub use request::status_of;
 use ring::Ring;
@@ -52,7 +53,7 @@ pub struct FileConfig {
     pub label: String,
     /// The file or block device.
     pub path: PathBuf,
-    /// Bytes of a file that is made if there is none; one that is there must have that size.
+    /// Bytes of a file that is made if there is none; one that is there keeps its size.
     pub size: Option<u64>,
     /// Bytes of a block: 512 or 4096. By itself a file has 4096, a device its logical blocks.
     pub block_len: Option<u32>,
@@ -80,6 +81,45 @@ impl FileConfig {
             via: Via::Best,
             lock_wait: Duration::from_secs(5),
         }
+    }
+
+    /// What is seen of the file without opening it, if it is there.
+    ///
+    /// # Errors
+    /// If it cannot be a drive, or one that would be made could not.
+    pub fn look(&self) -> Result<Option<Metadata>, DriveError> {
+        let kind = match std::fs::metadata(&self.path) {
+            Ok(kind) => kind,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                if let Some(size) = self.size {
+                    check_size(&self.label, size, self.block_len.unwrap_or(4096))?;
+                }
+                return Ok(None);
+            }
+            Err(cause) => return Err(DriveError::system(&self.label, "looking at it", cause)),
+        };
+        let device = check_kind(&self.label, &kind)?;
+        let (bytes, least) = match device {
+            true => (place::device_len(&kind), 512),
+            false => (Some(kind.len()), 4096),
+        };
+        if let Some(bytes) = bytes {
+            check_len(&self.label, bytes, self.block_len.unwrap_or(least), device)?;
+        }
+        Ok(Some(kind))
+    }
+
+    /// What to tell of a file that is there and has so many bytes, if others were asked for.
+    pub fn other_size(&self, bytes: u64) -> Option<String> {
+        let size = self.size.filter(|size| *size != bytes)?;
+        Some(format!(
+            "{}: it has {}, not {}, and is served as it is, since size= is for a file that is made: write size={}, or \
+             resize the namespace",
+            self.label,
+            Size(bytes),
+            Size(size),
+            Size(bytes)
+        ))
     }
 }
 
@@ -136,7 +176,7 @@ impl FileDrive {
             uuid,
             via,
             lock_wait,
-        } = config;
+        } = config.clone();
         if block_len.is_some_and(|len| len != 512 && len != 4096) {
             return Err(DriveError::refused(&label, "blocks have 512 or 4096 bytes"));
         }
@@ -174,18 +214,8 @@ impl FileDrive {
         let bytes = (&file)
             .seek(SeekFrom::End(0))
             .map_err(|cause| DriveError::system(&label, "asking for its size", cause))?;
-        if let Some(size) = size
-            && size != bytes
-        {
-            return Err(DriveError::refused(
-                &label,
-                format!(
-                    "it has {bytes} bytes, not {size}: size= makes a new file, it does not change \
-                     one (leave it out, or resize the namespace)"
-                ),
-            ));
-        }
-        check_size(&label, bytes, block_len)?;
+        check_len(&label, bytes, block_len, place.is_device())?;
+        notices.extend(config.other_size(bytes));
         let uuid = match uuid {
             Some(uuid) => uuid,
             None => identity::uuid(&place, &mut notices, &label),
@@ -345,13 +375,23 @@ impl FileDrive {
     }
 }
 
+/// Of a drive that is there.
+fn check_len(label: &str, bytes: u64, block_len: u32, device: bool) -> Result<(), DriveError> {
+    let why = match (bytes, device) {
+        (0, true) => "it has no medium",
+        (0, false) => {
+            "it is empty: `truncate -s` gives it a size, or remove it and give size= to make a new one"
+        }
+        _ => return check_size(label, bytes, block_len),
+    };
+    Err(DriveError::refused(label, why))
+}
+
 fn check_size(label: &str, bytes: u64, block_len: u32) -> Result<(), DriveError> {
     if bytes > 0 && bytes.is_multiple_of(u64::from(block_len)) {
         return Ok(());
     }
-    let hint = if bytes == 0 {
-        "; give size= to make a new one"
-    } else if bytes.is_multiple_of(512) {
+    let hint = if bytes.is_multiple_of(512) {
         "; give block=512"
     } else {
         "; cut the file or let it grow to a multiple of 4096, or of 512 with block=512 (`truncate -s` does both)"
@@ -381,6 +421,16 @@ fn make(path: &Path, size: u64) -> io::Result<()> {
     })
 }
 
+/// True for a block device.
+fn check_kind(label: &str, kind: &Metadata) -> Result<bool, DriveError> {
+    let device = place::is_device(kind);
+    if !device && !kind.is_file() {
+        let why = "it is neither a regular file nor a block device";
+        return Err(DriveError::refused(label, why));
+    }
+    Ok(device)
+}
+
 /// Opens it, past the page cache if that can be had.
 fn open(
     label: &str,
@@ -396,13 +446,7 @@ fn open(
         };
         DriveError::system(label, hint, cause)
     })?;
-    let device = place::is_device(&kind);
-    if !device && !kind.is_file() {
-        return Err(DriveError::refused(
-            label,
-            "it is neither a regular file nor a block device",
-        ));
-    }
+    let device = check_kind(label, &kind)?;
     // On a block device, O_EXCL without O_CREAT is a claim on it, which a mount or another owner has.
     let claim = if device { libc::O_EXCL } else { 0 };
     let with = |flags: i32| {

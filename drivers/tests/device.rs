@@ -177,7 +177,10 @@ fn a_device_with_large_blocks_refuses_small_ones() {
         size: Some(16 << 20),
         ..config(&disk.device)
     };
-    assert!(refusal(larger).contains("it has 8388608 bytes"));
+    let drive = FileDrive::open_path(larger).unwrap();
+    assert_eq!(drive.info().blocks, (8 << 20) / 4096);
+    let told = drive.notices().join("\n");
+    assert!(told.contains("it has 8MiB, not 16MiB"), "{told}");
 }
 
 #[test]

@@ -315,12 +315,6 @@ fn setup_errors_say_what_to_do() {
     File::create(&path).unwrap().write_all(&[0; 1536]).unwrap();
     let odd = refusal(config(&path));
     assert!(odd.contains("give block=512"), "{odd}");
-    let other = refusal(FileConfig {
-        size: Some(4096),
-        block_len: Some(512),
-        ..config(&path)
-    });
-    assert!(other.contains("it has 1536 bytes, not 4096"), "{other}");
     let block = refusal(FileConfig {
         block_len: Some(2048),
         ..config(&path)
@@ -328,9 +322,37 @@ fn setup_errors_say_what_to_do() {
     assert!(block.contains("512 or 4096"), "{block}");
     let directory = refusal(config(folder.path()));
     assert!(directory.contains("neither a regular file"), "{directory}");
+    // With size= it is the same: a file that is there is not made.
     File::create(&path).unwrap();
-    let empty = refusal(config(&path));
-    assert!(empty.contains("give size="), "{empty}");
+    for size in [None, Some(4096)] {
+        let empty = refusal(FileConfig {
+            size,
+            ..config(&path)
+        });
+        assert!(empty.contains("`truncate -s` gives it a size"), "{empty}");
+    }
+}
+
+#[test]
+fn a_file_that_is_there_keeps_its_size_whatever_is_asked_for() {
+    let (folder, drive) = drive_of(8 << 20, Via::Best);
+    drop(drive);
+    let path = folder.path().join("disk");
+    for size in [6 << 20, 10 << 20] {
+        let asked = FileConfig {
+            size: Some(size),
+            ..config(&path)
+        };
+        let drive = FileDrive::open_path(asked).unwrap();
+        assert_eq!(drive.info().blocks, (8 << 20) / 4096);
+        let told = drive.notices().join("\n");
+        let sizes = format!("it has 8MiB, not {}MiB", size >> 20);
+        assert!(
+            told.contains(&sizes) && told.contains("write size=8MiB"),
+            "{told}"
+        );
+        assert_eq!(fs::metadata(&path).unwrap().len(), 8 << 20);
+    }
 }
 
 #[test]

@@ -426,7 +426,7 @@ fn wrong_wishes_are_refused_in_one_clear_line() {
     serve("file:/nonexistent/disk", "give size=");
     serve("file:/nonexistent/disk,size=1MiB", "making the file");
     serve("file:/", "neither a regular file nor a block device");
-    serve("file:/etc/passwd,size=4KiB", "size= makes a new file");
+    serve("file:/etc/passwd,size=4KiB", "are not a number of blocks");
     refused(
         &["serve", "--device", "ram:1MiB", "--buffers", "1MiB"],
         "too few",

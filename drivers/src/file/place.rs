@@ -25,6 +25,12 @@ pub(super) fn is_device(kind: &Metadata) -> bool {
     kind.file_type().is_block_device()
 }
 
+/// Bytes of a block device, if the system says.
+pub(super) fn device_len(kind: &Metadata) -> Option<u64> {
+    let sectors: u64 = read_line(&sysfs(kind.rdev()).join("size"))?.parse().ok()?;
+    Some(sectors * 512)
+}
+
 impl Place {
     pub fn of(file: &File, path: &Path) -> io::Result<Place> {
         Ok(Place {

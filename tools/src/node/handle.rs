@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferroce_buf::Region;
+use ferroce_drivers::FileConfig;
 use ferroce_engine::control::Change;
 use ferroce_engine::health::Health;
 use ferroce_engine::limits;
@@ -197,7 +198,14 @@ impl Handle {
                     device: device.clone(),
                     read_only: *read_only,
                 };
-                (format!("namespace {nsid} is {device}"), written)
+                let mut line = format!("namespace {nsid} is {device}");
+                let has = &self.table()?.subsystems[nqn].namespaces[&nsid].info;
+                let bytes = has.blocks * u64::from(has.block_len);
+                let other_size = |file: FileConfig| file.other_size(bytes);
+                if let Some(told) = namespace.spec().file().and_then(other_size) {
+                    line += &format!("\nwarning: {told}");
+                }
+                (line, written)
             }
             Order::Remove { nsid } => {
                 let nqn = nqn()?;
