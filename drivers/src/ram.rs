@@ -123,12 +123,42 @@ pub struct RamDrive {
     resizing: Mutex<()>,
 }
 
+impl RamConfig {
+    /// Whether there can be such a drive, if there is the memory for it.
+    ///
+    /// # Errors
+    /// If its size or block length cannot be.
+    pub fn look(&self) -> Result<(), DriveError> {
+        if self.block_len != 512 && self.block_len != 4096 {
+            return Err(DriveError::refused(
+                &self.label,
+                format!(
+                    "blocks of {} bytes: a RAM drive has blocks of 512 or 4096",
+                    self.block_len
+                ),
+            ));
+        }
+        if self.bytes == 0 || !self.bytes.is_multiple_of(PAGE as u64) {
+            return Err(DriveError::refused(
+                &self.label,
+                format!(
+                    "{} bytes: the size of a RAM drive is a multiple of 4 KiB, and not 0 (1MiB is 1048576 bytes, 1MB is \
+                     1000000)",
+                    self.bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl RamDrive {
     /// Maps the memory of a drive, all of it.
     ///
     /// # Errors
     /// If the size or block length cannot be had, or the memory is not there.
     pub fn new(config: RamConfig) -> Result<Arc<RamDrive>, DriveError> {
+        config.look()?;
         let RamConfig {
             id,
             label,
@@ -140,21 +170,6 @@ impl RamDrive {
             spare,
             want,
         } = config;
-        if block_len != 512 && block_len != 4096 {
-            return Err(DriveError::refused(
-                &label,
-                format!("blocks of {block_len} bytes: a RAM drive has blocks of 512 or 4096"),
-            ));
-        }
-        if bytes == 0 || !bytes.is_multiple_of(PAGE as u64) {
-            return Err(DriveError::refused(
-                &label,
-                format!(
-                    "{bytes} bytes: the size of a RAM drive is a multiple of 4 KiB, and not 0 (1MiB is 1048576 bytes, 1MB is \
-                     1000000)"
-                ),
-            ));
-        }
         // What it held before is gone, so to hosts it is another disk.
         let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().into_bytes());
         let nguid = crate::nguid_of(uuid);

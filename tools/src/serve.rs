@@ -33,10 +33,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
     // Before there is another thread, since each begins where its parent may run.
     node::keep_off_cores(&config)?;
     if args.check {
-        // Who is patient waits for files, too.
-        if !args.patient {
-            setup::look_at_files(&config)?;
-        }
+        setup::look_at_drives(&config, args.patient)?;
         return print("the configuration can be used\n");
     }
     // From here on a signal ends the node in good order, however far it has come.
