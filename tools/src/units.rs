@@ -138,6 +138,16 @@ pub fn per_second(rate: f64) -> String {
     }
 }
 
+/// A number, as 100, 0.5 or 10k, if it is one.
+pub fn parse_number(text: &str) -> Option<f64> {
+    let (number, factor) = match text.strip_suffix('k') {
+        Some(number) => (number, 1e3),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.parse().ok()?;
+    Some(number * factor).filter(|number| number.is_finite())
+}
+
 /// A time, as 2s, 500ms, 50us or 1m.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let split = text

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::cli::Arrival;
+use crate::units::parse_number;
 
 /// Rates one after the other, in commands per second: `100`, `1.5k` or `10,10000`.
 #[derive(Clone, PartialEq, Debug)]
@@ -17,18 +18,8 @@ impl FromStr for Rates {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Rates, String> {
-        let rate = |part: &str| {
-            let part = part.trim();
-            let (number, factor) = match part.strip_suffix('k') {
-                Some(number) => (number, 1e3),
-                None => (part, 1.0),
-            };
-            number
-                .parse::<f64>()
-                .map(|number| number * factor)
-                .ok()
-                .filter(|rate| (0.01..=1e8).contains(rate))
-        };
+        let rate =
+            |part: &str| parse_number(part.trim()).filter(|rate| (0.01..=1e8).contains(rate));
         text.split(',')
             .map(rate)
             .collect::<Option<Vec<f64>>>()

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::report::{QUANTILES, Sliced};
-use crate::units::{parse_time, thousands, us};
+use crate::units::{parse_number, parse_time, thousands, us};
 
 /// Conditions, all of which have to hold.
 #[derive(Clone, PartialEq, Debug)]
@@ -87,11 +87,9 @@ impl Condition {
             }
         };
         let bound = match figure {
-            Figure::Errors | Figure::Iops => bound
-                .parse::<f64>()
-                .ok()
-                .filter(|number| number.is_finite() && *number >= 0.0)
-                .ok_or("a number is missing")?,
+            Figure::Errors | Figure::Iops => parse_number(bound)
+                .filter(|number| *number >= 0.0)
+                .ok_or_else(|| format!("`{bound}` is no number: write it as 0, 1000 or 10k"))?,
             _ => parse_time(bound)?.as_nanos() as f64,
         };
         Ok(Condition {
@@ -225,6 +223,7 @@ mod tests {
             "p99<1ms,p99.9<=1.1ms,errors=0",
             "p50 < 510us , max<1.1ms, mean<510us",
             "iops>=1000",
+            "iops>=1k,iops>0.5k",
             "gap<4ms",
         ] {
             assert_eq!(missed(kept, &slice), Vec::<String>::new(), "{kept}");
@@ -263,9 +262,11 @@ mod tests {
             ("p98<1ms", "none of p50"),
             ("p99<500", "not a time"),
             ("p99<-1us", "not a time"),
-            ("errors=none", "a number is missing"),
+            ("errors=none", "`none` is no number"),
+            ("errors=", "`` is no number"),
+            ("iops>1M", "`1M` is no number"),
             ("errors=0,,p99<1ms", "there is no <"),
-            ("iops>NaN", "a number is missing"),
+            ("iops>NaN", "`NaN` is no number"),
         ] {
             let said = text.parse::<Slo>().expect_err(text);
             assert!(said.contains(why), "{text}: {said}");
