@@ -102,7 +102,11 @@ pub fn connect(path: Option<&Path>) -> Result<UnixStream> {
         match UnixStream::connect(place) {
             Ok(stream) => return Ok(stream),
             Err(cause) => {
+                let kind = fs::metadata(place).map(|found| found.file_type());
                 let hint = match cause.kind() {
+                    _ if kind.is_ok_and(|kind| !kind.is_socket()) => {
+                        "it is no socket, so no node made it"
+                    }
                     io::ErrorKind::NotFound => "no node made a socket here",
                     io::ErrorKind::ConnectionRefused => "the node that made it is gone",
                     io::ErrorKind::PermissionDenied => "another user's; use sudo",
@@ -161,6 +165,10 @@ mod tests {
                 .contains("no node made")
         );
         fs::write(&path, "mine").expect("writes");
+        for path in [&*path, dir.path()] {
+            let said = connect(Some(path)).expect_err("no socket").0;
+            assert!(said.contains("it is no socket"), "{said}");
+        }
         assert!(
             Socket::open(Some(&path))
                 .expect_err("not ours")
