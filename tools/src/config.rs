@@ -115,9 +115,8 @@ pub struct Namespace {
     pub device: Device,
     /// Its number; without one, the lowest free.
     pub nsid: Option<u32>,
-    /// Refuse writes.
-    #[serde(default)]
-    pub read_only: bool,
+    /// Refuse writes, if the operator says so or not.
+    pub read_only: Option<bool>,
     /// Its identity, if it is not to follow from the drive.
     pub uuid: Option<uuid_text::UuidText>,
 }
@@ -502,7 +501,7 @@ impl Namespace {
     pub fn of(device: Device) -> Namespace {
         Namespace {
             nsid: device.spec.nsid,
-            read_only: device.spec.read_only,
+            read_only: Some(device.spec.read_only),
             uuid: None,
             device,
         }
@@ -511,7 +510,7 @@ impl Namespace {
     /// The drive with what the namespace's own keys say of it.
     pub fn spec(&self) -> DriveSpec {
         let mut spec = self.device.spec.clone();
-        spec.read_only |= self.read_only;
+        spec.read_only |= self.read_only == Some(true);
         if let Some(uuid) = self.uuid {
             spec.uuid = Some(uuid.0.into_bytes());
         }
@@ -531,8 +530,11 @@ impl Namespace {
         {
             fail!("`{text}` says another UUID than the key beside it");
         }
+        if spec.read_only && self.read_only == Some(false) {
+            fail!("`{text}` says ro, and the key beside it says `read-only = false`");
+        }
         self.nsid = self.nsid.or(spec.nsid);
-        self.read_only |= spec.read_only;
+        self.read_only = Some(self.spec().read_only);
         Ok(())
     }
 }
@@ -831,6 +833,10 @@ mod tests {
                 "[[subsystem]]\nnamespace = [{device=\"ram:1MiB,uuid=4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"},\
                  {device=\"ram:2MiB\",uuid=\"4f2d7f0e-8f2e-4a53-9d0e-0d8a6a3c9b11\"}]",
                 "have the UUID 4f2d7f0e",
+            ),
+            (
+                "[[subsystem]]\nnamespace = [{device=\"ram:1MiB,ro\",read-only=false}]",
+                "`ram:1MiB,ro` says ro, and the key beside it says `read-only = false`",
             ),
             (
                 "[limits]\ntransfer = \"100KiB\"\n[[subsystem]]",

@@ -99,7 +99,9 @@ impl Change<'_> {
                 let device = device.parse().expect("it was one when it was added");
                 let mut namespace = Namespace::of(device);
                 namespace.nsid = Some(*nsid);
-                namespace.read_only |= read_only;
+                if *read_only {
+                    namespace.read_only = Some(true);
+                }
                 subsystem.put(namespace);
             }
             Change::Remove { nsid, .. } => subsystem.take(Some(*nsid)),

@@ -190,7 +190,9 @@ impl Handle {
                     fail!("`{device}` says nsid={inside}, and --nsid says {beside}");
                 }
                 namespace.nsid = namespace.nsid.or(*nsid);
-                namespace.read_only |= *read_only;
+                if *read_only {
+                    namespace.read_only = Some(true);
+                }
                 let nsid = self.add(nqn, &namespace)?;
                 let written = Written::Add {
                     nqn: nqn.into(),
@@ -395,7 +397,7 @@ impl Handle {
             nqn: nqn.into(),
             nsid: Some(nsid),
             info: drive.info(),
-            read_only: namespace.read_only,
+            read_only: spec.read_only,
             drive: id,
             queues,
         })?;
