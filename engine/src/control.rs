@@ -166,6 +166,7 @@ impl<D> Change<D> {
             Change::AddSubsystem(subsystem) => subsystem.namespaces.is_empty(),
             Change::AddNamespace { .. }
             | Change::RemoveNamespace { .. }
+            | Change::ReadOnly { .. }
             | Change::Resize { .. } => false,
         }
     }

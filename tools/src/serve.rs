@@ -48,7 +48,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         true => Node::start_patient(&config, file.clone())?,
         false => Node::start(&config, file.clone())?,
     };
-    node.handle().set_in_force(config.clone());
+    *node.handle().noting() = config.clone();
     for door in node.handle().open_doors()? {
         log::warn!("{door}");
     }

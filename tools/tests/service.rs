@@ -287,13 +287,8 @@ fn a_ram_drive_outlives_the_file_that_is_read_again() {
             "2 MiB",
             "`ferroce ctl remove 1`",
         ),
-        ("", "2 MiB", "`ferroce ctl remove 1`"),
     ] {
-        let text = match namespace {
-            "" => SUBSYSTEM.to_owned(),
-            namespace => of(namespace),
-        };
-        let (log, now) = reloaded(&mut node, &text);
+        let (log, now) = reloaded(&mut node, &of(namespace));
         assert!(now.contains(shown), "{namespace}: {now}");
         assert_eq!(
             now.contains("read-only"),
@@ -311,6 +306,12 @@ fn a_ram_drive_outlives_the_file_that_is_read_again() {
     let (log, now) = reloaded(&mut node, &of("device = \"ram:2MiB,block=512\""));
     assert!(
         !log.contains("error: ") && now.contains("512"),
+        "{log}\n{now}"
+    );
+    // What is taken out goes.
+    let (log, now) = reloaded(&mut node, SUBSYSTEM);
+    assert!(
+        !log.contains("error: ") && !now.contains("2 MiB"),
         "{log}\n{now}"
     );
     node.process.signal("TERM");

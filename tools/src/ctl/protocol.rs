@@ -86,6 +86,16 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// It may wait for drives.
+    pub fn is_of_drives(&self) -> bool {
+        matches!(
+            self,
+            Order::Add { .. } | Order::Remove { .. } | Order::Resize { .. }
+        )
+    }
+}
+
 /// What became of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

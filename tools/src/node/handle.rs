@@ -57,8 +57,9 @@ pub struct Handle {
     asks: Post<Ask>,
     cores: Vec<Arc<CoreFacts>>,
     drives: Mutex<BTreeMap<DriveId, Drive>>,
-    /// Orders that change something go one after the other.
-    changing: Mutex<()>,
+    /// Orders that change drives go one after the other, and those of who may connect and where: these never wait for a
+    /// drive, and so not for those either.
+    changing: [Mutex<()>; 2],
     file: Option<PathBuf>,
     /// What the file said, as far as the node goes by it, and what was written to it since.
     in_force: Mutex<Config>,
@@ -93,7 +94,7 @@ impl Handle {
             asks,
             cores,
             drives: Mutex::default(),
-            changing: Mutex::default(),
+            changing: Default::default(),
             file,
             in_force: Mutex::default(),
             memory,
@@ -119,14 +120,19 @@ impl Handle {
         lock(&self.in_force).clone()
     }
 
-    /// See [`Handle::in_force`].
-    pub fn set_in_force(&self, config: Config) {
-        *lock(&self.in_force) = config;
+    /// See [`Handle::in_force`]. For a moment: orders wait for it.
+    pub fn noting(&self) -> MutexGuard<'_, Config> {
+        lock(&self.in_force)
     }
 
-    /// Held by whoever changes something.
-    pub fn changing(&self) -> MutexGuard<'_, ()> {
-        lock(&self.changing)
+    /// Held by whoever changes drives.
+    pub fn changing_drives(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing[0])
+    }
+
+    /// Held by whoever changes who may connect and where.
+    pub fn changing_access(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing[1])
     }
 
     /// Does what was asked, and says what came of it.
@@ -152,13 +158,17 @@ impl Handle {
                  Start it with `ferroce serve --config FILE`"
             ),
         };
-        let _one_at_a_time = self.changing();
+        let _one_at_a_time = match request.order.is_of_drives() {
+            true => self.changing_drives(),
+            false => self.changing_access(),
+        };
         let done = self.execute(&request.order, request.subsystem.as_deref())?;
         if let (Some(file), Some(change)) = (file, done.to_persist()) {
+            let mut in_force = self.noting();
             persist(file, &change)
                 .context(|| format!("{}, but it is not in the file", done.line))?;
             // When the file is read again this is no change.
-            change.note(&mut lock(&self.in_force));
+            change.note(&mut in_force);
             let (line, warnings) = match done.line.find('\n') {
                 Some(end) => done.line.split_at(end),
                 None => (done.line.as_str(), ""),

@@ -151,7 +151,10 @@ pub fn look(handle: Arc<Handle>, tell: impl Fn(News) + Send + 'static) -> Result
             thread::sleep(LOOK);
             for what in missing {
                 // A file that is read again may name it no more.
-                let one_at_a_time = handle.changing();
+                let one_at_a_time = match what {
+                    What::Drive(..) => handle.changing_drives(),
+                    What::Address(_) | What::Rdma { .. } => handle.changing_access(),
+                };
                 let news = handle.wanted().look(&what, || found(&handle, &what));
                 drop(one_at_a_time);
                 if let Some(news) = news {

@@ -2,8 +2,8 @@
 //! that `ferroce ctl` makes. Of the rest is told that it waits for the next start.
 //!
 //! What the node goes by is kept change by change: what failed, and what waits, differs at the next SIGHUP, too, and is
-//! tried or told again. What is in memory, or beyond the end of a file, is thrown away by nobody who edits a file: that
-//! takes an order of `ctl`, or a start.
+//! tried or told again. What is in memory, or beyond the end of a file, is not thrown away because it became another one in
+//! the file: that takes an order of `ctl`, or a start. What is taken out of the file goes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -65,8 +65,8 @@ struct Live<'a> {
 pub fn reload(node: &Node, file: &Path) -> Result<()> {
     let now = Config::read(file)?;
     let handle = node.handle();
-    let _one_at_a_time = handle.changing();
-    let mut in_force = handle.in_force();
+    let _one_at_a_time = handle.changing_drives();
+    let in_force = handle.in_force();
     let (listens, table) = (node.listeners()?, handle.table()?);
     let live = Live {
         listens: &listens,
@@ -76,7 +76,7 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
     };
     let plan = plan(&in_force, &now, &live);
     for step in &plan.known {
-        step.note(&mut in_force, &live);
+        step.note(&mut handle.noting(), &live);
     }
     // What is still missing is looked for as the file names it now.
     let wanted = handle.wanted();
@@ -85,13 +85,13 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
     for step in &plan.steps {
         match step.make(handle) {
             Ok(()) => {
-                step.note(&mut in_force, &live);
+                step.note(&mut handle.noting(), &live);
                 made += 1;
             }
             Err(why) => match step.missing() {
                 Some(what) if wanted.is_patient() => {
                     wanted.miss(what, why);
-                    step.note(&mut in_force, &live);
+                    step.note(&mut handle.noting(), &live);
                 }
                 _ => log::error!("{}: {why}", step.name()),
             },
@@ -103,7 +103,6 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
             wanted.miss(What::Rdma { url, here: false }, why);
         }
     }
-    handle.set_in_force(in_force);
     for why in &plan.kept {
         log::error!("{why}");
     }
@@ -135,6 +134,10 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
 impl Step {
     fn make(&self, handle: &Handle) -> Result<()> {
         let ctl = |order, nqn| handle.execute(&order, nqn).map(drop);
+        let _one_at_a_time = match self {
+            Step::Allow(..) | Step::Unlisten(_) | Step::Listen(_) => Some(handle.changing_access()),
+            Step::Remove(..) | Step::Add(..) | Step::Resize(..) | Step::ReadOnly(..) => None,
+        };
         match self {
             Step::Remove(nqn, nsid) => ctl(Order::Remove { nsid: *nsid }, Some(nqn)),
             Step::Add(nqn, namespace) => handle.add(nqn, namespace).map(drop),
@@ -299,14 +302,18 @@ impl Plan {
         }
         let of = |all: &[Namespace], nsid| all.iter().find(|one| number(one) == nsid).cloned();
         let drive = |nsid| (live.drive)(new.nqn(), nsid);
+        // Where numbers are those of places in the file, what goes may be another one than the one that was taken out.
+        let shifted = namespace
+            .iter()
+            .any(|old| of(&new.namespace, number(old)).is_some_and(|now| spec(&now) != spec(old)));
         for nsid in namespace.iter().map(number) {
             if of(&new.namespace, nsid).is_some() {
                 continue;
             }
             match drive(nsid) {
                 None => self.known.push(Step::Remove(nqn(), nsid)),
-                Some(has) if matches!(has.kind, Kind::Ram { .. }) => self.kept.push(format!(
-                    "{}: namespace {nsid} stays, {}: what is in memory is not thrown away because a file is read again; \
+                Some(has) if shifted && matches!(has.kind, Kind::Ram { .. }) => self.kept.push(format!(
+                    "{}: namespace {nsid} stays, {}: others changed with it, and what is in memory is not thrown away by mistake; \
                      `ferroce ctl remove {nsid}` does it, or the next start",
                     nqn(),
                     has.label()
@@ -647,7 +654,6 @@ mod tests {
         let (steps, _, _) = namespaces(read_only, ram, read_only);
         assert_eq!(steps, ["read-only 1 false"]);
         for (now, orders) in [
-            ("", "ctl remove 1"),
             ("{device=\"file:/a\"},{device=\"ram:1MiB\"}", "ctl remove 1"),
             ("{device=\"ram:1MiB,block=512\"}", "ctl remove 1"),
             ("{device=\"ram:512KiB\"}", "ctl resize 1 512KiB"),
@@ -661,6 +667,12 @@ mod tests {
             assert_eq!((steps.as_str(), known.as_str()), (second, ""), "{now}");
             assert!(kept.contains(orders), "{kept}");
         }
+        // One that is taken out goes, if it is that one for certain.
+        assert_eq!(change("", ram), done("remove 1"));
+        let two = "{device=\"ram:1MiB,block=512\"},{device=\"ram:2MiB\"}";
+        let (steps, _, kept) = namespaces(two, "{device=\"ram:2MiB\"}", two);
+        assert_eq!((steps.len(), kept.len()), (0, 2), "{kept:?}");
+        assert!(kept[0].contains("ctl remove 2"), "{kept:?}");
         // Who obeys has what the file says.
         let other = "{device=\"ram:1MiB,block=512\"}";
         assert_eq!(change(other, ""), done("add 1 ram:1MiB,block=512"));
