@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ferroce_drivers::pci::Sysfs;
 use ferroce_drivers::spec::Kind;
@@ -49,6 +50,10 @@ pub use wanted::{News, What, is_here};
 
 /// Messages that may wait for a core, or for the control thread. What does not fit waits at its sender.
 const MAILBOX: usize = 4096;
+/// A patient node lets nobody in for so long while a drive is not there, and looks for it so often.
+const DRIVES_LATE: Duration = Duration::from_secs(10);
+/// See `DRIVES_LATE`.
+const LOOK_FOR_LATE: Duration = Duration::from_millis(500);
 /// Descriptors that are not connections: standard streams, rings, drives, listeners, control.
 const FILES_BESIDE: u64 = 128;
 
@@ -254,15 +259,11 @@ impl Node {
 
     /// Makes what the configuration says, by the same changes that `ctl` makes. Listeners come last:
     /// no host sees a half-made node.
-    /// A patient node goes on without what is not there.
+    /// A patient node goes on without what is not there, without a drive after a while: hosts that come back take one
+    /// that is late for one that is gone, and with it the disk that they made of it.
     fn fill(&self, config: &Config, roce: Option<Listener>) -> Result<()> {
-        let unless_patient = |done: Result<()>, what: &dyn Fn() -> What| match done {
-            Err(why) if self.handle.wanted().is_patient() => {
-                self.handle.wanted().miss(what(), why);
-                Ok(())
-            }
-            done => done,
-        };
+        let wanted = self.handle.wanted();
+        let mut late = Vec::new();
         for subsystem in &config.subsystem {
             self.handle.change(Change::AddSubsystem(Subsystem {
                 nqn: subsystem.nqn().to_owned(),
@@ -273,11 +274,26 @@ impl Node {
                 namespaces: Default::default(),
             }))?;
             for namespace in &subsystem.namespace {
-                let nqn = subsystem.nqn();
-                unless_patient(self.handle.add(nqn, namespace).map(drop), &|| {
-                    What::Drive(nqn.to_owned(), Box::new(namespace.clone()))
-                })?;
+                match self.handle.add(subsystem.nqn(), namespace) {
+                    Ok(_) => (),
+                    Err(why) if wanted.is_patient() => {
+                        late.push((subsystem.nqn(), namespace, why));
+                    }
+                    Err(why) => return Err(why),
+                }
             }
+        }
+        let until = Instant::now() + DRIVES_LATE;
+        while !late.is_empty() && Instant::now() < until {
+            thread::sleep(LOOK_FOR_LATE);
+            late.retain_mut(|(nqn, namespace, why)| {
+                let added = self.handle.add(nqn, namespace);
+                added.map_err(|again| *why = again).is_err()
+            });
+        }
+        for (nqn, namespace, why) in late {
+            let what = What::Drive(nqn.to_owned(), Box::new(namespace.clone()));
+            wanted.miss(what, why);
         }
         let sockets = config.listen.iter().filter(|url| url.scheme == Scheme::Tcp);
         for url in sockets {
@@ -285,7 +301,11 @@ impl Node {
                 .handle
                 .table()
                 .and_then(|table| self.handle.listen(&table, url));
-            unless_patient(listening.map(drop), &|| What::Address(url.clone()))?;
+            match listening {
+                Ok(_) => (),
+                Err(why) if wanted.is_patient() => wanted.miss(What::Address(url.clone()), why),
+                Err(why) => return Err(why),
+            }
         }
         match roce {
             Some(listener) => self.handle.listen_roce(listener),

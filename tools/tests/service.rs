@@ -356,6 +356,27 @@ fn a_patient_node_waits_for_a_drive_and_an_impatient_one_does_not() {
 }
 
 #[test]
+fn a_patient_node_lets_nobody_in_before_a_drive_that_is_a_moment_late() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let late = dir.path().join("late.img");
+    let text = format!(
+        "{SUBSYSTEM}namespace = [{{device = \"file:{}\"}}, {{device = \"ram:1MiB\"}}]\n",
+        late.display()
+    );
+    let node = Node::start(&["--patient"], &text);
+    std::thread::sleep(Duration::from_secs(1));
+    file(dir.path(), "late.img", 1 << 20);
+    let said = node.said();
+    assert!(
+        said.contains("READY=1") && said.contains("serves 2 namespaces at"),
+        "{said}"
+    );
+    assert!(!said.contains("missing"), "{said}");
+    node.process.signal("TERM");
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
 fn what_a_patient_node_waits_for_is_what_the_file_says_last() {
     let dir = tempfile::tempdir().expect("a directory");
     let of = |name: &str, rest: &str| {
