@@ -33,8 +33,8 @@ pub struct Control<I, D> {
     table: Table,
     cores: Vec<CoreLink<I, D>>,
     controllers: BTreeMap<u16, Live>,
-    /// Where the search for a free CNTLID begins: a number is not used again soon.
-    next_cntlid: u16,
+    /// Where the search for a free CNTLID of a range begins: a number is not used again soon.
+    next_cntlid: BTreeMap<(u16, u16), u16>,
     waiting: Vec<Waiting>,
     changes: VecDeque<Pending<D>>,
     /// The change that cores are draining for: its number, and its drive to remove afterwards.
@@ -268,7 +268,7 @@ impl<I, D> Control<I, D> {
             table: Table::default(),
             cores: cores.collect(),
             controllers: BTreeMap::new(),
-            next_cntlid: 1,
+            next_cntlid: BTreeMap::new(),
             waiting: Vec::new(),
             changes: VecDeque::new(),
             current: None,
@@ -579,11 +579,12 @@ impl<I, D> Control<I, D> {
     fn put_in_force(&mut self, table: Table) {
         let version = self.table.version + 1;
         self.table = Table { version, ..table };
+        // Before cores say that they have it.
+        self.end_forbidden();
         let table = Arc::new(self.table.clone());
         for core in 0..self.cores.len() {
             self.send(core, ToCore::Table(table.clone()));
         }
-        self.end_forbidden();
     }
 
     /// A core has another table. A host that hears of a change may use it on any of its queues, so not before all cores have.

@@ -246,20 +246,29 @@ impl Queues {
     /// answer would keep all hosts out that never use it.
     #[inline]
     pub(crate) fn room(&mut self) -> (Room, usize) {
-        let slots = self.slab.room();
-        // A Compare takes two.
-        let landings = self.config.landing.free(1) / 2;
-        if slots > 0 && landings > self.landings_low {
-            return (Room::Any, slots.min(landings - self.landings_low));
+        let landings = self.landings().saturating_sub(self.landings_low);
+        match self.slab.room().min(landings) {
+            0 => self.little_room(),
+            count => (Room::Any, count),
         }
+    }
+
+    #[cold]
+    fn little_room(&mut self) -> (Room, usize) {
         if !plant::on(Bug::TimerBlind) {
             self.unread = self.now;
         }
-        match (slots, landings) {
+        match (self.slab.room(), self.landings()) {
             (0, _) => (Room::None, 0),
-            (_, 0) => (Room::Bare, slots),
-            _ => (Room::Few, slots.min(landings)),
+            (slots, 0) => (Room::Bare, slots),
+            (slots, landings) => (Room::Few, slots.min(landings)),
         }
+    }
+
+    /// Commands with in-capsule data that there are Bufs for. A Compare takes two.
+    #[inline]
+    fn landings(&self) -> usize {
+        self.config.landing.free(1) / 2
     }
 
     pub(crate) fn on_capsule<D: Backend>(

@@ -192,6 +192,28 @@ fn numbers_of_controllers_go_round() {
         })
         .collect();
     assert_eq!(got, [10, 11, 12, 10, 11, 12, 10]);
+    // Whatever others get in between.
+    let other = Nqn::new("nqn.2026-01.test:other").unwrap();
+    let change = Change::AddSubsystem(Subsystem {
+        nqn: other.as_str().into(),
+        serial: "2".into(),
+        model: "test".into(),
+        cntlids: (20, 21),
+        allow: None,
+        namespaces: Default::default(),
+    });
+    node.control.change(change).expect("it fits");
+    node.drain();
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        for subnqn in [Nqn::new(NQN).unwrap(), other] {
+            let cntlid = node.connect(0, |request| request.subnqn = subnqn);
+            let cntlid = cntlid.expect("there is a free one");
+            node.ended(cntlid, 0);
+            got.push(cntlid);
+        }
+    }
+    assert_eq!(got, [11, 20, 12, 21, 10, 20]);
 }
 
 #[test]

@@ -314,8 +314,8 @@ impl Node {
     }
 
     /// Looks for what a patient node misses.
-    pub fn look(&self, tell: impl Fn(News) + Send + 'static) -> Result<()> {
-        wanted::look(self.handle.clone(), tell)
+    pub fn look(&self, tell: impl Fn(News) + Send + Sync + 'static) -> Result<()> {
+        wanted::look(&self.handle, tell)
     }
 
     /// For those who want to know or change something.
@@ -438,6 +438,7 @@ fn too_few_files(limit: u64, queues: u32, cores: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Namespace;
 
     #[test]
     fn each_core_needs_files_for_its_queues() {
@@ -447,5 +448,28 @@ mod tests {
         assert!(said.contains("ulimit -n 4288"), "{said}");
         let said = too_few_files(100, 1024, 1).expect("too few");
         assert!(said.contains("few connections"), "{said}");
+    }
+
+    /// A patient node looks for a drive every two seconds, for as long as it is away.
+    #[test]
+    fn a_drive_that_cannot_be_had_takes_no_number() {
+        let config = "listen = [\"tcp://127.0.0.1:0\"]\ncores = [0]\n[[subsystem]]\nnqn = \"nqn.2024-01.a:b\"\n";
+        let config = Config::parse(config, "f").expect("valid");
+        let node = Node::start(&config, None).expect("it starts");
+        let namespace = |device: &str| Namespace::of(device.parse().expect("a device"));
+        for device in [
+            "file:/nonexistent/a",
+            "ram:1MiB",
+            "file:/nonexistent/a",
+            "ram:1MiB",
+        ] {
+            let added = node.handle.add("nqn.2024-01.a:b", &namespace(device));
+            assert_eq!(added.is_ok(), device.starts_with("ram"), "{device}");
+        }
+        let table = node.handle.table().expect("it answers");
+        let namespaces = table.subsystems["nqn.2024-01.a:b"].namespaces.values();
+        let drives: Vec<u16> = namespaces.map(|namespace| namespace.drive.0).collect();
+        assert_eq!(drives, [0, 1]);
+        node.stop().expect("it stops");
     }
 }

@@ -139,14 +139,12 @@ impl<I, D> Control<I, D> {
     }
 
     fn free_cntlid(&mut self, (first, last): (u16, u16)) -> Option<u16> {
-        let start = match self.next_cntlid {
-            next if (first..=last).contains(&next) => next,
-            _ => first,
-        };
+        let next = self.next_cntlid.entry((first, last)).or_insert(first);
+        let start = if *next <= last { *next } else { first };
         let found = (start..=last)
             .chain(first..start)
             .find(|cntlid| !self.controllers.contains_key(cntlid))?;
-        self.next_cntlid = found.wrapping_add(1);
+        self.next_cntlid.insert((first, last), found + 1);
         Some(found)
     }
 

@@ -48,6 +48,8 @@ use crate::sets::AnyDrive;
 use crate::units::{Size, about};
 use crate::url::{Scheme, Url};
 
+/// Drives that a node has in its life, at most: each has a number of its own, and so have its Bufs.
+const DRIVES_MAX: u16 = 0xFFF0;
 /// How long who only looks waits for the control thread.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,9 @@ pub struct Handle {
     asks: Post<Ask>,
     cores: Vec<Arc<CoreFacts>>,
     drives: Mutex<BTreeMap<DriveId, Drive>>,
+    /// A number that was drawn for a drive which then could not be had: a drive that is looked for again and again must not
+    /// use them up.
+    spare_id: Mutex<Option<DriveId>>,
     /// Orders that change drives go one after the other, and those of who may connect and where: these never wait for a
     /// drive, and so not for those either.
     changing: [Mutex<()>; 2],
@@ -93,6 +98,7 @@ impl Handle {
         Handle {
             asks,
             cores,
+            spare_id: Mutex::default(),
             drives: Mutex::default(),
             changing: Default::default(),
             file,
@@ -398,7 +404,25 @@ impl Handle {
                  or give another"
             );
         }
-        let id = self.ask(Ask::NextDrive)?;
+        let spare = lock(&self.spare_id).take();
+        let id = match spare {
+            Some(id) => id,
+            None => self.ask(Ask::NextDrive)?,
+        };
+        let added = self.add_as(id, nqn, nsid, namespace);
+        if added.is_err() {
+            *lock(&self.spare_id) = Some(id);
+        }
+        added.map(|()| nsid)
+    }
+
+    fn add_as(&self, id: DriveId, nqn: &str, nsid: u32, namespace: &Namespace) -> Result<()> {
+        if id.0 >= DRIVES_MAX {
+            fail!(
+                "this node has had {DRIVES_MAX} drives, and has no number for another one; restart it"
+            );
+        }
+        let spec = namespace.spec();
         let drive = Drive::open(namespace, id, self.cores.len(), self.memory)?;
         self.register(&drive)?;
         let nodes: Vec<Option<u32>> = self.cores.iter().map(|core| core.node).collect();
@@ -412,7 +436,7 @@ impl Handle {
             queues,
         })?;
         lock(&self.drives).insert(id, drive);
-        Ok(nsid)
+        Ok(())
     }
 
     fn resize(&self, nqn: &str, nsid: u32, now: &table::Namespace, size: u64) -> Result<()> {

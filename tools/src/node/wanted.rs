@@ -140,34 +140,40 @@ impl What {
     }
 }
 
-/// Looks for what a patient node misses, from a thread of its own.
-pub fn look(handle: Arc<Handle>, tell: impl Fn(News) + Send + 'static) -> Result<()> {
+/// Looks for what a patient node misses: for drives from a thread, and from another one for addresses, which do not wait for
+/// a drive that takes its time.
+pub fn look(handle: &Arc<Handle>, tell: impl Fn(News) + Send + Sync + 'static) -> Result<()> {
     if !handle.wanted().is_patient() {
         return Ok(());
     }
-    let look = move || {
-        loop {
-            let missing = handle.wanted().some();
-            thread::sleep(LOOK);
-            for what in missing {
-                // A file that is read again may name it no more.
-                let one_at_a_time = match what {
-                    What::Drive(..) => handle.changing_drives(),
-                    What::Address(_) | What::Rdma { .. } => handle.changing_access(),
-                };
-                let news = handle.wanted().look(&what, || found(&handle, &what));
-                drop(one_at_a_time);
-                if let Some(news) = news {
-                    log::info!("{}", news.text());
-                    tell(news);
+    let tell = Arc::new(tell);
+    for drives in [true, false] {
+        let (handle, tell) = (handle.clone(), tell.clone());
+        let look = move || {
+            loop {
+                let missing = handle.wanted().some();
+                thread::sleep(LOOK);
+                let mine = |what: &What| matches!(what, What::Drive(..)) == drives;
+                for what in missing.into_iter().filter(mine) {
+                    // A file that is read again may name it no more.
+                    let one_at_a_time = match drives {
+                        true => handle.changing_drives(),
+                        false => handle.changing_access(),
+                    };
+                    let news = handle.wanted().look(&what, || found(&handle, &what));
+                    drop(one_at_a_time);
+                    if let Some(news) = news {
+                        log::info!("{}", news.text());
+                        tell(news);
+                    }
                 }
             }
-        }
-    };
-    thread::Builder::new()
-        .name("patience".into())
-        .spawn(look)
-        .context(|| "cannot start a thread")?;
+        };
+        thread::Builder::new()
+            .name("patience".into())
+            .spawn(look)
+            .context(|| "cannot start a thread")?;
+    }
     Ok(())
 }
 

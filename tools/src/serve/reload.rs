@@ -63,9 +63,11 @@ struct Live<'a> {
 
 /// Reads the file, and makes of the node what it says now. What fails is told and left out.
 pub fn reload(node: &Node, file: &Path) -> Result<()> {
-    let now = Config::read(file)?;
     let handle = node.handle();
     let _one_at_a_time = handle.changing_drives();
+    let changing_access = handle.changing_access();
+    // Not before: an order of `ctl` may write to it.
+    let now = Config::read(file)?;
     let in_force = handle.in_force();
     let (listens, table) = (node.listeners()?, handle.table()?);
     let live = Live {
@@ -82,21 +84,25 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
     let wanted = handle.wanted();
     wanted.keep(|what| names(&now, what, &live));
     let mut made = 0;
-    for step in &plan.steps {
-        match step.make(handle) {
-            Ok(()) => {
-                step.note(&mut handle.noting(), &live);
-                made += 1;
-            }
-            Err(why) => match step.missing() {
-                Some(what) if wanted.is_patient() => {
-                    wanted.miss(what, why);
-                    step.note(&mut handle.noting(), &live);
-                }
-                _ => log::error!("{}: {why}", step.name()),
-            },
+    let mut make = |step: &Step| match step.make(handle) {
+        Ok(()) => {
+            step.note(&mut handle.noting(), &live);
+            made += 1;
         }
-    }
+        Err(why) => match step.missing() {
+            Some(what) if wanted.is_patient() => {
+                wanted.miss(what, why);
+                step.note(&mut handle.noting(), &live);
+            }
+            _ => log::error!("{}: {why}", step.name()),
+        },
+    };
+    // Drives may take their time, for which who may connect and where does not wait.
+    let of_access = |step: &&Step| step.is_of_access();
+    plan.steps.iter().filter(of_access).for_each(&mut make);
+    drop(changing_access);
+    let of_drives = |step: &&Step| !step.is_of_access();
+    plan.steps.iter().filter(of_drives).for_each(make);
     for url in plan.addresses_later {
         if wanted.is_patient() && !is_here(&url) {
             let why = Fail("no interface of this machine has this address".into());
@@ -132,12 +138,15 @@ pub fn reload(node: &Node, file: &Path) -> Result<()> {
 }
 
 impl Step {
+    fn is_of_access(&self) -> bool {
+        match self {
+            Step::Allow(..) | Step::Unlisten(_) | Step::Listen(_) => true,
+            Step::Remove(..) | Step::Add(..) | Step::Resize(..) | Step::ReadOnly(..) => false,
+        }
+    }
+
     fn make(&self, handle: &Handle) -> Result<()> {
         let ctl = |order, nqn| handle.execute(&order, nqn).map(drop);
-        let _one_at_a_time = match self {
-            Step::Allow(..) | Step::Unlisten(_) | Step::Listen(_) => Some(handle.changing_access()),
-            Step::Remove(..) | Step::Add(..) | Step::Resize(..) | Step::ReadOnly(..) => None,
-        };
         match self {
             Step::Remove(nqn, nsid) => ctl(Order::Remove { nsid: *nsid }, Some(nqn)),
             Step::Add(nqn, namespace) => handle.add(nqn, namespace).map(drop),

@@ -16,7 +16,7 @@ use ferroce_wire::Wire;
 use ferroce_wire::fabrics::ConnectCmd;
 use ferroce_wire::num::{U16, U32};
 use ferroce_wire::opcode::{AdminOpcode, FabricsType};
-use ferroce_wire::sqe::Sqe;
+use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::tcp::{
     C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Fes, H2cData, IcReq, IcResp, LAST_PDU,
     MAXH2CDATA_MIN, PFV_1_0, PduType, R2t, SUCCESS, TermReq,
@@ -206,8 +206,9 @@ pub struct Target {
     outbox: Outbox,
     /// A host asked for an I/O queue. What commands of others carry is looked at, and needs no room.
     is_io: bool,
-    /// Commands that came and are not answered.
-    under_way: u32,
+    /// Commands with in-capsule data that came and are not answered. Not those whose data is still to come: it may lie behind
+    /// a command that waits for room.
+    with_data: u32,
     /// PDUs that were received whole.
     pdus: u64,
     copied: u64,
@@ -235,7 +236,7 @@ impl Target {
             filled: VecDeque::new(),
             outbox: Outbox::default(),
             is_io: false,
-            under_way: 0,
+            with_data: 0,
             pdus: 0,
             copied: 0,
         }
@@ -244,6 +245,11 @@ impl Target {
     /// Where the connection is in its life.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// What was not taken for want of room may be now.
+    pub fn may_go_on(&self, lacked: Room, room: Room) -> bool {
+        room > lacked || room >= Room::of(true, self.with_data)
     }
 
     /// Uses up bytes from the front of `bytes` until something happened or more are needed. Says how
@@ -331,11 +337,14 @@ impl Target {
         if bytes.len() < shape.plen {
             return Ok(Step::need(shape.plen));
         }
-        if room != Room::Any && room < Room::of(self.is_io && shape.data_len > 0, self.under_way) {
+        if room != Room::Any && room < Room::of(self.is_io && shape.data_len > 0, self.with_data) {
             return Ok(Step::Took(0, Took::NoRoom));
         }
-        self.is_io = self.is_io || begins_io_queue(sqe_at(bytes, 0));
-        self.under_way += 1;
+        let sqe = sqe_at(bytes, 0);
+        self.is_io = self.is_io || begins_io_queue(sqe);
+        if sqe.psdt() == Sqe::PSDT_SGL {
+            self.with_data += u32::from(sqe.dptr.kind == Sgl::IN_CAPSULE);
+        }
         self.pdus += 1;
         let (data_at, data_len) = (shape.data_at, shape.data_len);
         // A data digest that does not match fails the command, not the connection (NVMe/TCP 3.3.1).
@@ -576,8 +585,8 @@ impl Target {
         if self.state != State::Open {
             return Some(reply.bufs);
         }
-        let answered = u32::from(reply.cqe.is_some());
-        self.under_way = self.under_way.saturating_sub(answered);
+        let answered = reply.cqe.is_some() && reply.sgl.kind == Sgl::IN_CAPSULE;
+        self.with_data = self.with_data.saturating_sub(u32::from(answered));
         let data_len = reply.bufs.len();
         let mut elided = false;
         let mut unused = None;
