@@ -35,8 +35,8 @@ pub enum Bug {
     AnsweredFetching,
     /// A controller's reset is done while its queues are still there.
     ResetEarly,
-    /// The Keep Alive Timer runs while nothing is read.
-    TimerBlind,
+    /// Where in-capsule data has to wait all commands do, and the Keep Alive Timer runs.
+    AllWait,
     /// One host may hold all buffers.
     HoldsAll,
     /// A RAM drive lends all pages it has.
@@ -73,7 +73,7 @@ impl Bug {
         ("fua-dropped", Bug::FuaDropped),
         ("answered-fetching", Bug::AnsweredFetching),
         ("reset-early", Bug::ResetEarly),
-        ("timer-blind", Bug::TimerBlind),
+        ("all-wait", Bug::AllWait),
         ("holds-all", Bug::HoldsAll),
         ("lends-all", Bug::LendsAll),
         ("drains-for-ever", Bug::DrainsForEver),

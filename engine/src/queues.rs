@@ -255,9 +255,10 @@ impl Queues {
 
     #[cold]
     fn little_room(&mut self) -> (Room, usize) {
-        if !plant::on(Bug::TimerBlind) {
-            self.unread = self.now;
+        if plant::on(Bug::AllWait) {
+            return (Room::None, 0);
         }
+        self.unread = self.now;
         match (self.slab.room(), self.landings()) {
             (0, _) => (Room::None, 0),
             (slots, 0) => (Room::Bare, slots),
