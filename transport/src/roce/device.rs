@@ -96,7 +96,7 @@ pub struct Device {
     events: VecDeque<Event>,
     /// Queue pairs that have something to send.
     ready: VecDeque<u32>,
-    /// The outlet was full before all of them had sent something.
+    /// The outlet was full for the last of them that sent.
     cut: bool,
     /// Last words of queue pairs: a NAK, or the ACK that was owed.
     last_words: VecDeque<(Route, Head)>,
@@ -644,7 +644,6 @@ impl Device {
                 if qp.as_ref().is_some_and(|qp| qp.requester.unsent() > LITTLE) {
                     self.ready.push_back(slot);
                 } else if !self.send_burst(slot, now, outlet) {
-                    self.cut = true;
                     return false;
                 }
             }
@@ -652,7 +651,6 @@ impl Device {
         for _ in 0..self.ready.len() {
             let slot = self.ready.pop_front().expect("as many as there were");
             if !self.send_burst(slot, now, outlet) {
-                self.cut = true;
                 return false;
             }
         }
@@ -686,7 +684,8 @@ impl Device {
             self.list(slot);
         }
         self.lower_due(due);
-        sent == wanted
+        self.cut = sent < wanted;
+        !self.cut
     }
 
     /// Does what is due. `caught_up` says that no packets wait to be looked at.
