@@ -38,8 +38,6 @@ pub const MAX_TRANSFER: u32 = 128 * 1024;
 const STORE_MAX: usize = 128;
 /// How many move between a core's store and the free ones all cores share.
 const STORE_MOVE: usize = 32;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Pages of the store that writes do not get, so that Write Zeroes at two page edges never waits for
 /// writes that wait for their hosts.
 const RESERVE: usize = 2;
@@ -775,10 +773,16 @@ impl Backend for RamQueue {
             }
         }
         let mut asked = std::mem::take(&mut self.asked);
+        let mut writes = false;
         for io in &asked {
+            writes |= matches!(io.op, Op::Write { .. });
             if let Some(entry) = self.first_entry(io.op) {
                 self.hint(entry);
             }
+        }
+        if writes {
+            // Other cores may read what was filled as soon as the index names it.
+            ferroce_buf::settle();
         }
         for io in &mut asked {
             if !self.finish(io) {
@@ -822,13 +826,6 @@ impl Backend for RamQueue {
             into.push(buf);
             left -= here;
             offset = 0;
-        }
-        // The page of the next write: it lay still for long, and who fills it would wait for all of its lines.
-        // Writes of 4 KiB to random places gain a third by this on a Xeon of 2023.
-        if let Some(next) = self.store.last() {
-            for line in next.bytes().chunks(LINE) {
-                ferroce_buf::prefetch(line.as_ptr());
-            }
         }
         true
     }

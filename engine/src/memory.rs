@@ -67,7 +67,12 @@ impl Queues {
                 if !has_space {
                     bufs.push(self.landing_buf(len));
                 }
-                bufs.copy_in(0, &data.bytes()[place]);
+                let data = &data.bytes()[place];
+                match has_space {
+                    // To where it stays.
+                    true => bufs.copy_in_non_temporal(0, data),
+                    false => bufs.copy_in(0, data),
+                }
                 self.config.counters.copied_bytes.add(u64::from(len));
             }
         }

@@ -183,3 +183,40 @@ pub fn prefetch(at: *const u8) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }
+
+/// Bytes that a processor writes to memory at once.
+const LINE: usize = 64;
+
+/// Copies by non-temporal stores if these are whole lines of a processor that has them, else as usual.
+fn copy_non_temporal(to: &mut [u8], from: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if to.as_ptr().addr().is_multiple_of(LINE) && to.len().is_multiple_of(LINE) {
+        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+        assert_eq!(to.len(), from.len(), "one for the other");
+        for (to, from) in to.chunks_exact_mut(LINE).zip(from.chunks_exact(LINE)) {
+            let (to, from) = (to.as_mut_ptr(), from.as_ptr());
+            for at in (0..LINE).step_by(size_of::<__m128i>()) {
+                // SAFETY: both are as long as a line, of which each piece is a part, and `to` is aligned to one. This thread sees
+                // what it wrote in order; others that are given the Buf do too, by what `settle` says.
+                unsafe {
+                    let piece = _mm_loadu_si128(from.add(at).cast());
+                    _mm_stream_si128(to.add(at).cast(), piece);
+                }
+            }
+        }
+        return;
+    }
+    to.copy_from_slice(from);
+}
+
+/// What was copied by non-temporal stores is written before what this thread writes from here on. Who publishes such bytes by
+/// a mere store, to another thread or to a device, calls this before; whatever locks or swaps (as queues and mutexes do)
+/// does the same by itself.
+#[inline]
+pub fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has it, and it only orders.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}

@@ -129,7 +129,26 @@ impl BufList {
     ///
     /// # Panics
     /// If it does not fit.
-    pub fn copy_in(&mut self, mut offset: usize, mut data: &[u8]) {
+    pub fn copy_in(&mut self, offset: usize, data: &[u8]) {
+        self.copy_by(<[u8]>::copy_from_slice, offset, data);
+    }
+
+    /// The same by non-temporal stores, for pages that lay still for long and will again: their lines are not fetched first,
+    /// only to be overwritten. See [`crate::settle`].
+    ///
+    /// # Panics
+    /// If it does not fit.
+    pub fn copy_in_non_temporal(&mut self, offset: usize, data: &[u8]) {
+        self.copy_by(crate::copy_non_temporal, offset, data);
+    }
+
+    #[inline]
+    fn copy_by(
+        &mut self,
+        copy: impl Fn(&mut [u8], &[u8]),
+        mut offset: usize,
+        mut data: &[u8],
+    ) {
         for buf in self.iter_mut() {
             if data.is_empty() {
                 return;
@@ -139,7 +158,7 @@ impl BufList {
                 continue;
             }
             let (now, later) = data.split_at(data.len().min(buf.len() - offset));
-            buf.bytes_mut()[offset..offset + now.len()].copy_from_slice(now);
+            copy(&mut buf.bytes_mut()[offset..offset + now.len()], now);
             data = later;
             offset = 0;
         }
@@ -166,5 +185,59 @@ impl BufList {
             offset = 0;
         }
         assert!(out.is_empty(), "the Bufs have that many bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Class, Home, Pool, Region, Want};
+
+    /// Whole lines and what is none, at addresses that begin a line and those that do not.
+    #[test]
+    fn either_way_to_copy_writes_the_same() {
+        let classes = [Class {
+            size: 4096,
+            count: 4,
+        }];
+        let region = Region::map(Pool::bytes(&classes), Want::default()).expect("memory");
+        let mut pool = Pool::new(Arc::new(region), 0, Home::CORE, &classes);
+        let data: Vec<u8> = (0..8192_u32).map(|at| (at % 251) as u8).collect();
+        for (first, offset, len) in [
+            (4096, 0, 8192),
+            (4096, 0, 4096),
+            (4096, 64, 4096),
+            (4096, 1, 64),
+            (4096, 4000, 200),
+            (512, 0, 4608),
+            (100, 0, 4196),
+            (4096, 0, 0),
+        ] {
+            let mut lists = [0, 1].map(|_| {
+                let mut list = BufList::new();
+                for len in [first, 4096] {
+                    let mut buf = pool.take(4096).expect("there are four");
+                    buf.bytes_mut().fill(0xEE);
+                    buf.truncate(len);
+                    list.push(buf);
+                }
+                list
+            });
+            lists[0].copy_in(offset, &data[..len]);
+            lists[1].copy_in_non_temporal(offset, &data[..len]);
+            crate::settle();
+            let [usual, other] = lists.map(|mut list| {
+                let mut out = vec![0; list.len()];
+                list.copy_out(0, &mut out);
+                while let Some(buf) = list.pop() {
+                    pool.put(buf);
+                }
+                out
+            });
+            assert_eq!(usual, other, "{len} at {offset} of {first}");
+            assert_eq!(usual[offset..offset + len], data[..len]);
+        }
     }
 }
