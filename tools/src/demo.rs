@@ -78,7 +78,7 @@ fn start(mut config: Config) -> Result<Node> {
 }
 
 fn show(node: &Node, args: &DemoArgs, signals: &Signals) -> Result<()> {
-    let urls = node.listeners()?;
+    let urls = node.handle().listeners()?;
     let places: Vec<String> = urls.iter().map(Url::to_string).collect();
     print(&format!(
         "A storage node serves {} of memory at {}, and a host on the same machine uses it.\n\n",

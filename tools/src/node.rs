@@ -343,16 +343,6 @@ impl Node {
         clients::answer(socket, self.handle.clone())
     }
 
-    /// Where it listens, with the ports that were really taken.
-    pub fn listeners(&self) -> Result<Vec<Url>> {
-        let table = self.handle.table()?;
-        Ok(table
-            .listeners
-            .iter()
-            .map(|listener| self.handle.url(listener))
-            .collect())
-    }
-
     /// Finishes what is outstanding, tells the hosts, and ends.
     pub fn stop(self) -> Result<()> {
         self.handle.stop();

@@ -37,7 +37,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         return print("the configuration can be used\n");
     }
     // From here on a signal ends the node in good order, however far it has come.
-    let signals = match &file {
+    let mut signals = match &file {
         Some(_) => Signals::take_with_reload()?,
         None => Signals::take()?,
     };
@@ -81,18 +81,20 @@ pub fn run(args: ServeArgs) -> Result<()> {
         News::Found(_) => looker.tell_status(),
         News::Restart(why) => _ = teller.send(Told::Restart(why)),
     })?;
+    if let Some(file) = file {
+        let (handle, manager) = (node.handle().clone(), manager.clone());
+        signals.on_reload(move || {
+            manager.reloading();
+            if let Err(Fail(why)) = reload::reload(&handle, &file) {
+                log::error!("nothing of the configuration was changed: {why}");
+            }
+            manager.ready();
+        })?;
+    }
     let why = loop {
         match signals.wait()? {
             Told::End(name) => break Ok(name),
             Told::Restart(why) => break Err(Fail(why)),
-            Told::Reload => {
-                let Some(file) = &file else { continue };
-                manager.reloading();
-                if let Err(Fail(why)) = reload::reload(&node, file) {
-                    log::error!("nothing of the configuration was changed: {why}");
-                }
-                manager.ready();
-            }
         }
     };
     manager.stopping();

@@ -26,8 +26,6 @@ const SAME: Duration = Duration::from_millis(500);
 pub enum Told {
     /// By a signal of this name, to end.
     End(&'static str),
-    /// To read its configuration again.
-    Reload,
     /// By a part of itself, to start again, and why.
     Restart(String),
 }
@@ -38,6 +36,7 @@ pub struct Signals {
     told: Receiver<Told>,
     tell: Sender<Told>,
     came: Arc<AtomicBool>,
+    hups: Option<signal_hook::iterator::Signals>,
 }
 
 impl Signals {
@@ -46,22 +45,23 @@ impl Signals {
         Signals::try_take(&SIGNALS).context(|| "cannot handle signals")
     }
 
-    /// The same, and SIGHUP does not end the program.
+    /// The same, and SIGHUP does not end the program: see [`Signals::on_reload`].
     pub fn take_with_reload() -> Result<Signals> {
         let what = || "cannot handle signals";
-        let signals = Signals::try_take(&SIGNALS[..2]).context(what)?;
-        let mut hups = signal_hook::iterator::Signals::new([SIGHUP]).context(what)?;
-        let tell = signals.tell.clone();
-        let listen = move || {
-            for _ in &mut hups {
-                let _ = tell.send(Told::Reload);
-            }
-        };
-        thread::Builder::new()
-            .name("reload".into())
-            .spawn(listen)
-            .context(what)?;
+        let mut signals = Signals::try_take(&SIGNALS[..2]).context(what)?;
+        signals.hups = Some(signal_hook::iterator::Signals::new([SIGHUP]).context(what)?);
         Ok(signals)
+    }
+
+    /// From now on this is done at each SIGHUP, and once if there were some before; by a thread of its own, since the program
+    /// may be told to end while it is at it. Those that come meanwhile are one.
+    pub fn on_reload(&mut self, mut reload: impl FnMut() + Send + 'static) -> Result<()> {
+        let Some(mut hups) = self.hups.take() else {
+            return Ok(());
+        };
+        let listen = move || hups.forever().for_each(|_| reload());
+        let thread = thread::Builder::new().name("reload".into()).spawn(listen);
+        thread.map(drop).context(|| "cannot handle signals")
     }
 
     fn try_take(ending: &'static [(i32, &'static str)]) -> std::io::Result<Signals> {
@@ -89,7 +89,12 @@ impl Signals {
         thread::Builder::new()
             .name("signals".into())
             .spawn(listen)?;
-        Ok(Signals { told, tell, came })
+        Ok(Signals {
+            told,
+            tell,
+            came,
+            hups: None,
+        })
     }
 
     /// For parts of the program that have something to tell.

@@ -147,6 +147,27 @@ fn a_hangup_has_the_file_read_again() {
     );
 }
 
+/// Be it that the file does not come, or a drive that is in it: the node can still be told to end.
+#[test]
+fn it_ends_while_a_file_is_read_that_does_not_come() {
+    let node = Node::start(
+        &[],
+        &format!("{SUBSYSTEM}namespace = [{{device = \"ram:1MiB\"}}]\n"),
+    );
+    assert!(node.said().contains("READY=1"));
+    let file = node.dir.path().join("f.toml");
+    fs::remove_file(&file).expect("it is there");
+    let made = Command::new("mkfifo").arg(&file).status();
+    assert!(made.expect("there is mkfifo").success());
+    node.process.signal("HUP");
+    assert!(node.said().contains("RELOADING=1"));
+    // Metrics and `ctl` do not wait for it either.
+    assert!(node.ctl("show").contains("1 MiB"));
+    node.process.signal("TERM");
+    assert_eq!(node.said().trim(), "STOPPING=1");
+    assert_eq!(node.end().0, Some(0));
+}
+
 /// What `ctl --persist` wrote is in force already, and an edit of the file that nobody had read yet is still made.
 #[test]
 fn what_was_written_by_ctl_is_no_change_when_the_file_is_read_again() {

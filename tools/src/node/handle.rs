@@ -58,7 +58,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Handle {
     asks: Post<Ask>,
     cores: Vec<Arc<CoreFacts>>,
-    drives: Mutex<BTreeMap<DriveId, Drive>>,
+    /// Held for a moment only: metrics wait for it.
+    drives: Mutex<BTreeMap<DriveId, Arc<Drive>>>,
     /// A number that was drawn for a drive which then could not be had: a drive that is looked for again and again must not
     /// use them up.
     spare_id: Mutex<Option<DriveId>>,
@@ -435,7 +436,7 @@ impl Handle {
             drive: id,
             queues,
         })?;
-        lock(&self.drives).insert(id, drive);
+        lock(&self.drives).insert(id, Arc::new(drive));
         Ok(())
     }
 
@@ -448,13 +449,11 @@ impl Handle {
             );
         }
         let blocks = size / block;
-        let drives = lock(&self.drives);
-        let drive = drives
-            .get(&now.drive)
-            .context_none(|| "the drive is gone".into())?;
+        let drive = lock(&self.drives).get(&now.drive).cloned();
+        let drive = drive.context_none(|| "the drive is gone".into())?;
         if blocks > now.info.blocks {
             drive.resize(blocks)?;
-            self.register(drive)?;
+            self.register(&drive)?;
         }
         self.change(Change::Resize {
             nqn: nqn.into(),
@@ -588,6 +587,13 @@ impl Handle {
     pub fn change(&self, change: Change<AnyDrive>) -> Result<()> {
         let answer = self.ask(|reply| Ask::Change(Box::new(change), reply))?;
         answer.map_err(|why| Fail(why.to_string()))
+    }
+
+    /// Where it listens, with the ports that were really taken.
+    pub fn listeners(&self) -> Result<Vec<Url>> {
+        let table = self.table()?;
+        let listeners = table.listeners.iter();
+        Ok(listeners.map(|listener| self.url(listener)).collect())
     }
 
     /// What is served.

@@ -16,7 +16,7 @@ use ferroce_engine::table::{self, Transport};
 use crate::config::{Config, Namespace, Subsystem};
 use crate::ctl::protocol::Order;
 use crate::fail::{Fail, Result};
-use crate::node::{Handle, Node, What, is_here};
+use crate::node::{Handle, What, is_here};
 use crate::units::Size;
 use crate::url::Url;
 
@@ -62,14 +62,13 @@ struct Live<'a> {
 }
 
 /// Reads the file, and makes of the node what it says now. What fails is told and left out.
-pub fn reload(node: &Node, file: &Path) -> Result<()> {
-    let handle = node.handle();
+pub fn reload(handle: &Handle, file: &Path) -> Result<()> {
     let _one_at_a_time = handle.changing_drives();
     let changing_access = handle.changing_access();
     // Not before: an order of `ctl` may write to it.
     let now = Config::read(file)?;
     let in_force = handle.in_force();
-    let (listens, table) = (node.listeners()?, handle.table()?);
+    let (listens, table) = (handle.listeners()?, handle.table()?);
     let live = Live {
         listens: &listens,
         of: &|url| handle.place(&listens, url),

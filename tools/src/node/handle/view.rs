@@ -61,7 +61,7 @@ impl Handle {
     /// How the drives are that tell, by what the operator called them.
     pub fn health(&self) -> Vec<(String, HealthView)> {
         let drives = lock(&self.drives);
-        let told = drives.values().map(Drive::info);
+        let told = drives.values().map(|drive| drive.info());
         told.filter_map(|info| Some((info.label, health_view(info.health.as_deref()?)?)))
             .collect()
     }
@@ -69,7 +69,10 @@ impl Handle {
     /// Bytes that were copied, by why.
     pub fn copied(&self) -> [(&'static str, u64); 3] {
         let sum = |get: fn(&CoreFacts) -> u64| self.cores.iter().map(|core| get(core)).sum();
-        let drives: u64 = lock(&self.drives).values().map(Drive::copied).sum();
+        let drives: u64 = lock(&self.drives)
+            .values()
+            .map(|drive| drive.copied())
+            .sum();
         [
             ("in-capsule", sum(|core| core.counters.copied_bytes.get())),
             ("transport", sum(|core| core.copied_bytes.get())),
