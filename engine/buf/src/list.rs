@@ -143,12 +143,7 @@ impl BufList {
     }
 
     #[inline]
-    fn copy_by(
-        &mut self,
-        copy: impl Fn(&mut [u8], &[u8]),
-        mut offset: usize,
-        mut data: &[u8],
-    ) {
+    fn copy_by(&mut self, copy: impl Fn(&mut [u8], &[u8]), mut offset: usize, mut data: &[u8]) {
         for buf in self.iter_mut() {
             if data.is_empty() {
                 return;
