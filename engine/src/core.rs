@@ -177,7 +177,12 @@ impl<F: Fabric, D: Backend> Core<F, D> {
             self.queues.look_soon();
             match mail {
                 ToCore::Adopt { fabric, incoming } => self.fabrics[fabric].adopt(incoming, now),
-                ToCore::Admit { queue, admission } => self.queues.on_admit(queue, admission),
+                ToCore::Admit { queue, admission } => {
+                    self.queues.on_admit(queue, admission);
+                    if let Some((fabric, conn)) = self.queues.admitted(queue) {
+                        self.fabrics[fabric].admitted(conn);
+                    }
+                }
                 ToCore::EndController { cntlid, keep_admin } => {
                     self.queues
                         .on_end_controller(cntlid, keep_admin, &mut self.drives);

@@ -12,10 +12,14 @@ use crate::command::NONE;
 use crate::controller::{Controller, Kind};
 use crate::limits;
 use crate::mail::{Admission, ConnectRequest, Refused, ToControl};
+use crate::port::ConnId;
 use crate::property::{self, Effect};
 use crate::queue::{QueueRef, State};
 use crate::queues::Queues;
 use crate::refusal::Refusal;
+
+/// This FCTYPE, which stands where other commands have NSID, is of no command for this queue (Base 6, Fabrics Command Types).
+const NOT_HERE: Refusal = Refusal::field(std::mem::offset_of!(Sqe, nsid));
 
 impl Queues {
     pub(crate) fn fabrics_command(&mut self, slot: u32, data: Option<&[u8]>) -> Answer {
@@ -32,7 +36,7 @@ impl Queues {
             (Some(FabricsType::PROPERTY_GET), _) => self.property_get(slot, &sqe),
             (Some(FabricsType::PROPERTY_SET), _) => self.property_set(slot, &sqe),
             (Some(FabricsType::DISCONNECT), _) => self.disconnect(slot, &sqe),
-            _ => Answer::Refused(Refusal::field(std::mem::offset_of!(Sqe, nsid))),
+            _ => Answer::Refused(NOT_HERE),
         }
     }
 
@@ -129,6 +133,12 @@ impl Queues {
     }
 
     /// The control thread has decided.
+    /// The connection of a queue whose host was admitted.
+    pub(crate) fn admitted(&self, name: QueueRef) -> Option<(usize, ConnId)> {
+        let queue = &self.queues[self.find(name)? as usize];
+        queue.admitted.then_some((queue.fabric, queue.conn))
+    }
+
     pub(crate) fn on_admit(&mut self, name: QueueRef, admission: Result<Admission, Refused>) {
         let waiting = self
             .find(name)
@@ -209,8 +219,8 @@ impl Queues {
         let queue = &mut self.queues[at as usize];
         queue.admitted = true;
         queue.state = State::Live;
-        // Connect itself was the first entry; the head moved past it.
-        queue.sqhd = 1 % queue.depth;
+        // Connect itself is the first entry.
+        queue.sqhd = 0;
         queue.flow_control = !command.no_sq_flow_control();
         self.config.counters.connects.add(1);
         self.config.counters.queues.add(1);
@@ -241,7 +251,7 @@ impl Queues {
 
     fn property_get(&mut self, slot: u32, sqe: &Sqe) -> Answer {
         let Some(controller) = self.controller_of(slot) else {
-            return Answer::Refused(Refusal::opcode());
+            return Answer::Refused(NOT_HERE);
         };
         let get = *PropertyGet::of(sqe);
         match property::get(controller, get.ofst.get(), get.attrib) {
@@ -252,7 +262,7 @@ impl Queues {
 
     fn property_set(&mut self, slot: u32, sqe: &Sqe) -> Answer {
         let Some(controller) = self.controller_of(slot) else {
-            return Answer::Refused(Refusal::opcode());
+            return Answer::Refused(NOT_HERE);
         };
         let set = *PropertySet::of(sqe);
         let effect = property::set(controller, set.ofst.get(), set.attrib, set.value.get());
@@ -270,8 +280,10 @@ impl Queues {
                 self.mail(ToControl::Resetting { cntlid });
                 Answer::Done(0)
             }
-            Ok(Effect::Shutdown(_)) => {
+            Ok(Effect::Shutdown) => {
                 controller.who.set_ready(false);
+                let cntlid = controller.who.cntlid;
+                self.mail(ToControl::Resetting { cntlid });
                 Answer::Done(0)
             }
             Ok(Effect::None) => Answer::Done(0),
@@ -284,7 +296,7 @@ impl Queues {
         self.controllers[index as usize].as_mut()
     }
 
-    /// All I/O queues of a controller in reset are gone.
+    /// All I/O queues of a controller in reset or shutdown are gone.
     pub(crate) fn on_reset_done(&mut self, cntlid: u16) {
         let mut controllers = self.controllers.iter_mut().flatten();
         if let Some(controller) = controllers.find(|controller| controller.who.cntlid == cntlid) {

@@ -200,6 +200,9 @@ pub trait Fabric {
     /// False while the connection has so much to send already that more should wait.
     fn wants_more(&self, conn: ConnId) -> bool;
 
+    /// The host behind a connection was admitted: its Connect is about to succeed.
+    fn admitted(&mut self, _conn: ConnId) {}
+
     /// Ends a connection. `Closed` follows.
     fn close(&mut self, conn: ConnId, how: Close);
 

@@ -182,6 +182,10 @@ impl Fabric for AnyFabric {
         each_fabric!(self, fabric => fabric.wants_more(conn))
     }
 
+    fn admitted(&mut self, conn: ConnId) {
+        each_fabric!(self, fabric => fabric.admitted(conn));
+    }
+
     fn close(&mut self, conn: ConnId, how: Close) {
         each_fabric!(self, fabric => fabric.close(conn, how));
     }

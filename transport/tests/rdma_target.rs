@@ -337,6 +337,8 @@ struct Bench {
     pool: Pool,
     recvs: usize,
     now: Tick,
+    /// Hosts are admitted as soon as they come.
+    admits: bool,
 }
 
 const HOST_RECVS: u32 = 64;
@@ -374,6 +376,7 @@ impl Bench {
             pool: pool(Home::CORE, &[(4096, 64), (limits::CHUNK_LEN as usize, 8)]),
             recvs,
             now: NOW,
+            admits: true,
         }
     }
 
@@ -395,12 +398,14 @@ impl Bench {
 
     fn turn_with(&mut self, room: Room) -> Vec<Seen> {
         let mut seen = Vec::new();
+        let mut opened = Vec::new();
         while let Some(inbound) = self.fabric.poll(self.now, room) {
             seen.push(match inbound {
                 Inbound::Opened {
                     conn, transport, ..
                 } => {
                     assert_eq!(transport, Transport::Rdma);
+                    opened.push(conn);
                     Seen::Opened(conn)
                 }
                 Inbound::Capsule { conn, sqe, data } => {
@@ -415,6 +420,9 @@ impl Bench {
                 Inbound::Closed { conn } => Seen::Closed(conn),
                 Inbound::Spoiled { .. } => panic!("RDMA has no digests"),
             });
+        }
+        if self.admits {
+            opened.drain(..).for_each(|conn| self.fabric.admitted(conn));
         }
         self.fabric.flush(self.now);
         while let Some(bufs) = self.fabric.home() {
@@ -726,6 +734,60 @@ fn who_does_not_go_on_cannot_take_what_others_need() {
     bench.turns();
     while other.poll(NOW).is_some() {}
     bench.all_is_home();
+}
+
+/// Whose Connect did not succeed yet may be anybody.
+#[test]
+fn who_was_not_admitted_leaves_some_for_others() {
+    let mut bench = Bench::new(320, LIMITS);
+    bench.admits = false;
+    let mut opened: Vec<(QpId, ConnId)> = (0..8).map(|_| bench.open()).collect();
+    bench.ask(RdmaCmRequest::new(9, 32).as_bytes());
+    assert_eq!(bench.fabric.refused(), 1);
+    bench.turns();
+    while bench.host.poll(NOW).is_some() {}
+    bench.fabric.admitted(opened[0].1);
+    opened.push(bench.open());
+    assert_eq!(bench.fabric.refused(), 1);
+    let mut other = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
+    let private = RdmaCmRequest::new(1, 32);
+    let theirs = other.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
+    bench.fabric.adopt(bench.world.incoming().unwrap(), NOW);
+    assert_eq!(bench.fabric.refused(), 1);
+    bench.turns();
+    other.close(theirs, NOW);
+    for (qp, _) in opened {
+        bench.host.close(qp, NOW);
+    }
+    bench.turns();
+    while other.poll(NOW).is_some() {}
+    bench.all_is_home();
+}
+
+#[test]
+fn requests_that_nobody_goes_on_with_keep_nobody_out_for_long() {
+    let mut bench = Bench::new(256, LIMITS);
+    let private = RdmaCmRequest::new(0, 32);
+    let mut hosts = Vec::new();
+    for at in 0..5_u8 {
+        let mut host = bench.world.end([10, 0, 1, at].into(), LIMITS);
+        for _ in 0..32 {
+            let now = if at < 4 { NOW } else { NOW.plus_ms(249) };
+            host.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
+            bench.fabric.adopt(bench.world.incoming().unwrap(), now);
+        }
+        hosts.push(host);
+    }
+    // All there may be, and those of the last came too early.
+    assert_eq!(bench.fabric.refused(), 32);
+    let mut host = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
+    host.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
+    let later = NOW.plus_ms(250);
+    bench.fabric.adopt(bench.world.incoming().unwrap(), later);
+    assert_eq!(bench.fabric.refused(), 32);
+    bench.now = later;
+    let opened = bench.turns();
+    assert!(opened.iter().any(|seen| matches!(seen, Seen::Opened(_))));
 }
 
 #[test]

@@ -37,6 +37,12 @@ const OPENING_OF_ONE_MAX: usize = OPENING_MAX / 4;
 /// Of a core's RECVs, one address has this part at most in connections whose handshake is not over, or those of one queue.
 /// A few requests that nobody goes on with can so not take what there is for others.
 const OPENING_RECVS_PART: usize = 4;
+/// Of a core's RECVs, one address has all but this part at most in connections of hosts that were not admitted. Until a Connect
+/// succeeds nobody knows whether it is a host, and Linux sends it when the connections of all its queues are set up.
+const STRANGERS_LEAVE_PART: usize = 8;
+/// When there is no room for another handshake, the oldest makes some if it is so old. A host that is there needs a few round
+/// trips, and requests that come from nowhere keep nobody out for longer.
+const OPENING_GIVES_WAY_MS: u64 = 250;
 /// Lists of Bufs on their way home for which there is room from the start.
 const HOMES_READY: usize = 1024;
 /// A queue pair on which nothing was acknowledged for so long is asked whether its host is there. As
@@ -111,6 +117,9 @@ struct Opening {
     qp: QpId,
     ip: IpAddr,
     bufs: usize,
+    since: Tick,
+    /// The handshake is over; the host was not admitted yet.
+    established: bool,
 }
 
 impl Conn {
@@ -327,6 +336,7 @@ impl<P: Provider> RdmaFabric<P> {
             _ => demand.recvs as usize,
         };
         let ip = incoming.request().peer.ip();
+        self.make_way();
         if !self.may_open(ip, bufs) {
             self.warn(incoming.request().peer, bufs);
             return Err((incoming, RdmaCmStatus::NO_RESOURCES));
@@ -362,7 +372,13 @@ impl<P: Provider> RdmaFabric<P> {
             "a queue pair's slot is free when it comes"
         );
         self.count += 1;
-        self.opening.push(Opening { qp, ip, bufs });
+        self.opening.push(Opening {
+            qp,
+            ip,
+            bufs,
+            since: self.now,
+            established: false,
+        });
         self.provider
             .accept(qp, wanted.accept().as_bytes(), self.now);
         Ok(())
@@ -370,22 +386,44 @@ impl<P: Provider> RdmaFabric<P> {
 
     /// What the connections of an address that are being set up hold: how many, and Bufs of RECVs.
     fn opening_of(&self, ip: IpAddr) -> (usize, usize) {
-        let of = self.opening.iter().filter(|opening| opening.ip == ip);
+        let of = self.handshakes().filter(|opening| opening.ip == ip);
         of.fold((0, 0), |(count, bufs), opening| {
             (count + 1, bufs + opening.bufs)
         })
     }
 
+    fn handshakes(&self) -> impl Iterator<Item = &Opening> {
+        let opening = self.opening.iter();
+        opening.filter(|opening| !opening.established)
+    }
+
     /// There is room for a queue of this address with so many RECVs that have Bufs.
     fn may_open(&self, ip: IpAddr, bufs: usize) -> bool {
         let (count, held) = self.opening_of(ip);
+        let strange = self.opening.iter().filter(|opening| opening.ip == ip);
+        let strange: usize = strange.map(|opening| opening.bufs).sum();
         bufs <= self.spare.len()
-            && self.opening.len() < OPENING_MAX
+            && self.handshakes().count() < OPENING_MAX
             && count < OPENING_OF_ONE_MAX
             && (held == 0 || held + bufs <= self.recvs / OPENING_RECVS_PART)
+            && (strange == 0 || strange + bufs <= self.recvs - self.recvs / STRANGERS_LEAVE_PART)
     }
 
-    /// A handshake is over.
+    /// If there is no room for another handshake, the oldest ends.
+    fn make_way(&mut self) {
+        if self.handshakes().count() < OPENING_MAX {
+            return;
+        }
+        // They stand in the order in which they came.
+        let oldest = self.handshakes().next();
+        let gives_way =
+            oldest.filter(|oldest| self.now >= oldest.since.plus_ms(OPENING_GIVES_WAY_MS));
+        if let Some(qp) = gives_way.map(|oldest| oldest.qp) {
+            self.close_now(qp);
+        }
+    }
+
+    /// A connection is a host's, or over.
     fn opened(&mut self, qp: QpId) {
         self.opening.retain(|opening| opening.qp != qp);
     }
@@ -406,7 +444,7 @@ impl<P: Provider> RdmaFabric<P> {
              smaller queues, one after the other",
             self.spare.len(),
             self.recvs,
-            self.opening.len()
+            self.handshakes().count()
         );
     }
 
@@ -567,7 +605,10 @@ impl<P: Provider> RdmaFabric<P> {
         }
         conn.heard = self.now;
         conn.opened = true;
-        self.opened(qp);
+        let mut opening = self.opening.iter_mut();
+        if let Some(opening) = opening.find(|opening| opening.qp == qp) {
+            opening.established = true;
+        }
         Some(Next::Opened(qp))
     }
 
@@ -716,6 +757,10 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     fn wants_more(&self, conn: ConnId) -> bool {
         self.conn(qp_of(conn))
             .is_none_or(|conn| conn.machine.wants_more())
+    }
+
+    fn admitted(&mut self, conn: ConnId) {
+        self.opened(qp_of(conn));
     }
 
     fn close(&mut self, conn: ConnId, how: Close) {
