@@ -277,6 +277,7 @@ impl FileDrive {
     /// # Errors
     /// If the size cannot be had. Then nothing changed.
     pub fn resize(&self, blocks: u64) -> Result<(), DriveError> {
+        self.may_resize()?;
         let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = blocks
             .checked_mul(u64::from(self.block_len))
@@ -295,11 +296,6 @@ impl FileDrive {
                     format!("the device has {has} bytes, not {bytes}"),
                 ));
             }
-        } else if self.read_only {
-            return Err(DriveError::refused(
-                &self.label,
-                "a read-only file keeps its size",
-            ));
         } else {
             self.file
                 .set_len(bytes)
@@ -307,6 +303,20 @@ impl FileDrive {
                 .map_err(|cause| system(&format!("changing its size to {bytes} bytes"), cause))?;
         }
         self.blocks.store(blocks, Ordering::Release);
+        Ok(())
+    }
+
+    /// Refuses what can have no other size.
+    ///
+    /// # Errors
+    /// If it is a file that is only read.
+    pub fn may_resize(&self) -> Result<(), DriveError> {
+        if self.read_only && !self.device {
+            return Err(DriveError::refused(
+                &self.label,
+                "a read-only file keeps its size",
+            ));
+        }
         Ok(())
     }
 

@@ -218,6 +218,26 @@ impl RamDrive {
     /// If the size cannot be had. Then nothing changed.
     pub fn resize(&self, blocks: u64) -> Result<(), DriveError> {
         let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = self.check_size(blocks)?;
+        self.map_for(pages)?;
+        for chunk in &self.index[..pages.div_ceil(CHUNK_PAGES)] {
+            chunk.get_or_init(|| (0..CHUNK_PAGES).map(|_| AtomicU32::new(0)).collect());
+        }
+        let before = self.blocks.load(Ordering::Acquire);
+        if blocks < before {
+            self.blocks.store(blocks, Ordering::Release);
+        }
+        // Growing clears too: a late write may have come after the drive shrank.
+        self.forget_from(pages);
+        self.blocks.store(blocks, Ordering::Release);
+        Ok(())
+    }
+
+    /// The pages of a drive of so many blocks.
+    ///
+    /// # Errors
+    /// If a RAM drive cannot have this size.
+    pub fn check_size(&self, blocks: u64) -> Result<usize, DriveError> {
         let bytes = blocks.saturating_mul(u64::from(self.block_len));
         let page_len = PAGE as u64;
         if blocks == 0 || !bytes.is_multiple_of(page_len) {
@@ -237,19 +257,7 @@ impl RamDrive {
                 format!("{bytes} bytes: a RAM drive has at most {} TiB", limit >> 28),
             ));
         }
-        let pages = (bytes / page_len) as usize;
-        self.map_for(pages)?;
-        for chunk in &self.index[..pages.div_ceil(CHUNK_PAGES)] {
-            chunk.get_or_init(|| (0..CHUNK_PAGES).map(|_| AtomicU32::new(0)).collect());
-        }
-        let before = self.blocks.load(Ordering::Acquire);
-        if blocks < before {
-            self.blocks.store(blocks, Ordering::Release);
-        }
-        // Growing clears too: a late write may have come after the drive shrank.
-        self.forget_from(pages);
-        self.blocks.store(blocks, Ordering::Release);
-        Ok(())
+        Ok((bytes / page_len) as usize)
     }
 
     /// One core's part. Open as many at a time as the configuration said.

@@ -204,6 +204,8 @@ impl Association {
         };
         match self.acre.load(Ordering::Relaxed) {
             true => status.with_crd(delay),
+            // Only who heeds delays may be told this one (Base 4.2.3, Command Interrupted).
+            false if status == Status::COMMAND_INTERRUPTED => Status::NAMESPACE_NOT_READY,
             false => status,
         }
     }

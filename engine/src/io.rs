@@ -559,9 +559,25 @@ impl Queues {
                     self.complete(slot, Status::SUCCESS, 0);
                     return Served::Leaves;
                 }
-                let mut raw = [0; size_of::<DsmRange>()];
-                bufs.copy_out(usize::from(range) * raw.len(), &mut raw);
-                self.begin_range(slot, &bytemuck::cast(raw), range, ranges);
+                let at = |index: u16| -> DsmRange {
+                    let mut raw = [0; size_of::<DsmRange>()];
+                    bufs.copy_out(usize::from(index) * raw.len(), &mut raw);
+                    bytemuck::cast(raw)
+                };
+                // All of them before the first: a command that fails has changed nothing.
+                let beyond = |range: &DsmRange| {
+                    let end = range.slba.get().checked_add(range.nlb.get().into());
+                    end.is_none_or(|end| end > command.capacity)
+                };
+                let wrong = match range {
+                    0 => (0..ranges).map(at).find(beyond),
+                    _ => None,
+                };
+                let next = at(range);
+                match wrong {
+                    Some(wrong) => self.refuse_range(slot, &wrong),
+                    None => self.begin_range(slot, &next, range, ranges),
+                }
                 Served::Took(4096)
             }
             Some(Chunk::Landed { .. }) => self.start_slice(slot, drives),
@@ -575,22 +591,21 @@ impl Queues {
     }
 
     fn begin_range(&mut self, slot: u32, range: &DsmRange, index: u16, ranges: u16) {
-        let (lba, blocks) = (range.slba.get(), range.nlb.get());
         let command = &mut self.slab[slot];
         // The error log names the range that fails.
-        command.lba = lba;
-        if lba
-            .checked_add(u64::from(blocks))
-            .is_none_or(|end| end > command.capacity)
-        {
-            command.error = Some(Status::LBA_OUT_OF_RANGE.dnr());
-            return;
-        }
+        command.lba = range.slba.get();
         command.kind = Kind::Deallocate {
             range: index + 1,
             ranges,
         };
-        (command.len, command.started, command.settled) = (blocks, 0, 0);
+        (command.len, command.started, command.settled) = (range.nlb.get(), 0, 0);
+    }
+
+    #[cold]
+    fn refuse_range(&mut self, slot: u32, range: &DsmRange) {
+        let command = &mut self.slab[slot];
+        command.lba = range.slba.get();
+        command.error = Some(Status::LBA_OUT_OF_RANGE.dnr());
     }
 
     /// Fetches a small structure whole.

@@ -120,7 +120,7 @@ pub enum ToControl {
         /// Which.
         cntlid: u16,
     },
-    /// The host reset its controller: its I/O queues must go, the admin queue stays.
+    /// The host reset its controller, or shut it down: its I/O queues must go, the admin queue stays.
     Resetting {
         /// Which.
         cntlid: u16,

@@ -21,9 +21,9 @@ pub enum Effect {
     /// CC.EN went to 0. All I/O queues must go, then [`reset_done`] clears CSTS.RDY. Features, events
     /// and the error log are forgotten already; the requests in `aers` are the caller's to answer.
     Reset,
-    /// CC.SHN asked for a shutdown; true if an abrupt one. CSTS.SHST says it is complete: other
-    /// hosts go on using the drives, and what was acknowledged stays so.
-    Shutdown(bool),
+    /// CC.SHN asked for a shutdown. All I/O queues must go, then [`reset_done`] has CSTS.SHST say that it is complete. Drives are
+    /// not told: other hosts go on using them, and what was acknowledged stays so.
+    Shutdown,
 }
 
 /// CRTO.CRWMT and CAP.TO, in units of 500 ms: a reset waits for the drives to return what they have,
@@ -99,16 +99,19 @@ pub fn set(
     if new.shn() == Cc::SHN_NONE || new.shn() == old.shn() {
         return Ok(effect);
     }
-    controller.csts = controller.csts.with_shst(Csts::SHST_COMPLETE);
+    controller.csts = controller.csts.with_shst(Csts::SHST_OCCURRING);
     match effect {
-        Effect::None => Ok(Effect::Shutdown(new.shn() == Cc::SHN_ABRUPT)),
+        Effect::None => Ok(Effect::Shutdown),
         // A reset ends the queues as well; it is what the caller must act on.
         effect => Ok(effect),
     }
 }
 
-/// All I/O queues of a controller in reset are gone: CSTS.RDY clears.
+/// All I/O queues of a controller in reset or shutdown are gone: CSTS.RDY clears, or a shutdown is complete, or both.
 pub fn reset_done(controller: &mut Controller) {
+    if controller.csts.shst() == Csts::SHST_OCCURRING {
+        controller.csts = controller.csts.with_shst(Csts::SHST_COMPLETE);
+    }
     if !controller.cc.en() {
         controller.csts = controller.csts.with_rdy(false);
         // Not when the reset begins: another core may still admit a queue then, which ends at once.
@@ -304,14 +307,17 @@ mod tests {
 
     #[test]
     fn shutdown() {
-        for (shn, abrupt) in [(Cc::SHN_NORMAL, false), (Cc::SHN_ABRUPT, true)] {
+        for shn in [Cc::SHN_NORMAL, Cc::SHN_ABRUPT] {
             let mut controller = controller(Kind::Io);
             // Before it is ready, its timer does not run either.
             assert_eq!(controller.silence_allowed_ms(), Some(120_000));
             set_cc(&mut controller, ENABLE).expect("enabled");
             let down = set_cc(&mut controller, ENABLE.with_shn(shn));
-            assert_eq!(down, Ok(Effect::Shutdown(abrupt)));
+            assert_eq!(down, Ok(Effect::Shutdown));
+            assert_eq!(csts(&controller).shst(), Csts::SHST_OCCURRING);
+            reset_done(&mut controller);
             assert_eq!(csts(&controller).shst(), Csts::SHST_COMPLETE);
+            assert!(csts(&controller).rdy());
             let again = set_cc(&mut controller, ENABLE.with_shn(shn));
             assert_eq!(again, Ok(Effect::None));
             // The Keep Alive Timer does not end an association that is on its way out; a host that
@@ -327,12 +333,16 @@ mod tests {
         // Linux clears EN and asks for the shutdown in one; others never enabled anything.
         let mut controller = controller(Kind::Io);
         let down = Cc(0).with_shn(Cc::SHN_NORMAL);
-        assert_eq!(set_cc(&mut controller, down), Ok(Effect::Shutdown(false)));
+        assert_eq!(set_cc(&mut controller, down), Ok(Effect::Shutdown));
+        assert_eq!(csts(&controller).shst(), Csts::SHST_OCCURRING);
+        reset_done(&mut controller);
         assert_eq!(csts(&controller).shst(), Csts::SHST_COMPLETE);
         set_cc(&mut controller, ENABLE).expect("enabled");
         assert_eq!(csts(&controller), Csts(0).with_rdy(true));
         assert_eq!(set_cc(&mut controller, down), Ok(Effect::Reset));
-        assert_eq!(csts(&controller).shst(), Csts::SHST_COMPLETE);
+        assert_eq!(csts(&controller).shst(), Csts::SHST_OCCURRING);
+        reset_done(&mut controller);
+        assert_eq!(csts(&controller), Csts(0).with_shst(Csts::SHST_COMPLETE));
     }
 
     #[test]

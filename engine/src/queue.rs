@@ -140,7 +140,8 @@ impl Queue {
         self.large += command.len;
     }
 
-    /// A command was taken from the submission queue.
+    /// A command is answered, and its entry of the submission queue free: not before, or a host that goes by the head would have
+    /// more under way than there are entries (Base 3.3.2.6).
     #[inline]
     pub fn advance_sqhd(&mut self) {
         self.sqhd += 1;

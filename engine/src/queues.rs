@@ -330,7 +330,6 @@ impl Queues {
             .take(at, sqe, self.now)
             .expect("room was asked for before");
         queue.link(&mut self.slab, slot);
-        queue.advance_sqhd();
         if let Some(who) = &queue.who {
             who.saw(self.config.index, self.now);
         }
@@ -346,6 +345,12 @@ impl Queues {
             let queue = &self.queues[at as usize];
             (queue.state, queue.transport)
         };
+        let sqe = &mut self.slab[slot].sqe;
+        if sqe.fabrics_type() == Some(FabricsType::CONNECT)
+            && Sqe::PSDT_FABRICS.contains(&sqe.psdt())
+        {
+            sqe.set_psdt(Sqe::PSDT_SGL);
+        }
         let step = if is_fabrics(&self.slab[slot].sqe) {
             self.fabrics_command(slot, None)
         } else if state == State::Live {

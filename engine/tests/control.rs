@@ -287,7 +287,7 @@ fn io_queues_wait_for_ready() {
     let mut node = Node::new(1);
     let cntlid = node.connect(0, |_| {}).unwrap();
     let early = node.connect(0, io(cntlid, 1)).unwrap_err();
-    assert_eq!(early.status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+    assert_eq!(early, invalid(ConnectRefusal::QID).unwrap_err());
 }
 
 #[test]

@@ -18,11 +18,13 @@ use ferroce_engine::port::{
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::Wire;
 use ferroce_wire::cqe::Cqe;
-use ferroce_wire::fabrics::{ConnectCmd, ConnectData, ConnectRefusal, Nqn, PropertySet};
+use ferroce_wire::fabrics::{
+    ConnectCmd, ConnectData, ConnectRefusal, Nqn, PropertyGet, PropertySet,
+};
 use ferroce_wire::feature::{DsmRange, FeatureId, HostBehaviorSupport, NumberOfQueues};
 use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog};
 use ferroce_wire::opcode::AdminOpcode;
-use ferroce_wire::prop::{Cc, PropertyOffset};
+use ferroce_wire::prop::{Cc, Csts, PropertyOffset};
 use ferroce_wire::sqe::{NSID_ALL, Sgl, Sqe};
 use ferroce_wire::status::Status;
 
@@ -402,6 +404,12 @@ impl Node {
         self.done(admin, set.to_sqe(), &[]);
     }
 
+    /// CSTS.SHST.
+    fn shst(&mut self, admin: u32) -> u8 {
+        let get = PropertyGet::new(PropertyOffset::CSTS.0, 0).to_sqe();
+        Csts(self.ask(admin, get, &[]).0.dw0.get()).shst()
+    }
+
     /// An admin queue of 8 entries, its controller enabled, and the CNTLID.
     fn admin(&mut self, kato_ms: u32) -> (u32, u16) {
         let (admin, cqe) = self.connect(0, 0xFFFF, 8, kato_ms);
@@ -492,7 +500,10 @@ fn the_error_log_names_the_range_that_is_out_of_bounds() {
         .flat_map(|range| range.as_bytes().to_vec())
         .collect();
     let dsm = Sqe::dsm(1, 3, Sqe::DSM_AD).with_sgl(in_capsule(48));
+    node.orders.lock().unwrap().holds = true;
     assert_eq!(node.status(io, dsm, &list), Status::LBA_OUT_OF_RANGE.dnr());
+    // The drive heard nothing of the range before it either.
+    assert!(node.orders.lock().unwrap().held.is_empty());
     assert_eq!(node.newest_error(admin).lba.get(), BLOCKS - 1);
 }
 
@@ -551,7 +562,11 @@ fn a_retry_delay_is_told_to_hosts_that_heed_it() {
         for (status, crd) in statuses {
             node.orders.lock().unwrap().status = status;
             let told = node.status(io, read(0), &[]);
-            assert_eq!(told, status.with_crd(if heeds { crd } else { 0 }));
+            let plain = match status {
+                Status::COMMAND_INTERRUPTED => Status::NAMESPACE_NOT_READY,
+                status => status,
+            };
+            assert_eq!(told, if heeds { status.with_crd(crd) } else { plain });
         }
     };
     check(&mut node, io, false);
@@ -569,6 +584,97 @@ fn a_retry_delay_is_told_to_hosts_that_heed_it() {
     node.set_cc(admin, ENABLED);
     let io = node.io(cntlid, 1, 8);
     check(&mut node, io, false);
+}
+
+/// With SQ flow control a host goes by SQHD alone. It frees no entry of a command that is under way, or the host would have more
+/// of them than the queue has entries.
+#[test]
+fn the_head_frees_an_entry_when_its_command_is_answered() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 4);
+    // Two that wait for their data.
+    for cid in [1, 2] {
+        let write = nvme::write(1, 0, 4, false).with_sgl(Sgl::transport(16384));
+        node.send(io, write.with_ids(cid, 1), &[]);
+    }
+    node.settle();
+    let mut heads = Vec::new();
+    for cid in 3..9 {
+        let read = read(0).with_ids(cid, 1);
+        node.send(io, read, &[]);
+        node.settle();
+        let (_, cqe) = node.wires().answers.pop_front().expect("it is answered");
+        heads.push(cqe.sqhd.get());
+    }
+    // Connect was the first.
+    assert_eq!(heads, [2, 3, 0, 1, 2, 3]);
+    assert!(!node.is_closed(io));
+    node.wires().came.push_back(Came::Closed(io));
+    node.settle();
+}
+
+#[test]
+fn more_commands_than_a_queue_has_entries_end_the_association() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 4);
+    let other = node.io(cntlid, 2, 4);
+    let (stays, _) = node.admin(0);
+    for cid in 1..6 {
+        let write = nvme::write(1, 0, 4, false).with_sgl(Sgl::transport(16384));
+        node.send(io, write.with_ids(cid, 1), &[]);
+    }
+    node.settle();
+    for slot in [io, other, admin] {
+        assert!(node.is_closed(slot), "{slot}");
+    }
+    assert!(!node.is_closed(stays));
+}
+
+/// Who sees that it is complete may give what is there to another host (Base 3.1.4, CSTS.SHST).
+#[test]
+fn a_shutdown_is_complete_when_no_io_can_be_done_any_more() {
+    let mut node = Node::new();
+    let (admin, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    node.done(io, read(0), &[]);
+    node.orders.lock().unwrap().holds = true;
+    node.send(io, read(0), &[]);
+    node.settle();
+    node.set_cc(admin, ENABLED.with_shn(Cc::SHN_NORMAL));
+    assert!(node.is_closed(io));
+    assert_eq!(node.shst(admin), Csts::SHST_OCCURRING);
+    node.orders.lock().unwrap().holds = false;
+    node.settle();
+    assert_eq!(node.shst(admin), Csts::SHST_COMPLETE);
+    assert!(!node.is_closed(admin));
+}
+
+/// What stands in PSDT of a Fabrics command changed from version to version.
+#[test]
+fn a_connect_may_say_of_its_data_what_any_version_does() {
+    for (psdt, fine) in [(0b00, true), (0b01, true), (0b10, true), (0b11, false)] {
+        let mut node = Node::new();
+        let slot = node.open();
+        let data = ConnectData::new([1; 16], 0xFFFF, &nqn(NQN), &nqn("nqn.2026-01.test:host"));
+        let mut sqe = ConnectCmd::new(0, 31, 0, 0, in_capsule(ConnectData::LEN as u32)).to_sqe();
+        sqe.set_psdt(psdt);
+        let status = node.ask(slot, sqe, data.as_bytes()).0.status();
+        assert_eq!(status.is_success(), fine, "{psdt:02b}: {status}");
+    }
+}
+
+#[test]
+fn properties_are_not_on_io_queues() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let get = PropertyGet::new(PropertyOffset::CSTS.0, 0).to_sqe();
+    let set = PropertySet::new(PropertyOffset::CC.0, 0, 0).to_sqe();
+    for sqe in [get, set] {
+        assert_eq!(node.status(io, sqe, &[]), Status::INVALID_FIELD.dnr());
+    }
 }
 
 #[test]

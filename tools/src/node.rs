@@ -40,7 +40,7 @@ use crate::ctl::socket::Socket;
 use crate::fail::{Context, Result, fail};
 use crate::sets::AnyFabric;
 use crate::units::Dscp;
-use crate::url::{Scheme, Url};
+use crate::url::Scheme;
 use crate::wait::Bed;
 pub use handle::Handle;
 use memory::Plan;

@@ -91,11 +91,9 @@ pub fn run(args: ServeArgs) -> Result<()> {
             manager.ready();
         })?;
     }
-    let why = loop {
-        match signals.wait()? {
-            Told::End(name) => break Ok(name),
-            Told::Restart(why) => break Err(Fail(why)),
-        }
+    let why = match signals.wait()? {
+        Told::End(name) => Ok(name),
+        Told::Restart(why) => Err(Fail(why)),
     };
     manager.stopping();
     say(&format!(

@@ -180,6 +180,12 @@ fn ctl_shows_and_changes() {
     node.not_told(&["resize", "2", "1000B"], "multiple of the block");
     node.not_told(&["resize", "2", "0B"], "multiple of the block");
     node.not_told(&["resize", "2", "5000"], "5000B");
+    // What is refused has changed nothing.
+    node.told(&["add", "ram:1MiB,block=512", "--nsid", "9"]);
+    node.not_told(&["resize", "9", "1KiB"], "multiple of 4 KiB");
+    let shown = node.told(&["show"]);
+    assert!(shown.contains("9     1 MiB"), "{shown}");
+    node.told(&["remove", "9"]);
     node.not_told(&["add", "ram:1MiB", "--nsid", "7"], "namespace 7 already");
     node.not_told(&["add", "ram:1MiB", "--nsid", "0"], "NSID 0");
     node.not_told(&["add", "tape:1"], "tape:1");

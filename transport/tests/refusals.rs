@@ -88,7 +88,7 @@ fn connect_says_what_was_wrong() {
     refused(&answer, Status::CONNECT_INCOMPATIBLE_FORMAT);
     // Not Invalid Field, whatever it is.
     invalid(
-        try_it(0, new, &|command, _| command.flags = 0),
+        try_it(0, new, &|command, _| command.flags = 0b11 << 6),
         ConnectRefusal::Sqe(1),
     );
     // Who gives no name is known by its HOSTID.
@@ -354,7 +354,7 @@ fn after_a_shutdown_no_queue_is_added() {
     assert!(admin.ask(shut, &[]).cqe.status().is_success());
     let mut io = Raw::greet(node.address);
     let answer = io.connect(connect_command(1), connect_data(cntlid));
-    refused(&answer, Status::COMMAND_SEQUENCE_ERROR);
+    refused(&answer, Status::CONNECT_INVALID_PARAMETERS);
 }
 
 #[test]

@@ -30,10 +30,15 @@ pub(super) const LSP_SUPPORTED: u16 = LSP_PORT_LOCAL as u16;
 
 /// The page as this host sees it.
 pub(super) fn page(table: &Table, who: &Association, lsp: u8) -> Vec<u8> {
-    let entries = entries(table, who, lsp & LSP_PORT_LOCAL != 0);
+    let port_local = lsp & LSP_PORT_LOCAL != 0;
+    let entries = entries(table, who, port_local);
     let header = DiscoveryLogHeader {
         genctr: table.generation.into(),
         numrec: (entries.len() as u64).into(),
+        dlpf: match port_local {
+            true => DiscoveryLogHeader::DLPF_PORT_LOCAL,
+            false => 0,
+        },
         ..DiscoveryLogHeader::default()
     };
     let mut page = header.as_bytes().to_vec();
@@ -58,7 +63,7 @@ pub(super) fn entries(
         if port_local && !here {
             continue;
         }
-        entries.push(discovery_entry(listener, address, who));
+        entries.push(discovery_entry(table, listener, address, who));
         for subsystem in table.subsystems.values() {
             if subsystem.allows(&who.hostnqn) {
                 let mut entry = entry(listener, address, &subsystem.nqn);
@@ -71,15 +76,22 @@ pub(super) fn entries(
 }
 
 /// This discovery subsystem itself: by such an entry a host finds out that it may stay connected
-/// (EPCSD), and that each of them tells the same (DUPRETINFO).
+/// (EPCSD), and that each of them tells the same (DUPRETINFO). They do not where one is at every address of a family: it is
+/// named by that at which the host came.
 fn discovery_entry(
+    table: &Table,
     listener: &Listener,
     address: SocketAddr,
     who: &Association,
 ) -> DiscoveryLogEntry {
     let mut entry = entry(listener, address, &who.subnqn);
     entry.subtype = SubType::CURRENT_DISCOVERY;
-    entry.eflags = (DiscoveryLogEntry::EFLAGS_DUPRETINFO | DiscoveryLogEntry::EFLAGS_EPCSD).into();
+    let anywhere = |listener: &Listener| listener.address.ip().is_unspecified();
+    let same = match table.listeners.iter().any(anywhere) {
+        true => 0,
+        false => DiscoveryLogEntry::EFLAGS_DUPRETINFO,
+    };
+    entry.eflags = (same | DiscoveryLogEntry::EFLAGS_EPCSD).into();
     entry
 }
 

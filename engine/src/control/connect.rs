@@ -203,10 +203,6 @@ impl<I, D> Control<I, D> {
             status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
             dw0: what.dw0(),
         };
-        let sequence = Refused {
-            status: Status::COMMAND_SEQUENCE_ERROR.dnr(),
-            dw0: 0,
-        };
         // Base 6.3, QID.
         let exists = Refused {
             status: Status::INVALID_QUEUE_IDENTIFIER.dnr(),
@@ -229,7 +225,8 @@ impl<I, D> Control<I, D> {
                 } else if request.qid > live.who.qid_max() {
                     Err(invalid(ConnectRefusal::QID))
                 } else if live.resetting || !live.who.is_ready() {
-                    Err(sequence)
+                    // Base 6.3: it is not enabled.
+                    Err(invalid(ConnectRefusal::QID))
                 } else if began == Some(true) {
                     Err(exists)
                 } else if began == Some(false) {

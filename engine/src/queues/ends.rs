@@ -75,10 +75,13 @@ impl Queues {
         let queue = &self.queues[at as usize];
         if queue.admitted {
             log::warn!(
-                "{}: more commands in flight than the queue has entries ({}); closing",
+                "{}: more commands in flight than the queue has entries ({}): its association ends",
                 queue.peer,
                 queue.depth
             );
+            // All of it, not this queue alone (Base 3.3.2.5).
+            let cntlid = queue.who.as_ref().expect("it is admitted").cntlid;
+            self.mail.push_back(ToControl::ControllerEnding { cntlid });
             return false;
         }
         let left = self.config.commands - self.promised;

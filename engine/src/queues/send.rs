@@ -45,7 +45,7 @@ impl Queues {
         fabrics: &mut [F],
     ) -> Result<(), BufList> {
         let command = &mut self.slab[slot];
-        let queue = &self.queues[command.queue as usize];
+        let queue = &mut self.queues[command.queue as usize];
         let fabric = &mut fabrics[queue.fabric];
         // Those that wait were here before, and were there no end of newer ones, they would wait for ever.
         if queue.to_send > 0 || !fabric.wants_more(queue.conn) {
@@ -119,7 +119,7 @@ impl Queues {
         drives: &mut Drives<D>,
     ) -> bool {
         let command = &mut self.slab[slot];
-        let queue = &self.queues[command.queue as usize];
+        let queue = &mut self.queues[command.queue as usize];
         let conn = queue.conn;
         let mut busy = false;
         loop {
@@ -224,7 +224,7 @@ fn reply_to(command: &Command) -> Reply {
 /// Gives the fabric a command's answer, with what is left of its data in front of it.
 #[inline(always)]
 fn reply_last<F: Fabric>(
-    queue: &Queue,
+    queue: &mut Queue,
     command: &mut Command,
     (status, dw0): (Status, u64),
     mut reply: Reply,
@@ -232,6 +232,7 @@ fn reply_last<F: Fabric>(
 ) {
     let ticket = command.ticket.take().expect("one command, one answer");
     let mut cqe = ticket.complete(status, dw0);
+    queue.advance_sqhd();
     queue.stamp(&command.sqe, &mut cqe);
     reply.may_elide_cqe = status.is_success() && dw0 == 0 && !queue.flow_control;
     reply.cqe = Some(cqe);

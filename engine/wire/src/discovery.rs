@@ -22,12 +22,19 @@ pub struct DiscoveryLogHeader {
     pub numrec: U64,
     /// Record Format, 0.
     pub recfmt: U16,
+    /// Discovery Log Page Flags, of `DLPF_*`.
+    pub dlpf: u8,
     /// Reserved.
-    pub rsvd18: [u8; 1006],
+    pub rsvd19: [u8; 1005],
 }
 layout!(DiscoveryLogHeader = 1024 {
-    genctr @ 0, numrec @ 8, recfmt @ 16, rsvd18 @ 18
+    genctr @ 0, numrec @ 8, recfmt @ 16, dlpf @ 18, rsvd19 @ 19
 });
+
+impl DiscoveryLogHeader {
+    /// DLPF, PORTLCL: the page is of the port that the host came to, as it asked (Base 2.1, 5.1.12.3.1).
+    pub const DLPF_PORT_LOCAL: u8 = 1 << 1;
+}
 
 /// Discovery Log Page Entry: one way to one subsystem.
 #[repr(C)]

@@ -56,6 +56,9 @@ impl Sqe {
     pub const PSDT_SGL: u8 = 0b01;
     /// PSDT: SGLs are used, and MPTR is the address of an SGL segment.
     pub const PSDT_SGL_METADATA: u8 = 0b10;
+    /// What stands there in Fabrics commands with data: "data is transferred", or nothing (Base 2.1, 4.1.2); in hosts of before,
+    /// what stands in all other commands.
+    pub const PSDT_FABRICS: [u8; 3] = [0b10, 0b00, Self::PSDT_SGL];
 
     /// A command with this opcode and nothing else.
     pub const fn new(opc: u8) -> Self {

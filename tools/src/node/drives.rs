@@ -94,6 +94,16 @@ impl Drive {
         ends.context(|| "cannot open a drive")
     }
 
+    /// Refuses a smaller capacity that it cannot have, before hosts are told.
+    pub fn may_shrink(&self, blocks: u64) -> Result<()> {
+        match self {
+            Drive::Ram(drive) => drive.check_size(blocks).map(drop),
+            Drive::File(drive) => drive.may_resize(),
+            Drive::Nvme(_) => return self.resize(blocks),
+        }
+        .context(|| "cannot resize")
+    }
+
     /// Another capacity. Grow before hosts are told, shrink after.
     pub fn resize(&self, blocks: u64) -> Result<()> {
         match self {

@@ -451,18 +451,25 @@ impl Handle {
         let blocks = size / block;
         let drive = lock(&self.drives).get(&now.drive).cloned();
         let drive = drive.context_none(|| "the drive is gone".into())?;
-        if blocks > now.info.blocks {
+        let before = now.info.blocks;
+        if blocks > before {
             drive.resize(blocks)?;
             self.register(&drive)?;
+        } else {
+            drive.may_shrink(blocks)?;
         }
-        self.change(Change::Resize {
-            nqn: nqn.into(),
-            nsid,
-            blocks,
-        })?;
+        let change = |blocks| {
+            let nqn = nqn.into();
+            self.change(Change::Resize { nqn, nsid, blocks })
+        };
+        change(blocks)?;
         // Hosts know the smaller size, and no command of theirs is beyond it any more.
-        if blocks < now.info.blocks {
-            drive.resize(blocks)?;
+        if blocks < before
+            && let Err(why) = drive.resize(blocks)
+        {
+            // What they know is what there is.
+            change(before)?;
+            return Err(why);
         }
         Ok(())
     }

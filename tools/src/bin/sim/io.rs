@@ -455,7 +455,7 @@ pub fn check(ground: &mut Ground, io: &Io, start: u64, got: &[u8], status: Statu
                 || (unsure && (came_of_change(status) || drive_failed(&ground.plan, status)))
                 || [
                     Status::TRANSIENT_TRANSPORT_ERROR,
-                    Status::COMMAND_INTERRUPTED,
+                    Status::NAMESPACE_NOT_READY,
                     Status::ABORT_REQUESTED,
                 ]
                 .contains(&status.code());
@@ -559,7 +559,8 @@ fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool
     let code = status.code();
     let fine = match code {
         _ if drive_failed(&plan, status) => true,
-        Status::COMMAND_INTERRUPTED => plan.operator > 0,
+        // These hosts do not know Command Interrupted.
+        Status::NAMESPACE_NOT_READY => plan.operator > 0,
         // Hosts abort this and that.
         Status::ABORT_REQUESTED => true,
         Status::TRANSIENT_TRANSPORT_ERROR => plan.weather.spoil > 0,

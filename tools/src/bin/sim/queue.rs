@@ -52,8 +52,6 @@ pub struct Cmd {
     /// Data for the host: how much there is to be at most, and what came.
     len: u32,
     got: Vec<u8>,
-    /// Which entry of the submission queue it was, counted from the first.
-    entry: u64,
 }
 
 /// A command and its answer.
@@ -101,7 +99,8 @@ impl Queue {
             up: false,
             connected: false,
             closed: false,
-            cids: CidTable::new(depth),
+            // Of more commands than the queue has entries, should the target's head allow it.
+            cids: CidTable::new(2 * depth),
             tail: 0,
             head: 0,
         }
@@ -118,8 +117,12 @@ impl Queue {
     }
 
     fn has_room_of(&self, most: u64) -> bool {
-        let entries = !self.flow_control || self.tail - self.head < most;
-        !self.closed && entries && (self.cids.len() as u64) < most
+        // With flow control a host goes by the head alone.
+        let taken = match self.flow_control {
+            true => self.tail - self.head,
+            false => self.cids.len() as u64,
+        };
+        !self.closed && taken < most
     }
 
     /// Sends a command. `len` is how much data its answer may bring.
@@ -171,7 +174,6 @@ impl Queue {
             askable: false,
             len,
             got: Vec::new(),
-            entry: self.tail,
         }
     }
 
@@ -230,36 +232,32 @@ impl Queue {
             );
         };
         if self.flow_control && self.connected {
-            self.on_head(cqe.sqhd.get(), &cmd);
+            self.on_head(cqe.sqhd.get());
         } else if self.flow_control {
             self.head = self.tail;
         }
         self.answered(cmd, cqe)
     }
 
-    fn on_head(&mut self, sqhd: u16, cmd: &Cmd) {
+    /// An answer says how far the head is: it frees an entry for each command that was answered, and none else, since the target
+    /// takes no more than the queue has entries.
+    fn on_head(&mut self, sqhd: u16) {
         let depth = u64::from(self.depth);
         let sqhd = u64::from(sqhd);
         if sqhd >= depth {
             wrong!("SQHD {sqhd} of a queue of {depth}");
         }
+        let (submitted, under_way) = (self.tail - self.head, self.cids.len() as u64);
         let moved = (sqhd + depth - self.head % depth) % depth;
-        if moved > self.tail - self.head {
-            // It may be from before the last one, but not from before this command was taken.
-            if self.may_be_held && cmd.entry + (depth - moved) < self.head {
-                return;
-            }
+        if self.may_be_held {
+            // It may be from before the last one.
+            self.head += 1;
+        } else if moved + under_way != submitted {
             wrong!(
-                "SQHD {sqhd} moved by {moved}, of {} submitted",
-                self.tail - self.head
+                "SQHD {sqhd} moved by {moved}, where of {submitted} submitted {under_way} are under way"
             );
-        }
-        self.head += moved;
-        if cmd.entry >= self.head {
-            wrong!(
-                "entry {} was answered before the head moved past it",
-                cmd.entry
-            );
+        } else {
+            self.head += moved;
         }
     }
 
