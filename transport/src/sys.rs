@@ -99,7 +99,7 @@ impl<'a> IoList<'a> {
 }
 
 /// Bytes at the beginning of each piece that [`send`] asks the processor for: what its own prefetching needs to get going.
-const PREFETCH_BYTES: usize = 4 * 64;
+const PREFETCH_BYTES: usize = 12 * 64;
 
 /// Sends as much of the list as the socket takes now, and never raises SIGPIPE.
 ///
