@@ -297,10 +297,10 @@ impl FileDrive {
                 ));
             }
         } else {
-            self.file
-                .set_len(bytes)
-                .and_then(|()| self.file.sync_all())
-                .map_err(|cause| system(&format!("changing its size to {bytes} bytes"), cause))?;
+            let failed = |cause| system(&format!("changing its size to {bytes} bytes"), cause);
+            self.file.set_len(bytes).map_err(failed)?;
+            self.blocks.store(blocks, Ordering::Release);
+            return self.file.sync_all().map_err(failed);
         }
         self.blocks.store(blocks, Ordering::Release);
         Ok(())

@@ -132,13 +132,13 @@ impl Queues {
         Answer::Refused(Refusal::connect(what))
     }
 
-    /// The control thread has decided.
     /// The connection of a queue whose host was admitted.
     pub(crate) fn admitted(&self, name: QueueRef) -> Option<(usize, ConnId)> {
         let queue = &self.queues[self.find(name)? as usize];
         queue.admitted.then_some((queue.fabric, queue.conn))
     }
 
+    /// The control thread has decided.
     pub(crate) fn on_admit(&mut self, name: QueueRef, admission: Result<Admission, Refused>) {
         let waiting = self
             .find(name)

@@ -28,7 +28,7 @@ pub enum Effect {
 
 /// CRTO.CRWMT and CAP.TO, in units of 500 ms: a reset waits for the drives to return what they have,
 /// as long as a new queue would, and a little for the queues to close.
-const TIMEOUT_500_MS: u8 = (limits::STALE_WAIT_MS / 500) as u8 + 10;
+pub(crate) const TIMEOUT_500_MS: u8 = (limits::STALE_WAIT_MS / 500) as u8 + 10;
 const _: () = assert!(limits::STALE_WAIT_MS / 500 + 10 <= u8::MAX as u64);
 
 /// Property Get. `attrib` is the command's, with the size in bits 2:0.

@@ -772,7 +772,7 @@ fn requests_that_nobody_goes_on_with_keep_nobody_out_for_long() {
     for at in 0..5_u8 {
         let mut host = bench.world.end([10, 0, 1, at].into(), LIMITS);
         for _ in 0..32 {
-            let now = if at < 4 { NOW } else { NOW.plus_ms(249) };
+            let now = if at < 4 { NOW } else { NOW.plus_ms(749) };
             host.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
             bench.fabric.adopt(bench.world.incoming().unwrap(), now);
         }
@@ -782,7 +782,7 @@ fn requests_that_nobody_goes_on_with_keep_nobody_out_for_long() {
     assert_eq!(bench.fabric.refused(), 32);
     let mut host = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
     host.connect(&dial(private.as_bytes(), 1), NOW).unwrap();
-    let later = NOW.plus_ms(250);
+    let later = NOW.plus_ms(750);
     bench.fabric.adopt(bench.world.incoming().unwrap(), later);
     assert_eq!(bench.fabric.refused(), 32);
     bench.now = later;

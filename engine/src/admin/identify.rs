@@ -13,6 +13,7 @@ use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use super::{Admin, Answer, Facts, Outcome, event};
 use crate::controller::{Association, Kind};
 use crate::limits;
+use crate::property;
 use crate::property::VERSION;
 use crate::refusal::Refusal;
 use crate::table::{Namespace, Subsystem, Transport};
@@ -191,6 +192,8 @@ fn io_controller(who: &Association, subsystem: &Subsystem, facts: &Facts) -> Ide
     id.anacap = IdentifyController::ANACAP_OPTIMIZED;
     id.anagrpmax = ANA_GROUP.into();
     id.nanagrpid = 1.into();
+    // As long as a reset may take: a shutdown waits for the same.
+    id.rtd3e = (u32::from(property::TIMEOUT_500_MS) * 500_000).into();
     id.sqes = IdentifyController::SQES_64;
     id.cqes = IdentifyController::CQES_16;
     id.nn = limits::NAMESPACES_MAX.into();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use ferroce_buf::Region;
@@ -50,6 +50,8 @@ use crate::url::{Scheme, Url};
 
 /// Drives that a node has in its life, at most: each has a number of its own, and so have its Bufs.
 const DRIVES_MAX: u16 = 0xFFF0;
+/// How long a node that ends waits for a change of its drives.
+const LAST_CHANGE: Duration = Duration::from_secs(2);
 /// How long who only looks waits for the control thread.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -455,7 +457,7 @@ impl Handle {
         if blocks > before {
             drive.resize(blocks)?;
             self.register(&drive)?;
-        } else {
+        } else if blocks < before {
             drive.may_shrink(blocks)?;
         }
         let change = |blocks| {
@@ -468,7 +470,11 @@ impl Handle {
             && let Err(why) = drive.resize(blocks)
         {
             // What they know is what there is.
-            change(before)?;
+            if drive.info().blocks == before
+                && let Err(Fail(again)) = change(before)
+            {
+                log::error!("{}: {again}", Size(size));
+            }
             return Err(why);
         }
         Ok(())
@@ -610,6 +616,13 @@ impl Handle {
 
     /// Shuts all drives down. The cores must be done with them.
     pub(super) fn close_drives(&self) {
+        // Who has one in hand, to shut it down or to change it, is let finish for a moment.
+        let until = Instant::now() + LAST_CHANGE;
+        while matches!(self.changing[0].try_lock(), Err(TryLockError::WouldBlock))
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let drives = std::mem::take(&mut *lock(&self.drives));
         // Side by side: each may take as long as its shutdown does.
         std::thread::scope(|scope| {

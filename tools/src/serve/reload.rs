@@ -484,13 +484,7 @@ fn difference(has: &DriveSpec, old: &DriveSpec, new: &DriveSpec) -> Difference {
                 kind: new.kind.clone(),
                 ..old.clone()
             };
-            let read_only = DriveSpec {
-                read_only: true,
-                ..has.clone()
-            };
             match (size, wanted) {
-                // In place. What is only read may have been opened so, and is opened anew to be written.
-                _ if !has.read_only && serves(&read_only, new) => Difference::ReadOnly(true),
                 _ if resized != *new || old.label() != new.label() => Difference::All,
                 (Some(size), Some(wanted)) => sized(*size, *wanted),
                 _ => Difference::None,
@@ -696,18 +690,6 @@ mod tests {
             ("".into(), "add 1 ram:1MiB,block=512".into(), "".into())
         );
         assert_eq!(change("", "").1, "remove 1");
-    }
-
-    #[test]
-    fn a_file_that_is_to_be_read_only_stays_while_it_becomes_so() {
-        let (writes, reads) = (
-            "{device=\"file:/a,size=1MiB\"}",
-            "{device=\"file:/a,size=1MiB,ro\"}",
-        );
-        let (steps, _, _) = namespaces(writes, reads, writes);
-        assert_eq!(steps, ["read-only 1 true"]);
-        let (steps, _, _) = namespaces(reads, writes, reads);
-        assert_eq!(steps, ["remove 1", "add 1 file:/a,size=1MiB"]);
     }
 
     #[test]

@@ -37,12 +37,12 @@ const OPENING_OF_ONE_MAX: usize = OPENING_MAX / 4;
 /// Of a core's RECVs, one address has this part at most in connections whose handshake is not over, or those of one queue.
 /// A few requests that nobody goes on with can so not take what there is for others.
 const OPENING_RECVS_PART: usize = 4;
-/// Of a core's RECVs, one address has all but this part at most in connections of hosts that were not admitted. Until a Connect
-/// succeeds nobody knows whether it is a host, and Linux sends it when the connections of all its queues are set up.
+/// Of a core's RECVs, one address has all but this part at most in connections of hosts that were not admitted, if no host there
+/// was. Linux sets up the connections of all its I/O queues before it sends a Connect of any, but for its admin queue.
 const STRANGERS_LEAVE_PART: usize = 8;
-/// When there is no room for another handshake, the oldest makes some if it is so old. A host that is there needs a few round
-/// trips, and requests that come from nowhere keep nobody out for longer.
-const OPENING_GIVES_WAY_MS: u64 = 250;
+/// When there is no room for another handshake, the oldest makes some if it is so old: a host that is there needs a few round
+/// trips, and once more what RoCE in software repeats after 500 ms.
+const OPENING_GIVES_WAY_MS: u64 = 750;
 /// Lists of Bufs on their way home for which there is room from the start.
 const HOMES_READY: usize = 1024;
 /// A queue pair on which nothing was acknowledged for so long is asked whether its host is there. As
@@ -63,7 +63,7 @@ pub struct RdmaFabric<P> {
     conns: Vec<Option<Box<Conn>>>,
     /// How many there are.
     count: usize,
-    /// Those whose handshake is not over.
+    /// Those whose handshake is not over, or whose host was not admitted yet.
     opening: Vec<Opening>,
     /// Bufs of no RECV, each of `limits::IN_CAPSULE` bytes.
     spare: Vec<Buf>,
@@ -101,6 +101,8 @@ struct Conn {
     qid: u16,
     /// `Opened` was reported, so `Closed` will be.
     opened: bool,
+    /// Its host was admitted.
+    admitted: bool,
     /// Messages that came, less commands that were answered. (One that is no command ends it.)
     unanswered: u32,
     /// Of these, those that wait for room.
@@ -111,7 +113,7 @@ struct Conn {
     peer: SocketAddr,
 }
 
-/// A connection whose handshake is not over: whose it is, and the Bufs of its RECVs.
+/// A connection whose handshake is not over, or whose host was not admitted yet: whose it is, and the Bufs of its RECVs.
 #[derive(Debug)]
 struct Opening {
     qp: QpId,
@@ -336,10 +338,14 @@ impl<P: Provider> RdmaFabric<P> {
             _ => demand.recvs as usize,
         };
         let ip = incoming.request().peer.ip();
-        self.make_way();
         if !self.may_open(ip, bufs) {
             self.warn(incoming.request().peer, bufs);
             return Err((incoming, RdmaCmStatus::NO_RESOURCES));
+        }
+        if self.handshakes().count() >= OPENING_MAX
+            && let Some(oldest) = self.gives_way()
+        {
+            self.close_now(oldest);
         }
         let opened = self.provider.open(incoming, &demand, self.now);
         let qp = opened.map_err(|incoming| (incoming, RdmaCmStatus::NO_RESOURCES))?;
@@ -356,6 +362,7 @@ impl<P: Provider> RdmaFabric<P> {
             heard: self.now,
             qid: wanted.qid,
             opened: false,
+            admitted: false,
             unanswered: 0,
             held: 0,
             waits_in: self.turn.wrapping_sub(1),
@@ -400,27 +407,27 @@ impl<P: Provider> RdmaFabric<P> {
     /// There is room for a queue of this address with so many RECVs that have Bufs.
     fn may_open(&self, ip: IpAddr, bufs: usize) -> bool {
         let (count, held) = self.opening_of(ip);
-        let strange = self.opening.iter().filter(|opening| opening.ip == ip);
-        let strange: usize = strange.map(|opening| opening.bufs).sum();
+        let strange = self.strange_of(ip);
+        let known = |conn: &Conn| conn.admitted && conn.peer.ip() == ip;
         bufs <= self.spare.len()
-            && self.handshakes().count() < OPENING_MAX
+            && (self.handshakes().count() < OPENING_MAX || self.gives_way().is_some())
             && count < OPENING_OF_ONE_MAX
             && (held == 0 || held + bufs <= self.recvs / OPENING_RECVS_PART)
-            && (strange == 0 || strange + bufs <= self.recvs - self.recvs / STRANGERS_LEAVE_PART)
+            && (strange == 0
+                || strange + bufs <= self.recvs - self.recvs / STRANGERS_LEAVE_PART
+                || self.conns.iter().flatten().any(|conn| known(conn)))
     }
 
-    /// If there is no room for another handshake, the oldest ends.
-    fn make_way(&mut self) {
-        if self.handshakes().count() < OPENING_MAX {
-            return;
-        }
-        // They stand in the order in which they came.
-        let oldest = self.handshakes().next();
-        let gives_way =
-            oldest.filter(|oldest| self.now >= oldest.since.plus_ms(OPENING_GIVES_WAY_MS));
-        if let Some(qp) = gives_way.map(|oldest| oldest.qp) {
-            self.close_now(qp);
-        }
+    /// Bufs of RECVs of the connections of an address whose hosts were not admitted.
+    fn strange_of(&self, ip: IpAddr) -> usize {
+        let strange = self.opening.iter().filter(|opening| opening.ip == ip);
+        strange.map(|opening| opening.bufs).sum()
+    }
+
+    /// The oldest handshake, if it is so old that it makes room. They stand in the order in which they came.
+    fn gives_way(&self) -> Option<QpId> {
+        let due = |opening: &&Opening| self.now >= opening.since.plus_ms(OPENING_GIVES_WAY_MS);
+        self.handshakes().next().filter(due).map(|oldest| oldest.qp)
     }
 
     /// A connection is a host's, or over.
@@ -440,11 +447,12 @@ impl<P: Provider> RdmaFabric<P> {
         log::warn!(
             "{peer}: a queue is refused: it needs {bufs} receive buffers and {} of {} are left, with {} \
              of at most {OPENING_MAX} connections being set up; {count} of {OPENING_OF_ONE_MAX} are this \
-             address's, with {held} buffers. Raise `rdma-entries` of the node's limits, or connect fewer or \
+             address's, with {held} buffers, and {} in connections of hosts that were not admitted. Raise `rdma-entries` of the node's limits, or connect fewer or \
              smaller queues, one after the other",
             self.spare.len(),
             self.recvs,
-            self.handshakes().count()
+            self.handshakes().count(),
+            self.strange_of(peer.ip()),
         );
     }
 
@@ -474,7 +482,7 @@ impl<P: Provider> RdmaFabric<P> {
     }
 
     /// A message came: if it is a command, it is reported, or held until there is room. A queue's commands are taken in their
-    /// order, since responses say how far that is (SQHD).
+    /// order.
     #[inline]
     fn on_received(
         &mut self,
@@ -760,7 +768,11 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
     }
 
     fn admitted(&mut self, conn: ConnId) {
-        self.opened(qp_of(conn));
+        let qp = qp_of(conn);
+        if let Some(conn) = live(&mut self.conns, qp) {
+            conn.admitted = true;
+        }
+        self.opened(qp);
     }
 
     fn close(&mut self, conn: ConnId, how: Close) {
