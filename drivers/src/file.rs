@@ -275,7 +275,7 @@ impl FileDrive {
     /// after no core sends requests for what is cut off.
     ///
     /// # Errors
-    /// If the size cannot be had. Then nothing changed.
+    /// If the size cannot be had. Then nothing changed, unless it is that the new size could not be made to last.
     pub fn resize(&self, blocks: u64) -> Result<(), DriveError> {
         self.may_resize()?;
         let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,8 +12,12 @@ const NQN_UUID: &str = "nqn.2014-08.org.nvmexpress:uuid:";
 /// The NQN of a subsystem that was given none, and whether it will be the same at the next start. It is while this process runs,
 /// however often it reads its configuration.
 pub fn default_nqn() -> (String, bool) {
+    default_of(machine_id())
+}
+
+fn default_of(machine_id: Option<String>) -> (String, bool) {
     static MADE_UP: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
-    match machine_id() {
+    match machine_id {
         Some(id) => (nqn_of("subsystem", &id), true),
         None => (format!("{NQN_UUID}{}", *MADE_UP), false),
     }
@@ -75,7 +79,8 @@ mod tests {
         assert_ne!(nqn_of("subsystem", id), nqn_of("host", id));
         assert!(!nqn_of("subsystem", id).contains("456789abcdef"));
         assert!(ferroce_wire::fabrics::Nqn::new(&default_nqn().0).is_ok());
-        assert_eq!(default_nqn(), default_nqn());
+        assert_eq!(default_of(None), default_of(None));
+        assert!(!default_of(None).1 && default_of(Some(id.into())).1);
         assert_eq!(default_serial("nqn.a").len(), 20);
         assert_ne!(default_serial("nqn.a"), default_serial("nqn.b"));
     }

@@ -741,12 +741,19 @@ fn who_does_not_go_on_cannot_take_what_others_need() {
 fn who_was_not_admitted_leaves_some_for_others() {
     let mut bench = Bench::new(320, LIMITS);
     bench.admits = false;
+    let admin = bench.ask(RdmaCmRequest::new(0, 32).as_bytes());
+    let seen = bench.turns();
+    let [Seen::Opened(conn)] = seen[..] else {
+        panic!("{seen:?}")
+    };
+    while bench.host.poll(NOW).is_some() {}
     let mut opened: Vec<(QpId, ConnId)> = (0..8).map(|_| bench.open()).collect();
     bench.ask(RdmaCmRequest::new(9, 32).as_bytes());
     assert_eq!(bench.fabric.refused(), 1);
     bench.turns();
     while bench.host.poll(NOW).is_some() {}
-    bench.fabric.admitted(opened[0].1);
+    // A host that is known, by its admin queue, may have them all.
+    bench.fabric.admitted(conn);
     opened.push(bench.open());
     assert_eq!(bench.fabric.refused(), 1);
     let mut other = bench.world.end("10.0.0.3".parse().unwrap(), LIMITS);
@@ -756,6 +763,7 @@ fn who_was_not_admitted_leaves_some_for_others() {
     assert_eq!(bench.fabric.refused(), 1);
     bench.turns();
     other.close(theirs, NOW);
+    bench.host.close(admin, NOW);
     for (qp, _) in opened {
         bench.host.close(qp, NOW);
     }

@@ -473,7 +473,10 @@ impl Handle {
             if drive.info().blocks == before
                 && let Err(Fail(again)) = change(before)
             {
-                log::error!("{}: {again}", Size(size));
+                log::error!(
+                    "hosts know namespace {nsid} of {nqn} as {}, and it has more: {again}",
+                    Size(size)
+                );
             }
             return Err(why);
         }

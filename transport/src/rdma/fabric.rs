@@ -447,8 +447,8 @@ impl<P: Provider> RdmaFabric<P> {
         log::warn!(
             "{peer}: a queue is refused: it needs {bufs} receive buffers and {} of {} are left, with {} \
              of at most {OPENING_MAX} connections being set up; {count} of {OPENING_OF_ONE_MAX} are this \
-             address's, with {held} buffers, and {} in connections of hosts that were not admitted. Raise `rdma-entries` of the node's limits, or connect fewer or \
-             smaller queues, one after the other",
+             address's, with {held} buffers, and {} buffers are its in all that no host was admitted on. Raise \
+             `rdma-entries` of the node's limits, or connect fewer or smaller queues, one after the other",
             self.spare.len(),
             self.recvs,
             self.handshakes().count(),

@@ -128,7 +128,10 @@ fn a_listener_on_every_address_is_reported_where_the_host_came_to() {
     came_to(&mut world, "[2001:db8::5]:4420");
     let there = "2001:db8::5 4420";
     assert_eq!(ways(&mut world, 0), [current(there), nvm(there)]);
-    assert_eq!(read(&mut world, 0).1[0].adrfam, AdrFam::IPV6);
+    let itself = read(&mut world, 0).1[0];
+    assert_eq!(itself.adrfam, AdrFam::IPV6);
+    // Another way here tells another page.
+    assert_eq!(itself.eflags.get(), 0b10);
     // Which IPv4 address of ours would do for this host, nobody knows.
     world.change(|table| table.listeners.push(listener("0.0.0.0:4421", 2)));
     assert_eq!(ways(&mut world, 0), [current(there), nvm(there)]);
@@ -144,6 +147,8 @@ fn port_local_entries() {
     assert_eq!(ways(&mut world, 0).len(), 6);
     let here = "192.0.2.1 4420";
     assert_eq!(ways(&mut world, LSP_PORT_LOCAL), [current(here), nvm(here)]);
+    assert_eq!(read(&mut world, LSP_PORT_LOCAL).0.dlpf, 0b10);
+    assert_eq!(read(&mut world, 0).0.dlpf, 0);
     // The other bits ask for what is not offered.
     assert_eq!(ways(&mut world, 0x7D).len(), 6);
 }

@@ -52,6 +52,8 @@ pub struct Cmd {
     /// Data for the host: how much there is to be at most, and what came.
     len: u32,
     got: Vec<u8>,
+    /// The head when it was submitted.
+    head: u64,
 }
 
 /// A command and its answer.
@@ -174,6 +176,7 @@ impl Queue {
             askable: false,
             len,
             got: Vec::new(),
+            head: self.head,
         }
     }
 
@@ -232,7 +235,7 @@ impl Queue {
             );
         };
         if self.flow_control && self.connected {
-            self.on_head(cqe.sqhd.get());
+            self.on_head(cqe.sqhd.get(), &cmd);
         } else if self.flow_control {
             self.head = self.tail;
         }
@@ -241,7 +244,7 @@ impl Queue {
 
     /// An answer says how far the head is: it frees an entry for each command that was answered, and none else, since the target
     /// takes no more than the queue has entries.
-    fn on_head(&mut self, sqhd: u16) {
+    fn on_head(&mut self, sqhd: u16, cmd: &Cmd) {
         let depth = u64::from(self.depth);
         let sqhd = u64::from(sqhd);
         if sqhd >= depth {
@@ -250,8 +253,16 @@ impl Queue {
         let (submitted, under_way) = (self.tail - self.head, self.cids.len() as u64);
         let moved = (sqhd + depth - self.head % depth) % depth;
         if self.may_be_held {
-            // It may be from before the last one.
+            // Which answer it was, of those since the command was submitted: up to all that are under way may have been before.
             self.head += 1;
+            let may_be = self.head + under_way - cmd.head;
+            let is = (sqhd + depth - (cmd.head + 1) % depth) % depth;
+            if is >= may_be {
+                wrong!(
+                    "SQHD {sqhd} is none of the {may_be} after {}, in a queue of {depth}",
+                    cmd.head
+                );
+            }
         } else if moved + under_way != submitted {
             wrong!(
                 "SQHD {sqhd} moved by {moved}, where of {submitted} submitted {under_way} are under way"
