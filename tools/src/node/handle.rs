@@ -446,7 +446,7 @@ impl Handle {
         let block = u64::from(now.info.block_len);
         if size == 0 || !size.is_multiple_of(block) {
             fail!(
-                "{} is not a multiple of the block, {block} bytes",
+                "{} cannot be: a size is a multiple of the block, {block} bytes, and not 0",
                 Size(size)
             );
         }
