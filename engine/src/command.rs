@@ -76,6 +76,8 @@ pub enum Kind {
         /// DEAC.
         deallocate: bool,
     },
+    /// Of a command that reads with Force Unit Access: what the drive's cache has goes to media before it is read.
+    Commit,
     /// A list of ranges from the host, then each of them in slices. `range` is the one under way.
     Deallocate {
         /// Index of the range under way.

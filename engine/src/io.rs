@@ -242,12 +242,24 @@ impl Queues {
                 return;
             }
         }
+        let commits = reads(opcode) && self.slab[slot].sqe.fua();
+        if commits && !plant::on(Bug::FuaReadDropped) {
+            self.commit_first(slot, drives);
+            return;
+        }
         if opcode == NvmOpcode::READ && self.line.is_empty() {
             let (len, part_max) = (self.slab[slot].len, self.slab[slot].part_max);
             if len <= part_max && self.start_read(slot, drives) == Served::Took(len) {
                 return;
             }
         }
+        self.go_on(slot, drives);
+    }
+
+    /// FUA of a command that reads: what it reads is on media before it is answered (NVM 3.3.1, 3.3.4, 3.3.5).
+    #[cold]
+    fn commit_first<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) {
+        self.slab[slot].kind = Kind::Commit;
         self.go_on(slot, drives);
     }
 
@@ -285,6 +297,7 @@ impl Queues {
                 Kind::Flush | Kind::Verify | Kind::WriteZeroes { .. } => {
                     self.start_slice(slot, drives)
                 }
+                Kind::Commit => self.start_commit(slot, drives),
                 Kind::Deallocate { .. } => self.start_range(slot, drives),
                 Kind::Admin => self.start_admin(slot),
             };
@@ -540,6 +553,27 @@ impl Queues {
         command.parts[part].chunk = Chunk::Executing;
         command.started += blocks;
         Served::Took(blocks << command.block_shift)
+    }
+
+    /// A Flush before what a command reads. Its part has no length: nothing of the command is done with it.
+    #[cold]
+    fn start_commit<D: Backend>(&mut self, slot: u32, drives: &mut Drives<D>) -> Served {
+        let command = &mut self.slab[slot];
+        if command.at_drive() {
+            return Served::Leaves;
+        }
+        let part = command.push_part(0, 0).expect("it is the first or second");
+        let (id, tag) = (command.drive, command.tag(slot, part));
+        match self.submit(slot, tag, id, Op::Flush, BufList::new(), drives) {
+            Ok(command) => {
+                command.parts[part].chunk = Chunk::Executing;
+                Served::Leaves
+            }
+            Err(_) => {
+                self.slab[slot].count -= 1;
+                Served::Blocked
+            }
+        }
     }
 
     /// Dataset Management: the list of ranges is fetched, stays landed in the first part, and its
@@ -833,6 +867,10 @@ impl Queues {
         }
         command.settled += command.parts[part].len;
         command.pop_free_parts();
+        if command.kind == Kind::Commit {
+            command.kind = reading(command.sqe.nvm_opcode());
+            return self.go_on(slot, drives);
+        }
         let over = command.settled == command.len;
         if !over || matches!(command.kind, Kind::Deallocate { .. }) {
             self.go_on(slot, drives);
@@ -862,6 +900,23 @@ impl Queues {
             }
             self.refuse(slot, refusal);
         }
+    }
+}
+
+#[inline(always)]
+fn reads(opcode: NvmOpcode) -> bool {
+    matches!(
+        opcode,
+        NvmOpcode::READ | NvmOpcode::COMPARE | NvmOpcode::VERIFY
+    )
+}
+
+/// What a command does that reads, after [`Kind::Commit`].
+fn reading(opcode: NvmOpcode) -> Kind {
+    match opcode {
+        NvmOpcode::COMPARE => Kind::Compare,
+        NvmOpcode::VERIFY => Kind::Verify,
+        _ => Kind::Read,
     }
 }
 

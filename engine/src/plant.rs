@@ -31,6 +31,8 @@ pub enum Bug {
     FlushEarly,
     /// Force Unit Access is not passed on.
     FuaDropped,
+    /// Force Unit Access of what reads is not heeded.
+    FuaReadDropped,
     /// A failed command is answered while its data is being fetched.
     AnsweredFetching,
     /// A controller's reset is done while its queues are still there.
@@ -57,7 +59,7 @@ pub enum Bug {
 
 impl Bug {
     /// All there are, by the name they are asked for.
-    pub const ALL: [(&'static str, Bug); 24] = [
+    pub const ALL: [(&'static str, Bug); 25] = [
         ("generation-kept", Bug::GenerationKept),
         ("head-too-far", Bug::HeadTooFar),
         ("bufs-lost", Bug::BufsLost),
@@ -71,6 +73,7 @@ impl Bug {
         ("compare-short", Bug::CompareShort),
         ("flush-early", Bug::FlushEarly),
         ("fua-dropped", Bug::FuaDropped),
+        ("fua-read-dropped", Bug::FuaReadDropped),
         ("answered-fetching", Bug::AnsweredFetching),
         ("reset-early", Bug::ResetEarly),
         ("all-wait", Bug::AllWait),

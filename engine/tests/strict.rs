@@ -12,8 +12,8 @@ use ferroce_engine::host as nvme;
 use ferroce_engine::limits;
 use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::{
-    Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Io, Reply,
-    Room, Tick,
+    Backend, Close, ConnId, Done, DriveId, DriveInfo, Fabric, Fetch, InCapsule, Inbound, Io, Op,
+    Reply, Room, Tick,
 };
 use ferroce_engine::table::{Subsystem, Transport};
 use ferroce_wire::Wire;
@@ -168,6 +168,8 @@ struct Orders {
     /// It has no room for more.
     full: bool,
     held: VecDeque<Io>,
+    /// All that it was asked for.
+    asked: Vec<Op>,
 }
 
 struct Drive(Arc<Mutex<Orders>>);
@@ -178,6 +180,7 @@ impl Backend for Drive {
         if orders.full {
             return Err(io);
         }
+        orders.asked.push(io.op);
         orders.held.push_back(io);
         Ok(())
     }
@@ -256,6 +259,7 @@ impl Node {
             holds: false,
             full: false,
             held: VecDeque::new(),
+            asked: Vec::new(),
         }));
         let subsystem = Subsystem {
             nqn: NQN.into(),
@@ -464,6 +468,58 @@ fn smart_counts_compare_and_verify_as_the_specification_does() {
     // Compare is a host read, Verify is none (NVM 1.4.2); data units are of all three.
     assert_eq!((smart.hrc.get(), smart.hwc.get()), (2, 1));
     assert_eq!((smart.dur.get(), smart.duw.get()), (17, 1));
+}
+
+#[test]
+fn what_is_read_with_fua_is_on_media_first() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let fua = |mut sqe: Sqe| {
+        sqe.set_fua(true);
+        sqe
+    };
+    let block = [0; 4096];
+    let (lba, blocks) = (3, 1);
+    let one = [Op::Flush, Op::Read { lba, blocks }];
+    let here = nvme::compare(1, lba, 1).with_sgl(in_capsule(4096));
+    let verify = nvme::verify(1, lba, 1);
+    // As long as the longest command: of several parts.
+    let long = nvme::read(1, 0, 256).with_sgl(Sgl::transport(1 << 20));
+    let cases: [(Sqe, &[u8], &[Op]); 4] = [
+        (read(lba), &[], &one),
+        (here, &block, &one),
+        (verify, &[], &[Op::Flush, Op::Verify { lba, blocks }]),
+        (long, &[], &[Op::Flush, Op::Read { lba: 0, blocks: 32 }]),
+    ];
+    for (sqe, data, wanted) in cases {
+        node.orders.lock().unwrap().asked.clear();
+        node.status(io, fua(sqe), data);
+        let asked = std::mem::take(&mut node.orders.lock().unwrap().asked);
+        assert_eq!(asked[..wanted.len()], *wanted, "{sqe:?}");
+        let flushes = asked.iter().filter(|op| **op == Op::Flush);
+        assert_eq!(flushes.count(), 1, "{sqe:?}");
+        // Without FUA there is nothing to wait for.
+        node.status(io, sqe, data);
+        let asked = std::mem::take(&mut node.orders.lock().unwrap().asked);
+        assert!(!asked.contains(&Op::Flush), "{sqe:?}");
+    }
+    // The flush waits for room at the drive, and what it fails with is the answer.
+    node.orders.lock().unwrap().full = true;
+    let cid = node.send(io, fua(here), &block);
+    node.settle();
+    assert!(node.wires().answers.is_empty());
+    node.orders.lock().unwrap().full = false;
+    node.orders.lock().unwrap().status = Status::INTERNAL_ERROR;
+    node.settle();
+    let (_, cqe) = node.wires().answers.pop_front().expect("it is answered");
+    assert_eq!(
+        (cqe.cid.get(), cqe.status().code()),
+        (cid, Status::INTERNAL_ERROR)
+    );
+    let last = node.orders.lock().unwrap().asked.last().copied();
+    assert_eq!(last, Some(Op::Flush));
+    assert_eq!(node.core.outstanding(), (0, 0));
 }
 
 #[test]

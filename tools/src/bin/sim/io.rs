@@ -53,9 +53,9 @@ pub struct Io {
     pub medium: MediumId,
     pub op: Op,
     pub lba: u64,
-    /// For the trace.
-    #[expect(dead_code, reason = "it is printed")]
     pub blocks: u64,
+    /// It reads, with Force Unit Access.
+    pub commits: bool,
     /// Made wrong on purpose: one of these is the answer.
     pub refused: &'static [Status],
     /// The namespace is new, and an event told of it.
@@ -177,6 +177,7 @@ fn made(ground: &mut Ground, at: usize, sqe: Sqe, op: Op, lba: u64, blocks: u64)
             op,
             lba,
             blocks,
+            commits: false,
             refused: &[],
             told: ground.spaces[at].stage == Stage::Coming,
         },
@@ -194,7 +195,13 @@ pub fn read(ground: &mut Ground, at: usize, lba: u64, blocks: u64) -> Made {
     let mut made = made(ground, at, sqe, Op::Read, lba, blocks);
     made.start = ground.model.begin_read();
     made.len = len;
+    commits_sometimes(ground, &mut made);
     made
+}
+
+fn commits_sometimes(ground: &mut Ground, made: &mut Made) {
+    made.io.commits = ground.rng.once_in(3);
+    made.sqe.set_fua(made.io.commits);
 }
 
 fn write(ground: &mut Ground, at: usize, lba: u64, blocks: u64) -> Made {
@@ -234,6 +241,7 @@ fn compare(ground: &mut Ground, at: usize, lba: u64, blocks: u64) -> Made {
     let mut made = made(ground, at, sqe, Op::Compare { contents }, lba, blocks);
     made.start = ground.model.begin_read();
     made.data = data;
+    commits_sometimes(ground, &mut made);
     send_somehow(ground, &mut made);
     made
 }
@@ -245,7 +253,9 @@ fn flush(ground: &mut Ground, at: usize) -> Made {
 
 fn verify(ground: &mut Ground, at: usize, lba: u64, blocks: u64) -> Made {
     let sqe = host::verify(ground.spaces[at].nsid, lba, blocks as u32);
-    made(ground, at, sqe, Op::Verify, lba, blocks)
+    let mut made = made(ground, at, sqe, Op::Verify, lba, blocks);
+    commits_sometimes(ground, &mut made);
+    made
 }
 
 fn zeroes(ground: &mut Ground, at: usize, lba: u64, blocks: u64) -> Made {
@@ -549,14 +559,21 @@ fn succeeded(ground: &mut Ground, io: &Io, start: u64, got: &[u8]) {
                 }
             }
         }
-        Op::Flush => ground.model.flushed(medium, start),
+        Op::Flush => ground.model.flushed(medium, 0..u64::MAX, start),
         Op::Verify => (),
+    }
+    if io.commits {
+        let blocks = io.lba..io.lba + io.blocks;
+        ground.model.flushed(medium, blocks, start);
     }
 }
 
 fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool) {
     let plan = ground.plan.clone();
     let code = status.code();
+    let leaves = io
+        .space
+        .is_some_and(|at| matches!(ground.spaces[at].stage, Stage::Going | Stage::Gone));
     let fine = match code {
         _ if drive_failed(&plan, status) => true,
         // These hosts do not know Command Interrupted.
@@ -564,7 +581,8 @@ fn failed(ground: &mut Ground, io: &Io, start: u64, status: Status, unsure: bool
         // Hosts abort this and that.
         Status::ABORT_REQUESTED => true,
         Status::TRANSIENT_TRANSPORT_ERROR => plan.weather.spoil > 0,
-        Status::INVALID_NAMESPACE if io.told => false,
+        // Unless it went again, before this was even read.
+        Status::INVALID_NAMESPACE if io.told && !leaves => false,
         Status::INVALID_NAMESPACE | Status::LBA_OUT_OF_RANGE => unsure,
         Status::COMPARE_FAILURE => {
             let Op::Compare { contents } = &io.op else {

@@ -6,6 +6,7 @@
 //! matters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::content::Content;
 
@@ -190,12 +191,16 @@ impl Model {
         }
     }
 
-    /// A Flush that a host sent at `start` was acknowledged.
-    pub fn flushed(&mut self, medium: MediumId, start: u64) {
+    /// A Flush that a host sent at `start` was acknowledged, or a command with FUA that read these blocks.
+    pub fn flushed(&mut self, medium: MediumId, blocks: Range<u64>, start: u64) {
         let now = self.tick();
         let medium = &mut self.media[medium];
         let mut still = BTreeSet::new();
         for lba in std::mem::take(&mut medium.dirty) {
+            if !blocks.contains(&lba) {
+                still.insert(lba);
+                continue;
+            }
             let Some(block) = medium.blocks.get_mut(lba as usize) else {
                 continue;
             };
