@@ -35,7 +35,7 @@ const DREQ_TRIES_MAX: u32 = 7;
 /// The longest time that an MRA may ask for, in ms.
 const MRA_MAX_MS: u64 = 30_000;
 /// A request that is repeated within this time, in ms, was handed to a core, which answers it, and
-/// more than once if it must.
+/// more than once if it must. Later it is known as long as its connection lives.
 const REPEAT_MS: u64 = RETRY_MS * TRIES_MAX as u64;
 /// Requests that may be remembered for that, and so requests in that time.
 const RECENT_MAX: usize = 4096;
@@ -83,8 +83,33 @@ fn mark(private_data: &mut [u8], used: usize) {
     }
 }
 
-/// The refusal of a request, once it was refused: a core writes it, and it answers repetitions.
-type Refusal = Arc<OnceLock<(RejectReason, Mad)>>;
+/// What became of a request, as cores tell it to the [`Front`].
+#[derive(Debug, Default)]
+struct Fate {
+    /// Once it was refused: what answers repetitions.
+    refused: OnceLock<(RejectReason, Mad)>,
+}
+
+/// Beside the front's, the request has one on its way to a core, and then its connection as long as it lives.
+type Link = Arc<Fate>;
+
+/// A request that the front knows.
+#[derive(Debug)]
+struct Known {
+    link: Link,
+    heard: Tick,
+}
+
+impl Known {
+    fn is_recent(&self, now: Tick) -> bool {
+        now.since(self.heard) < REPEAT_MS * 1_000_000
+    }
+
+    /// It waits for a core, or its connection lives there.
+    fn lives(&self) -> bool {
+        Arc::strong_count(&self.link) > 1
+    }
+}
 
 /// A request on its way to a core.
 #[derive(Clone, Debug)]
@@ -96,7 +121,7 @@ pub struct Incoming {
     tid: u64,
     remote_id: u32,
     pub(crate) peer: Peer,
-    refusal: Refusal,
+    link: Link,
 }
 
 impl Incoming {
@@ -113,7 +138,7 @@ impl Incoming {
                 rej_of_req(self.tid, self.remote_id, reason, &[], private),
             )
         };
-        self.refusal.get_or_init(rej).1
+        self.link.refused.get_or_init(rej).1
     }
 }
 
@@ -139,9 +164,11 @@ pub enum Heard {
 pub struct Front {
     services: Vec<SocketAddr>,
     recent: VecDeque<(Key, Tick)>,
-    /// The same, to be found, and what refused them.
-    known: HashMap<Key, Refusal>,
-    /// How many of them each address sent.
+    /// The same, to be found, and those of connections that live.
+    known: HashMap<Key, Known>,
+    /// With so many it is looked which of them are over.
+    known_max: usize,
+    /// How many of the recent ones each address sent.
     sources: HashMap<IpAddr, u32>,
 }
 
@@ -155,6 +182,7 @@ impl Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
             known: HashMap::with_capacity(RECENT_MAX),
+            known_max: 2 * RECENT_MAX,
             sources: HashMap::new(),
         }
     }
@@ -179,21 +207,12 @@ impl Front {
         (tid, req): (u64, &CmReq),
     ) -> Heard {
         let key = (from.ip(), req.local_id.get(), req.ca_guid.get());
-        while let Some((old, heard)) = self.recent.front()
-            && now.since(*heard) >= REPEAT_MS * 1_000_000
-        {
-            self.known.remove(old);
-            if let Some(count) = self.sources.get_mut(&old.0) {
-                *count -= 1;
-                if *count == 0 {
-                    self.sources.remove(&old.0);
-                }
-            }
-            self.recent.pop_front();
-        }
-        if let Some(refusal) = self.known.get(&key) {
-            // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once.
-            return match refusal.get() {
+        self.age(now);
+        let known = self.known.get(&key);
+        if let Some(known) = known.filter(|known| known.is_recent(now) || known.lives()) {
+            // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once. When the connection stands,
+            // a REQ that comes late says nothing new (12.9.8.1).
+            return match known.link.refused.get() {
                 Some((reason, mad)) => Heard::Reject(*reason, Box::new(*mad)),
                 None => Heard::Dropped(Dropped::CmState),
             };
@@ -206,7 +225,8 @@ impl Front {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
                 *self.sources.entry(key.0).or_default() += 1;
-                self.known.insert(key, incoming.refusal.clone());
+                let link = incoming.link.clone();
+                self.known.insert(key, Known { link, heard: now });
                 Heard::Incoming(Box::new(incoming))
             }
             Err(reason) => {
@@ -219,6 +239,31 @@ impl Front {
                     Box::new(rej_of_req(tid, req.local_id.get(), reason, ari, &[])),
                 )
             }
+        }
+    }
+
+    /// Forgets requests that are no longer recent, unless their connections live.
+    fn age(&mut self, now: Tick) {
+        while let Some((old, heard)) = self.recent.front()
+            && now.since(*heard) >= REPEAT_MS * 1_000_000
+        {
+            let over = |known: &Known| !known.is_recent(now) && !known.lives();
+            if self.known.get(old).is_some_and(over) {
+                self.known.remove(old);
+            }
+            if let Some(count) = self.sources.get_mut(&old.0) {
+                *count -= 1;
+                if *count == 0 {
+                    self.sources.remove(&old.0);
+                }
+            }
+            self.recent.pop_front();
+        }
+        // Twice as many as there were then: that is one look for each of so many requests.
+        if self.known.len() >= self.known_max {
+            self.known
+                .retain(|_, known| known.is_recent(now) || known.lives());
+            self.known_max = 2 * (self.known.len() + RECENT_MAX);
         }
     }
 
@@ -280,7 +325,7 @@ impl Front {
                 reads_max: req.responder_resources,
                 ours: req.private_data.ends_with(&MARK),
             },
-            refusal: Refusal::default(),
+            link: Link::default(),
         })
     }
 }
@@ -395,6 +440,8 @@ struct Connection {
     tries: u32,
     /// However often the peer asks for patience, there is none beyond this.
     patience: Tick,
+    /// Of the request that was accepted, until it is ended here: held, so that the front knows that it lives.
+    _link: Option<Link>,
 }
 
 /// One core's connections.
@@ -517,6 +564,7 @@ impl Cm {
             due: None,
             tries: 0,
             patience: patience(now),
+            _link: None,
         };
         self.begin(now, id, connection);
         id
@@ -552,6 +600,7 @@ impl Cm {
             due: None,
             tries: 0,
             patience: patience(now),
+            _link: Some(incoming.link.clone()),
         };
         self.begin(now, id, connection);
         id
@@ -617,6 +666,7 @@ impl Cm {
                 let tid = self.random.u64(..);
                 *connection.mad = mad::build(tid, Message::Dreq(&dreq));
                 connection.state = State::DreqSent;
+                connection._link = None;
                 connection.tries = 0;
                 self.repeat(now, id);
             }
@@ -1267,6 +1317,58 @@ mod tests {
         pair.later(REPEAT_MS);
         assert!(matches!(ask(&mut pair, 2, u32::MAX), Heard::Incoming(_)));
         assert_eq!((pair.front.known.len(), pair.front.sources.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_request_is_known_as_long_as_its_connection_lives() {
+        let mut pair = Pair::new();
+        pair.dial();
+        let req = Pair::said(&mut pair.host);
+        let again = |pair: &mut Pair| match pair.hear(&req) {
+            Heard::Dropped(why) => Some(why),
+            Heard::Incoming(_) => None,
+            Heard::Reject(reason, _) => panic!("{reason}"),
+        };
+        // One that waits for a core for long.
+        let incoming = pair.incoming(&req);
+        pair.now = pair.now.plus_ms(2 * REPEAT_MS);
+        assert_eq!(again(&mut pair), Some(Dropped::CmState));
+        // ... and when it was accepted, however late.
+        let target = pair.target.accept(pair.now, &incoming, ours(5), b"");
+        drop(incoming);
+        pair.target.on_data(target);
+        for _ in 0..3 {
+            pair.later(2 * REPEAT_MS);
+            assert_eq!(again(&mut pair), Some(Dropped::CmState));
+        }
+        // When it is over, the same name is that of another connection.
+        pair.target.disconnect(pair.now, target);
+        assert_eq!(again(&mut pair), None);
+        pair.later(REPEAT_MS);
+        assert_eq!(again(&mut pair), None);
+    }
+
+    #[test]
+    fn what_is_known_of_connections_is_bounded_by_those_that_live() {
+        let mut pair = Pair::new();
+        pair.dial();
+        let (tid, mut req) = Pair::req(&Pair::said(&mut pair.host));
+        let local = (0, at(TARGET).ip(), mtu(5));
+        let mut waiting = VecDeque::new();
+        for id in 0..20 * RECENT_MAX as u32 {
+            req.local_id = Be32::new(id);
+            match pair.front.on_req(pair.now, local, at(HOST), (tid, &req)) {
+                Heard::Incoming(incoming) => waiting.push_back(incoming),
+                other => panic!("{other:?}"),
+            }
+            if waiting.len() > RECENT_MAX {
+                waiting.pop_front();
+            }
+            if id % RECENT_OF_ONE_MAX == RECENT_OF_ONE_MAX - 1 {
+                pair.later(REPEAT_MS);
+            }
+        }
+        assert!(pair.front.known.len() <= 4 * RECENT_MAX);
     }
 
     #[test]
