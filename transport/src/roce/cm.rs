@@ -8,9 +8,10 @@
 //! Left out on purpose: a record of connections that are over. A DREQ for one is answered as Linux
 //! answers it, and the number of its queue pair rests (`device`).
 
+mod front;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
 
 use ferroce_engine::port::Tick;
 use ferroce_wire::Wire;
@@ -20,7 +21,10 @@ use ferroce_wire::roce::{
     RepRnr, ReqCmRetries, ReqPath, ReqRetry, ReqTimeout, service_id,
 };
 
-use crate::rdma::provider::{self, PrivateData, QpId, Request, Why};
+pub use front::{Front, Heard, Incoming};
+
+use crate::rdma::provider::{PrivateData, QpId, Why};
+use crate::roce::cm::front::{Link, rej_of_req};
 use crate::roce::counters::Dropped;
 use crate::roce::mad::{self, Mad, Message};
 use crate::roce::packet::{Mtu, Psn};
@@ -37,11 +41,6 @@ const MRA_MAX_MS: u64 = 30_000;
 /// A request that is repeated within this time, in ms, was handed to a core, which answers it, and
 /// more than once if it must. Later it is known as long as its connection lives.
 const REPEAT_MS: u64 = RETRY_MS * TRIES_MAX as u64;
-/// Requests that may be remembered for that, and so requests in that time.
-const RECENT_MAX: usize = 4096;
-/// ... and of these of one address: a host with a queue for each of many cores, several times over, but
-/// not all there is for others.
-const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 /// 4.096 us times 2 to the power of this is told to peers as the time we take to answer: 67 ms.
 const RESPONSE_TIMEOUT: u8 = 14;
 /// ... and as the time after which a packet of theirs is lost: 268 ms. A process that shares its CPU may well not run for a
@@ -81,272 +80,6 @@ fn mark(private_data: &mut [u8], used: usize) {
     {
         private_data[at..].copy_from_slice(&MARK);
     }
-}
-
-/// What became of a request, as cores tell it to the [`Front`].
-#[derive(Debug, Default)]
-struct Fate {
-    /// Once it was refused: what answers repetitions.
-    refused: OnceLock<(RejectReason, Mad)>,
-}
-
-/// Beside the front's, the request has one on its way to a core, and then its connection as long as it lives.
-type Link = Arc<Fate>;
-
-/// A request that the front knows.
-#[derive(Debug)]
-struct Known {
-    link: Link,
-    heard: Tick,
-}
-
-impl Known {
-    fn is_recent(&self, now: Tick) -> bool {
-        now.since(self.heard) < REPEAT_MS * 1_000_000
-    }
-
-    /// It waits for a core, or its connection lives there.
-    fn lives(&self) -> bool {
-        Arc::strong_count(&self.link) > 1
-    }
-}
-
-/// A request on its way to a core.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    request: Request,
-    /// Which of the node's addresses it came to.
-    pub(crate) port: usize,
-    pub(crate) from: SocketAddr,
-    tid: u64,
-    remote_id: u32,
-    pub(crate) peer: Peer,
-    link: Link,
-}
-
-impl Incoming {
-    /// The answer when there is no room for it.
-    pub fn refusal(&self) -> Box<Mad> {
-        Box::new(self.refuse(RejectReason::NO_RESOURCES, &[]))
-    }
-
-    /// A refusal, which is also what the request hears if it comes again.
-    fn refuse(&self, reason: RejectReason, private: &[u8]) -> Mad {
-        let rej = || {
-            (
-                reason,
-                rej_of_req(self.tid, self.remote_id, reason, &[], private),
-            )
-        };
-        self.link.refused.get_or_init(rej).1
-    }
-}
-
-impl provider::Incoming for Box<Incoming> {
-    fn request(&self) -> &Request {
-        &self.request
-    }
-}
-
-/// What becomes of a request.
-#[derive(Debug)]
-pub enum Heard {
-    /// A core may have it.
-    Incoming(Box<Incoming>),
-    /// It is refused; this is the answer.
-    Reject(RejectReason, Box<Mad>),
-    /// Nothing.
-    Dropped(Dropped),
-}
-
-/// Hears requests for a node.
-#[derive(Debug)]
-pub struct Front {
-    services: Vec<SocketAddr>,
-    recent: VecDeque<(Key, Tick)>,
-    /// The same, to be found, and those of connections that live.
-    known: HashMap<Key, Known>,
-    /// With so many it is looked which of them are over.
-    known_max: usize,
-    /// How many of the recent ones each address sent.
-    sources: HashMap<IpAddr, u32>,
-}
-
-/// What a request is known by: its sender, and the sender's names for the connection and itself.
-type Key = (IpAddr, u32, u64);
-
-impl Front {
-    /// For those who ask for one of these addresses.
-    pub fn new(services: Vec<SocketAddr>) -> Front {
-        Front {
-            services,
-            recent: VecDeque::with_capacity(RECENT_MAX),
-            known: HashMap::with_capacity(RECENT_MAX),
-            known_max: 2 * RECENT_MAX,
-            sources: HashMap::new(),
-        }
-    }
-
-    /// Where it is listened.
-    pub fn services(&self) -> &[SocketAddr] {
-        &self.services
-    }
-
-    /// Nobody listens there any more.
-    pub fn forget(&mut self, service: SocketAddr) {
-        self.services.retain(|other| *other != service);
-    }
-
-    /// A request came from `from` to our address number `port`, which is `local` and has packets of
-    /// `mtu` at most.
-    pub fn on_req(
-        &mut self,
-        now: Tick,
-        (port, local, mtu): (usize, IpAddr, Mtu),
-        from: SocketAddr,
-        (tid, req): (u64, &CmReq),
-    ) -> Heard {
-        let key = (from.ip(), req.local_id.get(), req.ca_guid.get());
-        self.age(now);
-        let known = self.known.get(&key);
-        if let Some(known) = known.filter(|known| known.is_recent(now) || known.lives()) {
-            // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once. When the connection stands,
-            // a REQ that comes late says nothing new (12.9.8.1).
-            return match known.link.refused.get() {
-                Some((reason, mad)) => Heard::Reject(*reason, Box::new(*mad)),
-                None => Heard::Dropped(Dropped::CmState),
-            };
-        }
-        let sent = self.sources.get(&key.0).copied().unwrap_or(0);
-        if self.recent.len() == RECENT_MAX || sent >= RECENT_OF_ONE_MAX {
-            return Heard::Dropped(Dropped::CmFlood);
-        }
-        match self.examine(port, local, mtu, from, tid, req) {
-            Ok(incoming) => {
-                self.recent.push_back((key, now));
-                *self.sources.entry(key.0).or_default() += 1;
-                let link = incoming.link.clone();
-                self.known.insert(key, Known { link, heard: now });
-                Heard::Incoming(Box::new(incoming))
-            }
-            Err(reason) => {
-                let ari: &[u8] = match reason {
-                    RejectReason::INVALID_MTU => &[mtu.code() << 4],
-                    _ => &[],
-                };
-                Heard::Reject(
-                    reason,
-                    Box::new(rej_of_req(tid, req.local_id.get(), reason, ari, &[])),
-                )
-            }
-        }
-    }
-
-    /// Forgets requests that are no longer recent, unless their connections live.
-    fn age(&mut self, now: Tick) {
-        while let Some((old, heard)) = self.recent.front()
-            && now.since(*heard) >= REPEAT_MS * 1_000_000
-        {
-            let over = |known: &Known| !known.is_recent(now) && !known.lives();
-            if self.known.get(old).is_some_and(over) {
-                self.known.remove(old);
-            }
-            if let Some(count) = self.sources.get_mut(&old.0) {
-                *count -= 1;
-                if *count == 0 {
-                    self.sources.remove(&old.0);
-                }
-            }
-            self.recent.pop_front();
-        }
-        // Twice as many as there were then: that is one look for each of so many requests.
-        if self.known.len() >= self.known_max {
-            self.known
-                .retain(|_, known| known.is_recent(now) || known.lives());
-            self.known_max = 2 * (self.known.len() + RECENT_MAX);
-        }
-    }
-
-    fn examine(
-        &self,
-        port: usize,
-        local: IpAddr,
-        mtu: Mtu,
-        from: SocketAddr,
-        tid: u64,
-        req: &CmReq,
-    ) -> Result<Incoming, RejectReason> {
-        let cma = CmaHeader::view(&req.private_data).expect("92 bytes hold it");
-        let v4 = local.is_ipv4();
-        if req.remote_timeout.transport() != 0 {
-            return Err(RejectReason::INVALID_TRANSPORT);
-        }
-        if cma.version != 0 || cma.ip_version >> 4 != if v4 { 4 } else { 6 } {
-            return Err(RejectReason::UNSUPPORTED);
-        }
-        // Other addresses in the message than around it: they were translated on the way, which the
-        // ICRC of the packets to come would not survive.
-        if address(&cma.dst, v4) != local
-            || address(&cma.src, v4) != from.ip()
-            || req.remote_gid != gid(local)
-        {
-            return Err(RejectReason::INVALID_GID);
-        }
-        let asked = self
-            .services
-            .iter()
-            .find(|service| {
-                service.ip() == local && service_id(service.port()) == req.service_id.get()
-            })
-            .ok_or(RejectReason::INVALID_SERVICE_ID)?;
-        let theirs = Mtu::from_code(req.path.mtu()).ok_or(RejectReason::INVALID_MTU)?;
-        if theirs > mtu {
-            return Err(RejectReason::INVALID_MTU);
-        }
-        if req.qpn.get() < 2 || req.pkey.get() & 0x7FFF != PKEY_DEFAULT & 0x7FFF {
-            return Err(RejectReason::UNSUPPORTED);
-        }
-        Ok(Incoming {
-            request: Request {
-                local: *asked,
-                peer: SocketAddr::new(from.ip(), cma.port.get()),
-                private: PrivateData::new(&req.private_data[CmaHeader::LEN..]),
-                responder_resources: req.responder_resources,
-                initiator_depth: req.initiator_depth,
-            },
-            port,
-            from: SocketAddr::new(from.ip(), PORT),
-            tid,
-            remote_id: req.local_id.get(),
-            peer: Peer {
-                qpn: req.qpn.get(),
-                send_psn: Psn::new(req.starting_psn.get()),
-                mtu: theirs,
-                reads_max: req.responder_resources,
-                ours: req.private_data.ends_with(&MARK),
-            },
-            link: Link::default(),
-        })
-    }
-}
-
-/// The refusal of a request that nobody knows yet.
-pub fn rej_of_req(
-    tid: u64,
-    remote_id: u32,
-    reason: RejectReason,
-    ari: &[u8],
-    private: &[u8],
-) -> Mad {
-    let mut rej = CmRej {
-        remote_id: Be32::new(remote_id),
-        reason: Be16::new(reason.0),
-        ari_len: (ari.len() as u8) << 1,
-        ..CmRej::default()
-    };
-    rej.ari[..ari.len()].copy_from_slice(ari);
-    rej.private_data[..private.len()].copy_from_slice(private);
-    mad::build(tid, Message::Rej(&rej))
 }
 
 /// What we tell a peer of our queue pair.
@@ -927,6 +660,7 @@ fn address(bytes: &[u8; 16], v4: bool) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::front::{RECENT_MAX, RECENT_OF_ONE_MAX};
     use super::*;
     use crate::rdma::provider::Incoming as _;
 
