@@ -59,6 +59,14 @@ impl AnyIncoming {
             AnyIncoming::Verbs(index, _) => *index,
         }
     }
+
+    /// The core that must have it, if not any may.
+    pub fn core(&self) -> Option<usize> {
+        match self {
+            AnyIncoming::Roce(incoming) => incoming.core(),
+            _ => None,
+        }
+    }
 }
 
 macro_rules! each_fabric {

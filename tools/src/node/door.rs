@@ -202,7 +202,12 @@ impl Door {
                 self.rest(bed, now.plus_ms(FULL_MS));
                 return None;
             }
-            match (self.listeners[at].accept(now), core) {
+            let knock = self.listeners[at].accept(now);
+            let core = match &knock {
+                Knock::One(_, incoming) => incoming.core().or(core),
+                _ => core,
+            };
+            match (knock, core) {
                 (Knock::One(_, incoming), Some(core)) => {
                     // The core's thread says the same once it adopted it; until then this counts.
                     self.cores[core].connections.fetch_add(1, Ordering::Relaxed);

@@ -26,7 +26,7 @@ use ferroce_wire::rdma::RdmaCmStatus;
 use ferroce_wire::sqe::Sqe;
 use ferroce_wire::status::Status;
 
-use crate::rdma::provider::{Event, HEAD_LEN, Incoming, Provider, QpId, WcStatus, Why};
+use crate::rdma::provider::{Event, HEAD_LEN, Incoming, Provider, QpId, STALE_MS, WcStatus, Why};
 use crate::rdma::target::{Outcome, State, Target, Wanted, reject};
 
 /// Connections whose handshake is not over, at most. Each holds RECVs for nothing if its host never
@@ -89,6 +89,8 @@ pub struct RdmaFabric<P> {
     probe_next: Tick,
     /// Connections that end when all is sent, and until when, the first first.
     ending: VecDeque<(Tick, QpId)>,
+    /// Connections that end if their peers acknowledge nothing until then, the first first.
+    stale: VecDeque<(Tick, QpId)>,
     now: Tick,
 }
 
@@ -193,6 +195,7 @@ impl<P: Provider> RdmaFabric<P> {
             warned: None,
             probe_next: Tick::default(),
             ending: VecDeque::new(),
+            stale: VecDeque::new(),
             now: Tick::default(),
         }
     }
@@ -606,6 +609,34 @@ impl<P: Provider> RdmaFabric<P> {
         }
     }
 
+    /// Asks the peer of a connection that may be stale whether it is there. False if that is over anyway.
+    fn doubt(&mut self, qp: QpId) -> bool {
+        let Some(conn) = live(&mut self.conns, qp) else {
+            return false;
+        };
+        if conn.machine.state() == State::Over {
+            return false;
+        }
+        // If the handshake is not over, its REP is repeated.
+        if let Some(answer) = conn.machine.probe() {
+            self.provider.answer(qp, answer);
+        }
+        self.stale.push_back((self.now.plus_ms(STALE_MS), qp));
+        true
+    }
+
+    /// Closes connections of which nothing was heard since they were doubted.
+    fn end_stale(&mut self) {
+        while let Some((due, qp)) = self.stale.pop_front_if(|(due, _)| *due <= self.now) {
+            if let Some(conn) = live(&mut self.conns, qp)
+                && conn.heard.plus_ms(STALE_MS) <= due
+            {
+                log::debug!("{}: queue {} is stale", conn.peer, conn.qid);
+                self.close_now(qp);
+            }
+        }
+    }
+
     fn on_established(&mut self, qp: QpId) -> Option<Next> {
         let conn = live(&mut self.conns, qp)?;
         if !conn.machine.established() {
@@ -686,6 +717,10 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
 
     fn adopt(&mut self, incoming: P::Incoming, now: Tick) {
         self.now = now;
+        if incoming.stale().is_some_and(|qp| self.doubt(qp)) {
+            self.provider.reject_stale(incoming, now);
+            return;
+        }
         let Err((incoming, status)) = self.open(incoming) else {
             return;
         };
@@ -802,6 +837,7 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
         self.repost();
         self.probe();
         self.end_late();
+        self.end_stale();
         self.provider.flush(now);
         self.looked_at = 0;
         self.turn = self.turn.wrapping_add(1);
@@ -809,9 +845,10 @@ impl<P: Provider> Fabric for RdmaFabric<P> {
 
     fn next_timeout(&self) -> Option<Tick> {
         let probe = (self.count > 0).then_some(self.probe_next);
-        let ending = self.ending.front().map(|(due, _)| *due);
+        let first = |list: &VecDeque<(Tick, QpId)>| list.front().map(|(due, _)| *due);
         let all = self.provider.next_timeout().into_iter();
-        all.chain(probe).chain(ending).min()
+        let all = all.chain(probe).chain(first(&self.ending));
+        all.chain(first(&self.stale)).min()
     }
 
     fn has_work(&self) -> bool {

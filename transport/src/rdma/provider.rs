@@ -41,6 +41,11 @@ pub const HEAD_LEN: usize = 64;
 /// service for 56, a REJ for 148).
 pub const PRIVATE_MAX: usize = 196;
 
+/// A peer that asks for a connection with a queue pair that it has one with already is given so long, in ms, to acknowledge
+/// something on that one. A peer that is there does, though some packets are lost or it shares its CPU; and one that came
+/// back (Linux after 10 s, a person after one) finds the old connection gone when it tries again.
+pub const STALE_MS: u64 = 500;
+
 /// REJ reason "consumer defined": why is in the private data.
 pub const REJ_CONSUMER: u16 = 28;
 
@@ -82,6 +87,13 @@ pub struct Request {
 pub trait Incoming: Send {
     /// What is asked for.
     fn request(&self) -> &Request;
+
+    /// The queue pair of the core that has this, with whose peer's end it asks for a connection: its peer does not know the
+    /// old one any more (a stale connection, InfiniBand 12.9.8.3.1), or somebody says so in its name. Providers whose
+    /// connection manager sees to that itself say `None`.
+    fn stale(&self) -> Option<QpId> {
+        None
+    }
 }
 
 /// What a queue pair is made for.
@@ -319,6 +331,12 @@ pub trait Provider {
 
     /// Refuses a request: REJ with [`REJ_CONSUMER`] and this private data, at most 148 bytes.
     fn reject(&mut self, incoming: Self::Incoming, private: &[u8], now: Tick);
+
+    /// Refuses a request because of its [`Incoming::stale`] queue pair: REJ with reason 10. If it is not stale any more, the
+    /// request may as well be opened.
+    fn reject_stale(&mut self, incoming: Self::Incoming, now: Tick) {
+        self.reject(incoming, &[], now);
+    }
 
     /// Lets the peer of an [`Provider::open`]ed queue pair in: REP with this private data, at most 196
     /// bytes. Its RECVs are posted.

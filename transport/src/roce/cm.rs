@@ -320,6 +320,7 @@ impl Cm {
         };
         rep.private_data[..private.len()].copy_from_slice(private);
         mark(&mut rep.private_data, private.len());
+        incoming.accepted(self.worker, ours.qp);
         let connection = Connection {
             state: State::RepSent,
             qp: ours.qp,
@@ -662,7 +663,7 @@ fn address(bytes: &[u8; 16], v4: bool) -> IpAddr {
 mod tests {
     use super::front::{RECENT_MAX, RECENT_OF_ONE_MAX};
     use super::*;
-    use crate::rdma::provider::Incoming as _;
+    use crate::rdma::provider::{self, Incoming as _};
 
     const HOST: &str = "10.0.0.2:4791";
     const TARGET: &str = "10.0.0.1:4791";
@@ -1091,6 +1092,7 @@ mod tests {
         let mut waiting = VecDeque::new();
         for id in 0..20 * RECENT_MAX as u32 {
             req.local_id = Be32::new(id);
+            req.qpn = Be24::new(2 + id);
             match pair.front.on_req(pair.now, local, at(HOST), (tid, &req)) {
                 Heard::Incoming(incoming) => waiting.push_back(incoming),
                 other => panic!("{other:?}"),
@@ -1102,7 +1104,58 @@ mod tests {
                 pair.later(REPEAT_MS);
             }
         }
-        assert!(pair.front.known.len() <= 4 * RECENT_MAX);
+        let front = &pair.front;
+        assert!(front.known.len().max(front.queue_pairs.len()) <= 4 * RECENT_MAX);
+    }
+
+    #[test]
+    fn a_queue_pair_that_is_connected_is_doubted_when_its_peer_asks_with_it() {
+        let mut pair = Pair::new();
+        pair.dial();
+        let (tid, mut req) = Pair::req(&Pair::said(&mut pair.host));
+        let local = (0, at(TARGET).ip(), mtu(5));
+        let mut ask = |pair: &mut Pair, id: u32, qpn: u32| {
+            req.local_id = Be32::new(id);
+            req.qpn = Be24::new(qpn);
+            match pair.front.on_req(pair.now, local, at(HOST), (tid, &req)) {
+                Heard::Incoming(incoming) => Ok(incoming),
+                Heard::Reject(reason, mad) => {
+                    let Some((_, Message::Rej(rej))) = mad::parse(&*mad) else {
+                        panic!("a REJ")
+                    };
+                    assert_eq!((rej.reason.get(), rej.remote_id.get()), (reason.0, id));
+                    Err(Some(reason))
+                }
+                Heard::Dropped(_) => Err(None),
+            }
+        };
+        let stale = Err(Some(RejectReason::STALE));
+        let first = ask(&mut pair, 1, 0x100).expect("there is none yet");
+        // No core has it that could look.
+        assert_eq!(ask(&mut pair, 2, 0x100).map(drop), stale);
+        let target = pair.target.accept(pair.now, &first, ours(5), b"");
+        drop(first);
+        let second = ask(&mut pair, 3, 0x100).expect("the core is to look");
+        assert_eq!((second.core(), second.stale()), (Some(3), Some(ours(5).qp)));
+        // Until it has looked it is told no more.
+        assert_eq!(ask(&mut pair, 4, 0x100).map(drop), stale);
+        // Another queue pair has nothing to do with it.
+        let other = ask(&mut pair, 5, 0x101).expect("it is free");
+        assert_eq!((other.core(), other.stale()), (None, None));
+        // The core found it alive, this time and the next.
+        pair.target.reject(&second, RejectReason::STALE, &[]);
+        drop(second);
+        pair.target.on_data(target);
+        pair.later(provider::STALE_MS);
+        assert!(ask(&mut pair, 3, 0x100).is_ok_and(|again| again.stale().is_some()));
+        pair.later(provider::STALE_MS);
+        let again = ask(&mut pair, 6, 0x100).expect("the core is to look");
+        pair.target.reject(&again, RejectReason::STALE, &[]);
+        drop(again);
+        assert_eq!(ask(&mut pair, 6, 0x100).map(drop), stale);
+        // When it is over there is room for another one, of the same name as well.
+        pair.target.disconnect(pair.now, target);
+        assert!(ask(&mut pair, 6, 0x100).is_ok_and(|new| new.stale().is_none()));
     }
 
     #[test]

@@ -254,6 +254,11 @@ impl Device {
         self.cm.reject(incoming, RejectReason::CONSUMER, private);
     }
 
+    /// Refuses a request whose peer may not know a connection of the same queue pair any more.
+    pub fn reject_stale(&mut self, incoming: &Incoming) {
+        self.cm.reject(incoming, RejectReason::STALE, &[]);
+    }
+
     /// Lets the peer of an opened queue pair in.
     pub fn accept(&mut self, id: QpId, private: &[u8], now: Tick) {
         let qp = self.qp_mut(id);

@@ -142,6 +142,10 @@ impl<L: Line> Provider for Roce<L> {
         self.device.reject(&incoming, private);
     }
 
+    fn reject_stale(&mut self, incoming: Box<Incoming>, _now: Tick) {
+        self.device.reject_stale(&incoming);
+    }
+
     fn accept(&mut self, qp: QpId, private: &[u8], now: Tick) {
         self.draw_anew();
         self.device.accept(qp, private, now);

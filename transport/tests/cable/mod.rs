@@ -1,4 +1,5 @@
 //! Two ends of software RoCEv2 for tests in virtual time, a host and a target, and what lies on the cable between them.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

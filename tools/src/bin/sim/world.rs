@@ -266,6 +266,7 @@ impl World {
                 && self.ground.node_up
             {
                 let core = self.rng.usize(0..node.cores());
+                let core = asked.core().unwrap_or(core);
                 let fabric = self.ground.plan.fabrics;
                 node.control.adopt(core, fabric, Incoming::Rdma(asked));
             } else {

@@ -10,7 +10,7 @@ use ferroce_wire::num::{Be16, Be32};
 use ferroce_wire::roce::{CmRej, CmReq, CmaHeader, PKEY_DEFAULT, PORT, RejectReason, service_id};
 
 use super::{MARK, Peer, REPEAT_MS, address, gid};
-use crate::rdma::provider::{self, PrivateData, Request};
+use crate::rdma::provider::{self, PrivateData, QpId, Request, STALE_MS};
 use crate::roce::counters::Dropped;
 use crate::roce::mad::{self, Mad, Message};
 use crate::roce::packet::{Mtu, Psn};
@@ -26,6 +26,8 @@ pub(super) const RECENT_OF_ONE_MAX: u32 = RECENT_MAX as u32 / 4;
 pub(super) struct Fate {
     /// Once it was refused: what answers repetitions.
     refused: OnceLock<(RejectReason, Mad)>,
+    /// Once it was accepted: the core that has the connection, and its queue pair there.
+    accepted: OnceLock<(u8, QpId)>,
 }
 
 /// Beside the front's, the request has one on its way to a core, and then its connection as long as it lives.
@@ -36,6 +38,10 @@ pub(super) type Link = Arc<Fate>;
 pub(super) struct Known {
     link: Link,
     heard: Tick,
+    /// The sender's queue pair.
+    qpn: u32,
+    /// When its core was last told that it may be stale.
+    doubted: Option<Tick>,
 }
 
 impl Known {
@@ -60,9 +66,22 @@ pub struct Incoming {
     pub(super) remote_id: u32,
     pub(crate) peer: Peer,
     pub(super) link: Link,
+    /// The connection of the same queue pair at the other end, if there is one.
+    stale: Option<(u8, QpId)>,
 }
 
 impl Incoming {
+    /// The core that must have it, if that is not for others to choose: a connection there may be stale.
+    pub fn core(&self) -> Option<usize> {
+        self.stale.map(|(core, _)| core.into())
+    }
+
+    /// A core accepted it on this queue pair.
+    pub(super) fn accepted(&self, core: u8, qp: QpId) {
+        let first = self.link.accepted.set((core, qp));
+        first.expect("a request is accepted once");
+    }
+
     /// The answer when there is no room for it.
     pub fn refusal(&self) -> Box<Mad> {
         Box::new(self.refuse(RejectReason::NO_RESOURCES, &[]))
@@ -84,6 +103,10 @@ impl provider::Incoming for Box<Incoming> {
     fn request(&self) -> &Request {
         &self.request
     }
+
+    fn stale(&self) -> Option<QpId> {
+        self.stale.map(|(_, qp)| qp)
+    }
 }
 
 /// What becomes of a request.
@@ -104,6 +127,8 @@ pub struct Front {
     pub(super) recent: VecDeque<(Key, Tick)>,
     /// The same, to be found, and those of connections that live.
     pub(super) known: HashMap<Key, Known>,
+    /// Of each queue pair of a peer the request that came last, but for those that found an older one alive.
+    pub(super) queue_pairs: HashMap<(IpAddr, u32), Key>,
     /// With so many it is looked which of them are over.
     known_max: usize,
     /// How many of the recent ones each address sent.
@@ -120,6 +145,7 @@ impl Front {
             services,
             recent: VecDeque::with_capacity(RECENT_MAX),
             known: HashMap::with_capacity(RECENT_MAX),
+            queue_pairs: HashMap::with_capacity(RECENT_MAX),
             known_max: 2 * RECENT_MAX,
             sources: HashMap::new(),
         }
@@ -150,21 +176,33 @@ impl Front {
         if let Some(known) = known.filter(|known| known.is_recent(now) || known.lives()) {
             // A REP is repeated by the core that sent it; a REJ may be lost, and is sent once. When the connection stands,
             // a REQ that comes late says nothing new (12.9.8.1).
-            return match known.link.refused.get() {
-                Some((reason, mad)) => Heard::Reject(*reason, Box::new(*mad)),
-                None => Heard::Dropped(Dropped::CmState),
-            };
+            match known.link.refused.get() {
+                // What was stale may have ended meanwhile.
+                Some((RejectReason::STALE, _)) => {}
+                Some((reason, mad)) => return Heard::Reject(*reason, Box::new(*mad)),
+                None => return Heard::Dropped(Dropped::CmState),
+            }
         }
         let sent = self.sources.get(&key.0).copied().unwrap_or(0);
         if self.recent.len() == RECENT_MAX || sent >= RECENT_OF_ONE_MAX {
             return Heard::Dropped(Dropped::CmFlood);
         }
-        match self.examine(port, local, mtu, from, tid, req) {
+        let examined = self.examine(port, local, mtu, from, tid, req);
+        match examined.and_then(|incoming| self.doubt(now, incoming)) {
             Ok(incoming) => {
                 self.recent.push_back((key, now));
                 *self.sources.entry(key.0).or_default() += 1;
-                let link = incoming.link.clone();
-                self.known.insert(key, Known { link, heard: now });
+                let qpn = incoming.peer.qpn;
+                if incoming.stale.is_none() {
+                    self.queue_pairs.insert((key.0, qpn), key);
+                }
+                let known = Known {
+                    link: incoming.link.clone(),
+                    heard: now,
+                    qpn,
+                    doubted: None,
+                };
+                self.known.insert(key, known);
                 Heard::Incoming(Box::new(incoming))
             }
             Err(reason) => {
@@ -177,6 +215,29 @@ impl Front {
                     Box::new(rej_of_req(tid, req.local_id.get(), reason, ari, &[])),
                 )
             }
+        }
+    }
+
+    /// A queue pair has one connection. If there is one with that of the sender, whoever had it has forgotten it: a host
+    /// that crashed and came back. The request is refused, and the old connection is to end (12.9.8.3.1). Not at once,
+    /// though, as Linux ends it: anybody can send this with the address of another host, whose queue pairs have numbers
+    /// that are easy to guess. So the core of the old connection has the request, and looks first whether the peer is
+    /// there (`RdmaFabric::adopt`), once in `STALE_MS`.
+    fn doubt(&mut self, now: Tick, mut incoming: Incoming) -> Result<Incoming, RejectReason> {
+        let qpn = incoming.peer.qpn;
+        let key = self.queue_pairs.get(&(incoming.from.ip(), qpn));
+        let known = key.and_then(|key| self.known.get_mut(key));
+        let Some(old) = known.filter(|known| known.qpn == qpn && known.lives()) else {
+            return Ok(incoming);
+        };
+        let told = |doubted: Tick| now.since(doubted) < STALE_MS * 1_000_000;
+        match old.link.accepted.get() {
+            Some(accepted) if !old.doubted.is_some_and(told) => {
+                old.doubted = Some(now);
+                incoming.stale = Some(*accepted);
+                Ok(incoming)
+            }
+            _ => Err(RejectReason::STALE),
         }
     }
 
@@ -198,9 +259,11 @@ impl Front {
             self.recent.pop_front();
         }
         // Twice as many as there were then: that is one look for each of so many requests.
-        if self.known.len() >= self.known_max {
+        if self.known.len().max(self.queue_pairs.len()) >= self.known_max {
             self.known
                 .retain(|_, known| known.is_recent(now) || known.lives());
+            self.queue_pairs
+                .retain(|(_, qpn), key| self.known.get(key).is_some_and(|known| known.qpn == *qpn));
             self.known_max = 2 * (self.known.len() + RECENT_MAX);
         }
     }
@@ -264,6 +327,7 @@ impl Front {
                 ours: req.private_data.ends_with(&MARK),
             },
             link: Link::default(),
+            stale: None,
         })
     }
 }
