@@ -147,6 +147,14 @@ impl AnyFabric {
         }
     }
 
+    /// True if a peer is still to be told that its connection has ended. Sockets and devices tell theirs by themselves.
+    pub fn is_parting(&self) -> bool {
+        match self {
+            AnyFabric::Roce(fabric) => fabric.provider().is_parting(),
+            _ => false,
+        }
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         each_fabric!(self, fabric => fabric.connections())

@@ -3,10 +3,23 @@
 
 mod common;
 
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use common::{Process, run, wait_until_it_says};
+use ferroce_engine::port::Tick;
+use ferroce_transport::rdma::provider::{Demand, Dial, Event, Provider as _};
+use ferroce_transport::roce::device::mad_packet;
+use ferroce_transport::roce::icrc::Flow;
+use ferroce_transport::roce::mad;
+use ferroce_transport::roce::packet::{self, Psn};
+use ferroce_transport::roce::provider::Roce;
+use ferroce_transport::roce::udp::{self, Options};
+use ferroce_wire::Wire as _;
+use ferroce_wire::rdma::RdmaCmRequest;
+use ferroce_wire::roce::{CmRtu, PORT};
 
 const NQN: &str = "nqn.2024-01.org.example:node";
 
@@ -163,6 +176,98 @@ fn a_node_stops_though_its_host_is_gone() {
     drop(probe);
     node.process.signal("TERM");
     assert!(node.process.ended().success());
+}
+
+/// A host whose packets are looked at one by one.
+struct Host {
+    socket: UdpSocket,
+    node: SocketAddr,
+}
+
+impl Host {
+    /// With an admin queue that is connected, as far as RDMA goes.
+    fn connect(node: &Node) -> Host {
+        let ip = address().parse().expect("an address");
+        let service = node.url.trim_start_matches("roce://").parse();
+        let service: SocketAddr = service.expect("an address");
+        let opened = udp::open(&[ip], Vec::new(), 1, Options::default());
+        let (sockets, _) = opened.expect("the address is free");
+        let mut roce = Roce::new(sockets.into_iter().next().expect("one core"), 1, 1);
+        let private = RdmaCmRequest::new(0, 32);
+        let dial = Dial {
+            local: None,
+            peer: service,
+            private: private.as_bytes(),
+            demand: Demand {
+                recvs: 32,
+                recv_data: 0,
+                sends: 32,
+                reads: 0,
+            },
+        };
+        let start = Instant::now();
+        let now = || Tick(1 + start.elapsed().as_nanos() as u64);
+        roce.connect(&dial, now()).expect("there is room");
+        common::wait_for("a connection", || {
+            roce.flush(now());
+            match roce.poll(now()) {
+                Some(Event::Established { .. }) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        // The last word of the handshake.
+        roce.flush(now());
+        drop(roce);
+        Host {
+            socket: UdpSocket::bind((ip, PORT)).expect("it is free again"),
+            node: SocketAddr::new(service.ip(), PORT),
+        }
+    }
+
+    /// The next DREQ, and the DREP that answers it.
+    fn parting(&self) -> Option<Vec<u8>> {
+        let mut datagram = [0; 8192];
+        loop {
+            let len = self.socket.recv(&mut datagram).ok()?;
+            let packet = packet::parse(&datagram[..len]).expect("a packet");
+            if let Some((tid, mad::Message::Dreq(dreq))) = mad::parse(packet.payload) {
+                let drep = CmRtu {
+                    local_id: dreq.remote_id,
+                    remote_id: dreq.local_id,
+                    ..CmRtu::default()
+                };
+                let drep = mad::build(tid, mad::Message::Drep(&drep));
+                let packet = mad_packet(&drep, Psn::new(0));
+                let mut answer = packet.head.bytes().to_vec();
+                answer.extend(drep);
+                let from = self.socket.local_addr().expect("it is bound");
+                let flow = Flow::new(from, self.node.ip());
+                let icrc = flow.icrc(0, &answer[..12], std::iter::once(&answer[12..]));
+                answer.extend(icrc.to_le_bytes());
+                return Some(answer);
+            }
+        }
+    }
+}
+
+/// A DREQ may be lost, and is repeated until it is answered, or for a second.
+#[test]
+fn a_node_that_stops_tells_its_hosts_until_they_know() {
+    for answers in [true, false] {
+        let mut node = Node::serve(None);
+        let host = Host::connect(&node);
+        // The RTU.
+        wait_until_it_says("rdma    received 1", || well(&node.ctl(&["show"])));
+        let timeout = Some(common::PATIENCE);
+        host.socket.set_read_timeout(timeout).expect("it is set");
+        node.process.signal("TERM");
+        host.parting().expect("the first, as lost");
+        let drep = host.parting().expect("the same again");
+        if answers {
+            host.socket.send_to(&drep, host.node).expect("it goes out");
+        }
+        assert!(node.process.ended().success());
+    }
 }
 
 /// Packets that are dropped wake the node and lead to nothing else; they are counted all the same.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferroce_engine::core::{Core, Work};
-use ferroce_engine::port::{Backend as _, Tick};
+use ferroce_engine::port::{Backend as _, Fabric as _, Room, Tick};
 
 use crate::config::Spin;
 use crate::node::CoreFacts;
@@ -66,6 +66,10 @@ const COUNT_NS: u64 = 50_000_000;
 /// Else it looks for more first, which costs less than to have interrupts armed each time.
 const TURNS_OF_ONE: u32 = 4;
 
+/// How long a core that has stopped tells peers again, in ms, that their connections have ended (DREQ), unless they answer:
+/// of a DREQ that was lost they would find out by themselves, after seconds.
+const PARTING_MS: u64 = 1000;
+
 /// How long a core sleeps at most that cannot watch one of its drives.
 const UNWATCHED_NS: u64 = 1_000_000;
 
@@ -103,7 +107,7 @@ impl Thread {
                 .core
                 .turn(now, self.clock.wall_ms(now), || self.clock.now());
             if work.stopped {
-                self.serve_guests();
+                self.linger();
                 return;
             }
             if work.busy {
@@ -142,14 +146,24 @@ impl Thread {
         }
     }
 
-    /// Nothing of this core is left. Other cores may still need a drive's queue that it has, and then it stays.
-    fn serve_guests(&mut self) {
+    /// Nothing of this core is left. Other cores may still need a drive's queue that it has, and then it stays; for peers that do
+    /// not know yet, a while.
+    fn linger(&mut self) {
         for drive in self.core.drives.iter_mut() {
             drive.on_stop();
         }
+        let until = self.clock.now().plus_ms(PARTING_MS);
         let mut needed = true;
         while needed {
+            let now = self.clock.now();
             needed = false;
+            for fabric in &mut self.core.fabrics {
+                if now < until && fabric.is_parting() {
+                    while fabric.poll(now, Room::Any).is_some() {}
+                    fabric.flush(now);
+                    needed = true;
+                }
+            }
             for drive in self.core.drives.iter_mut() {
                 drive.ring_doorbell();
                 // Of its own there is nothing any more.

@@ -620,6 +620,12 @@ impl Cm {
         self.due
     }
 
+    /// True if a peer has not answered yet that it knows of the end of a connection.
+    pub fn is_parting(&self) -> bool {
+        let mut states = self.connections.values().map(|connection| connection.state);
+        states.any(|state| state == State::DreqSent)
+    }
+
     /// Connections there are, those being ended with them.
     pub fn count(&self) -> usize {
         self.connections.len()

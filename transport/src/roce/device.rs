@@ -749,6 +749,11 @@ impl Device {
         !(self.events.is_empty() && self.going.is_empty())
     }
 
+    /// True if a peer has not answered yet that it knows of the end of a connection.
+    pub fn is_parting(&self) -> bool {
+        self.cm.is_parting()
+    }
+
     /// Queue pairs there are.
     pub fn queue_pairs(&self) -> usize {
         self.by_qpn.len()

@@ -119,6 +119,12 @@ impl<L: Line> Roce<L> {
         }
     }
 
+    /// True if a peer has not answered yet that it knows of the end of a connection. As long as this is polled and flushed,
+    /// it is told again.
+    pub fn is_parting(&self) -> bool {
+        self.device.is_parting()
+    }
+
     /// Queue pairs there are.
     pub fn queue_pairs(&self) -> usize {
         self.device.queue_pairs()
