@@ -6,20 +6,17 @@ mod common;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
 
 use common::{Process, run, wait_until_it_says};
 use ferroce_engine::port::Tick;
-use ferroce_transport::rdma::provider::{Demand, Dial, Event, Provider as _};
+use ferroce_transport::rdma::provider::{QpId, Why};
+use ferroce_transport::roce::cm::{Cm, CmEvent, Ours, Outgoing, Target};
 use ferroce_transport::roce::device::mad_packet;
 use ferroce_transport::roce::icrc::Flow;
-use ferroce_transport::roce::mad;
-use ferroce_transport::roce::packet::{self, Psn};
-use ferroce_transport::roce::provider::Roce;
-use ferroce_transport::roce::udp::{self, Options};
+use ferroce_transport::roce::packet::{self, Mtu, Psn};
 use ferroce_wire::Wire as _;
 use ferroce_wire::rdma::RdmaCmRequest;
-use ferroce_wire::roce::{CmRtu, PORT};
+use ferroce_wire::roce::{PORT, RejectReason};
 
 const NQN: &str = "nqn.2024-01.org.example:node";
 
@@ -47,10 +44,10 @@ struct Node {
 
 impl Node {
     fn serve(loss: Option<&str>) -> Node {
-        Node::serve_by("roce", loss)
+        Node::serve_by("roce", loss, &[])
     }
 
-    fn serve_by(scheme: &str, loss: Option<&str>) -> Node {
+    fn serve_by(scheme: &str, loss: Option<&str>, more: &[&str]) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
         let url = format!("{scheme}://{}:4420", address());
         let mut command = ferroce();
@@ -59,6 +56,7 @@ impl Node {
         }
         command
             .args(["serve", "--device", "ram:16MiB", "--nqn", NQN])
+            .args(more)
             .args(["--listen", "tcp://127.0.0.1:0", "--listen", &url, "--ctl"])
             .arg(dir.path().join("ctl.sock"))
             .stdout(Stdio::piped());
@@ -155,7 +153,7 @@ fn loss_costs_time_and_nothing_else() {
 /// No RDMA device has a loopback address: `rdma://` is RoCE in software there, which the greeting says.
 #[test]
 fn who_listens_by_rdma_is_told_what_it_became() {
-    let node = Node::serve_by("rdma", None);
+    let node = Node::serve_by("rdma", None, &[]);
     let became = node.url.replace("rdma://", "at roce://");
     assert!(node.greeting.contains(&became), "{}", node.greeting);
     well(&node.probe(None, &["--time", "50ms"]));
@@ -178,74 +176,83 @@ fn a_node_stops_though_its_host_is_gone() {
     assert!(node.process.ended().success());
 }
 
-/// A host whose packets are looked at one by one.
+/// A host whose messages are looked at one by one. It has no queue pairs.
 struct Host {
     socket: UdpSocket,
-    node: SocketAddr,
+    target: Target,
+    cm: Cm,
 }
 
 impl Host {
-    /// With an admin queue that is connected, as far as RDMA goes.
-    fn connect(node: &Node) -> Host {
+    fn of(node: &Node) -> Host {
         let ip = address().parse().expect("an address");
         let service = node.url.trim_start_matches("roce://").parse();
-        let service: SocketAddr = service.expect("an address");
-        let opened = udp::open(&[ip], Vec::new(), 1, Options::default());
-        let (sockets, _) = opened.expect("the address is free");
-        let mut roce = Roce::new(sockets.into_iter().next().expect("one core"), 1, 1);
-        let private = RdmaCmRequest::new(0, 32);
-        let dial = Dial {
-            local: None,
-            peer: service,
-            private: private.as_bytes(),
-            demand: Demand {
-                recvs: 32,
-                recv_data: 0,
-                sends: 32,
-                reads: 0,
-            },
-        };
-        let start = Instant::now();
-        let now = || Tick(1 + start.elapsed().as_nanos() as u64);
-        roce.connect(&dial, now()).expect("there is room");
-        common::wait_for("a connection", || {
-            roce.flush(now());
-            match roce.poll(now()) {
-                Some(Event::Established { .. }) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
-        // The last word of the handshake.
-        roce.flush(now());
-        drop(roce);
+        let socket = UdpSocket::bind((ip, PORT)).expect("it is this machine's");
+        let timeout = Some(common::PATIENCE);
+        socket.set_read_timeout(timeout).expect("it is set");
         Host {
-            socket: UdpSocket::bind((ip, PORT)).expect("it is free again"),
-            node: SocketAddr::new(service.ip(), PORT),
+            socket,
+            target: Target {
+                port: 0,
+                local: ip,
+                peer: service.expect("an address"),
+                mtu: Mtu::MIN,
+            },
+            cm: Cm::new(1, 0, 1, 1),
         }
     }
 
-    /// The next DREQ, and the DREP that answers it.
-    fn parting(&self) -> Option<Vec<u8>> {
+    /// Asks for a connection of an admin queue with this queue pair. What came of it.
+    fn ask(&mut self, qpn: u32) -> CmEvent {
+        let ours = Ours {
+            qp: QpId {
+                slot: 0,
+                generation: 0,
+            },
+            qpn,
+            recv_psn: Psn::new(0),
+            responder_resources: 16,
+            initiator_depth: 0,
+        };
+        let private = RdmaCmRequest::new(0, 32);
+        self.cm
+            .connect(Tick(1), ours, self.target, private.as_bytes());
+        self.heard()
+    }
+
+    /// What is heard next that says something.
+    fn heard(&mut self) -> CmEvent {
+        loop {
+            self.say();
+            if let Some(event) = self.cm.events.pop_front() {
+                return event;
+            }
+            let (from, mad) = self.hear();
+            // What it does not know, it says by itself.
+            let _ = self.cm.on_mad(Tick(1), 0, from, &mad);
+        }
+    }
+
+    fn hear(&self) -> (SocketAddr, Vec<u8>) {
         let mut datagram = [0; 8192];
         loop {
-            let len = self.socket.recv(&mut datagram).ok()?;
+            let (len, from) = self.socket.recv_from(&mut datagram).expect("it comes");
             let packet = packet::parse(&datagram[..len]).expect("a packet");
-            if let Some((tid, mad::Message::Dreq(dreq))) = mad::parse(packet.payload) {
-                let drep = CmRtu {
-                    local_id: dreq.remote_id,
-                    remote_id: dreq.local_id,
-                    ..CmRtu::default()
-                };
-                let drep = mad::build(tid, mad::Message::Drep(&drep));
-                let packet = mad_packet(&drep, Psn::new(0));
-                let mut answer = packet.head.bytes().to_vec();
-                answer.extend(drep);
-                let from = self.socket.local_addr().expect("it is bound");
-                let flow = Flow::new(from, self.node.ip());
-                let icrc = flow.icrc(0, &answer[..12], std::iter::once(&answer[12..]));
-                answer.extend(icrc.to_le_bytes());
-                return Some(answer);
+            if packet.deth.is_some() {
+                return (from, packet.payload.to_vec());
             }
+        }
+    }
+
+    fn say(&mut self) {
+        while let Some(Outgoing { to, mad, .. }) = self.cm.out.pop_front() {
+            let mut datagram = mad_packet(&mad, Psn::new(0)).head.bytes().to_vec();
+            datagram.extend(*mad);
+            let from = self.socket.local_addr().expect("it is bound");
+            let flow = Flow::new(from, to.ip());
+            let icrc = flow.icrc(0, &datagram[..12], std::iter::once(&datagram[12..]));
+            datagram.extend(icrc.to_le_bytes());
+            self.socket.send_to(&datagram, to).expect("it goes out");
         }
     }
 }
@@ -255,19 +262,40 @@ impl Host {
 fn a_node_that_stops_tells_its_hosts_until_they_know() {
     for answers in [true, false] {
         let mut node = Node::serve(None);
-        let host = Host::connect(&node);
+        let mut host = Host::of(&node);
+        assert!(matches!(host.ask(0x1234), CmEvent::Accepted { .. }));
+        host.say();
         // The RTU.
         wait_until_it_says("rdma    received 1", || well(&node.ctl(&["show"])));
-        let timeout = Some(common::PATIENCE);
-        host.socket.set_read_timeout(timeout).expect("it is set");
         node.process.signal("TERM");
-        host.parting().expect("the first, as lost");
-        let drep = host.parting().expect("the same again");
+        let (_, lost) = host.hear();
         if answers {
-            host.socket.send_to(&drep, host.node).expect("it goes out");
+            let ended = host.heard();
+            assert!(matches!(ended, CmEvent::Ended { why: Why::Peer, .. }));
+            host.say();
+        } else {
+            assert_eq!(host.hear().1, lost);
         }
         assert!(node.process.ended().success());
     }
+}
+
+/// A host that crashed asks with the queue pair it had: its old connection ends, on whichever core, and then it is let in.
+#[test]
+fn a_host_that_came_back_gets_in() {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = ["--cores", if cpus > 1 { "0,1" } else { "0" }];
+    let node = Node::serve_by("roce", None, &cores);
+    let mut host = Host::of(&node);
+    assert!(matches!(host.ask(0x1234), CmEvent::Accepted { .. }));
+    let refused = host.ask(0x1234);
+    let stale = Why::Rejected {
+        reason: RejectReason::STALE.0,
+    };
+    assert!(matches!(refused, CmEvent::Ended { why, .. } if why == stale));
+    let ended = host.heard();
+    assert!(matches!(ended, CmEvent::Ended { why: Why::Peer, .. }));
+    assert!(matches!(host.ask(0x1234), CmEvent::Accepted { .. }));
 }
 
 /// Packets that are dropped wake the node and lead to nothing else; they are counted all the same.
