@@ -49,7 +49,9 @@ const RTO_MAX: u64 = 500_000_000;
 const RTO_START: u64 = 50_000_000;
 /// Before that, a peer that is ours is nudged after two round trips, but never sooner than this, in ns.
 const NUDGE_MIN: u64 = 200_000;
-/// A peer that acknowledges nothing for this long, in ns, is gone.
+/// A peer that acknowledges nothing for this long, in ns, is gone. What its REQ wishes for this (Local ACK Timeout and Retry
+/// Count; RNR Retry Count for the next) is not heeded: Linux asks for 2.1 s eight times, longer than we wait for anybody, and
+/// who wished for less would lose connections whenever it pauses.
 pub const GIVE_UP_NS: u64 = 10_000_000_000;
 
 /// A peer that is there and has no RECV for this long, in ns, will have none. InfiniBand's RNR retry count of 7, which
