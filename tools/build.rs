@@ -14,6 +14,8 @@ const ARCHIVES: &[&str] = &[
     "-lmlx4",
     "-lirdma-rdmav34",
     "-lbnxt_re-rdmav34",
+    "-lqedr-rdmav34",
+    "-lvmw_pvrdma-rdmav34",
     "-lnl-route-3",
     "-lnl-3",
     "-lpthread",

@@ -217,11 +217,11 @@ mod machine {
         };
         let mut target = live(few);
         let mut out = 0;
-        for _ in 0..76 {
+        for _ in 0..47 {
             let answer = target.reply(reply(Sgl::KEYED, Status::SUCCESS)).unwrap();
             out += u32::from(answer.is_some());
         }
-        assert_eq!(out, 76, "four are kept for READs");
+        assert_eq!(out, 47, "33 are kept for READs: what one may take");
         for cid in 0..ANSWERS_WAITING_MAX as u16 {
             assert!(target.wants_more());
             let mut waits = reply(Sgl::KEYED, Status::SUCCESS);

@@ -122,7 +122,12 @@ impl Region {
                 }
             }
         }
-        let mut region = Region::map_kind(len.next_multiple_of(PAGE), PageKind::Small, 0, parts)
+        // A device whose pages are all of one size has small ones for all of it, if there is a small one at the end.
+        let page = match len >= TRANSPARENT {
+            true => TRANSPARENT,
+            false => PAGE,
+        };
+        let mut region = Region::map_kind(len.next_multiple_of(page), PageKind::Small, 0, parts)
             .map_err(|cause| {
                 io::Error::new(
                     cause.kind(),
@@ -355,9 +360,11 @@ mod tests {
 
     #[test]
     fn a_region_is_as_long_as_asked_and_zeroed() {
-        for len in [1, PAGE, PAGE + 1, TRANSPARENT - 1, 3 * TRANSPARENT + 1] {
+        let long = 3 * TRANSPARENT + 1;
+        for len in [1, PAGE, PAGE + 1, TRANSPARENT - PAGE - 1, long] {
             let region = Region::map(len, Want::default()).expect("memory");
-            assert_eq!(region.len(), len.next_multiple_of(PAGE));
+            let page = if len < TRANSPARENT { PAGE } else { TRANSPARENT };
+            assert_eq!(region.len(), len.next_multiple_of(page));
             // SAFETY: the whole of a mapping that lives as long as the region, and nobody writes to it.
             let bytes = unsafe { std::slice::from_raw_parts(region.base(), region.len()) };
             assert!(bytes.iter().all(|byte| *byte == 0));

@@ -23,6 +23,18 @@ pub fn list() -> String {
             return out;
         }
     }
+    let kernels = std::fs::read_dir("/sys/class/infiniband");
+    let kernels = kernels.into_iter().flatten().flatten();
+    let kernels = kernels.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    for name in without_driver(kernels, &names()) {
+        line(
+            &mut out,
+            &format!(
+                "RDMA {name}: the kernel has it, and no driver here knows it: install a newer ibverbs-providers (rdma-core); the \
+                 static executable has its own, see README.md"
+            ),
+        );
+    }
     if !Path::new("/dev/infiniband/rdma_cm").exists() {
         line(
             &mut out,
@@ -52,6 +64,15 @@ pub fn names() -> String {
             names.join(", ")
         }
     }
+}
+
+/// Those of the kernel's devices that libibverbs does not see.
+fn without_driver(kernels: impl Iterator<Item = String>, seen: &str) -> Vec<String> {
+    let mut all: Vec<_> = kernels
+        .filter(|name| !seen.split(", ").any(|seen| seen == name))
+        .collect();
+    all.sort();
+    all
 }
 
 fn chosen(found: &[Found], text: &str) -> Result<Option<IpAddr>> {
@@ -313,6 +334,13 @@ fn missing(why: Option<&io::Error>, system: &System) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_that_only_the_kernel_sees_are_named() {
+        let kernels = ["mlx5_0", "rxe0", "bnxt_re1", "bnxt_re0"].map(String::from);
+        let alone = without_driver(kernels.into_iter(), "rxe0, mlx5_0");
+        assert_eq!(alone, ["bnxt_re0", "bnxt_re1"]);
+    }
 
     fn device(name: &str, ethernet: bool, gids: &[(u32, &str, &str)]) -> Found {
         let gid = |(index, address, kind): &(u32, &str, &str)| inventory::Gid {

@@ -12,6 +12,7 @@ use ferroce_engine::limits;
 use crate::config::Config;
 use crate::fail::{Context, Result, fail};
 use crate::units::about;
+use crate::url::Scheme;
 
 /// What each core gets.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,7 +69,8 @@ impl Plan {
             classes: SHARES.map(count).to_vec(),
             landing: vec![landing],
             huge: config.memory.huge_pages,
-            for_devices: config.has_drives_of_ours(),
+            for_devices: config.has_drives_of_ours()
+                || (config.listen.iter()).any(|url| url.scheme == Scheme::Verbs),
         }
     }
 
@@ -122,7 +124,7 @@ impl Plan {
 /// What a missed wish for huge pages costs, and how it is granted.
 fn no_huge_pages(bytes: usize) -> String {
     format!(
-        "no free huge pages for {} of buffers, so drives reach them by pages of 4 KiB, which is slower: \
+        "no free huge pages for {} of buffers, so devices reach them by pages of 4 KiB, which is slower: \
          `sysctl vm.nr_hugepages={}` (more if others use some) before the start, or huge-pages = false",
         about(bytes as u64),
         bytes.div_ceil(HUGE_PAGE)

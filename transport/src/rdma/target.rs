@@ -193,8 +193,8 @@ impl Target {
     /// A connection on a queue pair that can do so much.
     pub fn new(limits: Limits) -> Target {
         let read_wrs_max = limits.reads.min(READS_MAX).min(limits.sends / 2);
-        let answer_wrs_max = limits.sends - read_wrs_max;
         // One READ and one answer may always be out, whatever they take.
+        let answer_wrs_max = limits.sends - read_wrs_max.max(limits.wrs(PART_BUFS, false));
         let most = limits.wrs(PART_BUFS, true);
         assert!(
             limits.reads > 0 && answer_wrs_max >= most && limits.sends >= 2 * most,

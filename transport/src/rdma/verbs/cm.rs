@@ -32,6 +32,10 @@ const SETUP_THREADS: usize = 2;
 /// How often the control thread looks after what no event tells of: regions that are gone, addresses that came back.
 const TEND: Duration = Duration::from_secs(1);
 
+/// RDMA_OPTION_ID and RDMA_OPTION_ID_AFONLY of rdma_cma.h.
+const OPTION_ID: libc::c_int = 0;
+const OPTION_AFONLY: libc::c_int = 2;
+
 /// How RDMA devices are to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
@@ -77,6 +81,8 @@ pub(super) struct Shared {
     options: Options,
     devices: Mutex<Vec<Arc<Device>>>,
     regions: Mutex<Vec<Weak<Region>>>,
+    /// Had by who registers memory: that may take seconds, in which all else goes on.
+    registering: Mutex<()>,
     /// Cores, which have an end of each device they have used.
     cores: Mutex<Vec<Weak<CoreShared>>>,
     /// Places whose device is gone.
@@ -164,7 +170,7 @@ pub(super) fn check(status: libc::c_int) -> io::Result<()> {
 }
 
 impl Verbs {
-    /// Starts the threads and opens every device.
+    /// Starts the threads. A device is opened, and gets to know all memory, when it is first needed: it may have a TiB to pin.
     ///
     /// # Errors
     /// ENODEV or ENOSYS where the system has no RDMA ([`none_here`] knows them), or of the threads.
@@ -182,6 +188,7 @@ impl Verbs {
             options,
             devices: Mutex::default(),
             regions: Mutex::default(),
+            registering: Mutex::default(),
             cores: Mutex::default(),
             lost: Mutex::default(),
             owners: Mutex::default(),
@@ -199,11 +206,12 @@ impl Verbs {
         }
         let control = shared.clone();
         threads.push(spawn("rdma-cm").spawn(move || control.control())?);
-        shared.open_devices();
+        // Before any id is bound to one of them.
+        keep_contexts();
         Ok(Verbs { shared, threads })
     }
 
-    /// Lets every device, present and future, reach a region.
+    /// Lets every device that is in use, now or later, reach a region.
     ///
     /// # Errors
     /// If memory cannot be locked, with the size and how to raise the limit.
@@ -211,10 +219,11 @@ impl Verbs {
         self.shared.register(region)
     }
 
-    /// Listens. The wildcard address means every device's.
+    /// Listens. The wildcard address means every device's that can be used.
     ///
     /// # Errors
-    /// Of rdma_bind_addr or rdma_listen: no device has this address, or the port is taken.
+    /// Of rdma_bind_addr or rdma_listen: no device has this address, or the port is taken. Of the device: it cannot be used, or
+    /// cannot reach all memory.
     pub fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         Listener::new(self.shared.clone(), address)
     }
@@ -227,9 +236,13 @@ impl Verbs {
         super::VerbsProvider::new(self.shared.clone())
     }
 
-    /// True if a device has this address: a listener there, or a connection from there, is RDMA's own.
+    /// True if a device has this address: a listener there, or a connection from there, is RDMA's own. Any device has the
+    /// wildcard address.
     pub fn has(&self, ip: IpAddr) -> bool {
-        self.device_at(ip).is_some()
+        match ip.is_unspecified() {
+            true => !self.devices().is_empty(),
+            false => self.device_at(ip).is_some(),
+        }
     }
 
     /// The name of the device that has this address.
@@ -241,13 +254,16 @@ impl Verbs {
         (!context.is_null()).then(|| unsafe { super::device::name(context) })
     }
 
-    /// The names of the devices in use.
+    /// The names of the devices there are.
     pub fn devices(&self) -> Vec<String> {
-        let devices = lock(&self.shared.devices);
-        devices.iter().map(|device| device.name.clone()).collect()
+        let contexts = keep_contexts().into_iter();
+        // SAFETY: contexts stay open.
+        contexts
+            .map(|context| unsafe { super::device::name(context) })
+            .collect()
     }
 
-    /// True if the system plays one of them (rxe). Its work is then done by threads of the system's, on the CPU of whoever
+    /// True if the system plays one of those in use (rxe). Its work is then done by threads of the system's, on the CPU of whoever
     /// gave it: one that polls without giving way keeps it from being done until the next tick.
     pub fn any_is_soft(&self) -> bool {
         lock(&self.shared.devices)
@@ -323,18 +339,23 @@ impl Shared {
     }
 
     pub(super) fn register(&self, region: &Arc<Region>) -> io::Result<()> {
-        let mut regions = lock(&self.regions);
-        regions.retain(|region| region.strong_count() > 0);
-        for device in lock(&self.devices).iter() {
+        let _alone = lock(&self.registering);
+        let devices = lock(&self.devices).clone();
+        for device in devices {
             device.register(region)?;
         }
+        let mut regions = lock(&self.regions);
+        regions.retain(|region| region.strong_count() > 0);
         regions.push(Arc::downgrade(region));
         Ok(())
     }
 
     /// One more core will have ends of devices.
-    pub(super) fn add_core(&self, core: &Arc<CoreShared>) {
-        lock(&self.cores).push(Arc::downgrade(core));
+    pub(super) fn add_core(&self) -> io::Result<Arc<CoreShared>> {
+        let mut cores = lock(&self.cores);
+        let core = Arc::new(CoreShared::new(cores.len())?);
+        cores.push(Arc::downgrade(&core));
+        Ok(core)
     }
 
     pub(super) fn send(&self, slot: usize, job: Job) {
@@ -372,6 +393,15 @@ impl Shared {
     /// A new id bound to an address. The device is known then, unless it is the wildcard.
     pub(super) fn bound(&self, address: SocketAddr) -> io::Result<Id> {
         let id = self.new_id()?;
+        if address.is_ipv6() {
+            // Else the wildcard would be heard by IPv4, too, or not, as the system's `bindv6only` says.
+            let mut only: libc::c_int = 1;
+            let len = size_of_val(&only);
+            // SAFETY: the id is ours, the number lives for the call. Where it fails, it is as the system says.
+            unsafe {
+                sys::rdma_set_option(id.0, OPTION_ID, OPTION_AFONLY, (&raw mut only).cast(), len)
+            };
+        }
         let address = socket2::SockAddr::from(address);
         // SAFETY: the address lives for the call, which does not change it.
         let bound = check(unsafe { sys::rdma_bind_addr(id.0, address.as_ptr().cast_mut().cast()) });
@@ -382,25 +412,37 @@ impl Shared {
         bound.map(|()| id)
     }
 
-    fn open_devices(&self) {
+    /// Opens the device that an id is bound to, or, if it is bound to the wildcard, all that can be used.
+    pub(super) fn open_for(&self, id: Id) -> Result<(), String> {
+        if let Some(context) = id.context() {
+            return self.device(context).map(|_| ());
+        }
         for context in keep_contexts() {
             if let Err(why) = self.device(context) {
                 log::warn!("RDMA: {why}");
             }
         }
+        Ok(())
     }
 
     /// The device of this context, opened with every region the first time it is seen.
     pub(super) fn device(&self, context: *mut sys::ibv_context) -> Result<Arc<Device>, String> {
-        let regions = lock(&self.regions);
-        let mut devices = lock(&self.devices);
-        if let Some(known) = devices.iter().find(|device| device.context == context) {
-            return Ok(known.clone());
+        let known = || {
+            let devices = lock(&self.devices);
+            devices.iter().find(|one| one.context == context).cloned()
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let _alone = lock(&self.registering);
+        if let Some(known) = known() {
+            return Ok(known);
         }
         // One that came later: from now on it is ours as well.
         keep_contexts();
         // One that cannot be used gives back what it has when it is dropped here.
         let device = Arc::new(Device::open(context, self.options.host)?);
+        let regions = lock(&self.regions).clone();
         for region in regions.iter().filter_map(Weak::upgrade) {
             device.register(&region).map_err(|why| why.to_string())?;
         }
@@ -408,7 +450,7 @@ impl Shared {
         if let Err(cause) = nonblocking(unsafe { (*context).async_fd }) {
             return Err(format!("{}: {cause}", device.name));
         }
-        devices.push(device.clone());
+        lock(&self.devices).push(device.clone());
         // The control thread has one more to listen to.
         self.wake.push(());
         Ok(device)
@@ -512,8 +554,12 @@ impl Shared {
                 match owner {
                     Some(Owner::Conn(conn)) => self.on_conn(&conn, seen),
                     Some(Owner::Listener(place)) => {
-                        lost = Some(place)
-                            .filter(|_| seen.event == event::RDMA_CM_EVENT_DEVICE_REMOVAL);
+                        // An id stays with the device it was bound to, though its address moved to another (bonding).
+                        let gone = matches!(
+                            seen.event,
+                            event::RDMA_CM_EVENT_DEVICE_REMOVAL | event::RDMA_CM_EVENT_ADDR_CHANGE
+                        );
+                        lost = Some(place).filter(|_| gone);
                     }
                     // A request that is being refused, or that nobody looked at yet.
                     None => {}
@@ -624,9 +670,12 @@ impl Shared {
             | event::RDMA_CM_EVENT_ROUTE_ERROR
             | event::RDMA_CM_EVENT_CONNECT_ERROR
             | event::RDMA_CM_EVENT_UNREACHABLE => over(Why::Unreachable, none),
-            event::RDMA_CM_EVENT_DISCONNECTED => self.send(slot, Job::Disconnect(conn.clone())),
+            // After a change of the hardware address nothing reaches the peer: it connects anew, by the other port.
+            event::RDMA_CM_EVENT_DISCONNECTED | event::RDMA_CM_EVENT_ADDR_CHANGE => {
+                self.send(slot, Job::Disconnect(conn.clone()));
+            }
             event::RDMA_CM_EVENT_DEVICE_REMOVAL => over(Why::Device, none),
-            // The end of TIMEWAIT, an address that changed: the connection does not mind.
+            // The end of TIMEWAIT: the connection does not mind.
             _ => {}
         }
     }

@@ -243,8 +243,7 @@ const QPS_MAX: usize = 1 << 16;
 
 impl VerbsProvider {
     pub(super) fn new(shared: Arc<Shared>) -> io::Result<VerbsProvider> {
-        let core = Arc::new(CoreShared::new()?);
-        shared.add_core(&core);
+        let core = shared.add_core()?;
         Ok(VerbsProvider {
             core,
             shared,
@@ -555,7 +554,8 @@ impl VerbsProvider {
             // The one after that which had some is asked first: a busy one keeps no other from being heard.
             let at = (self.next_cq + step) % self.cqs.len();
             let polled = &mut self.cqs[at];
-            if polled.cq.takes == Takes::Sends && self.sends == 0 {
+            let quiet = polled.cq.takes == Takes::Sends && self.sends == 0;
+            if quiet || polled.cq.is_given_up() {
                 continue;
             }
             match polled.cq.poll(&mut self.completions.all) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use ferroce_buf::{Region, RegionId};
 use rdma_sys as sys;
 
+use super::cm::lock;
 use super::inventory::{self, Ability};
 
 /// A device that is in use. Its context stays open until the process ends: `keep_contexts` sees to that.
@@ -66,7 +67,7 @@ impl Device {
         };
         if !infiniband {
             return Err(format!(
-                "{name} speaks iWARP, which is not supported; RoCE and InfiniBand are"
+                "{name} speaks neither RoCE nor InfiniBand (iWARP, perhaps), which alone are supported"
             ));
         }
         let told = |cause| format!("{name} cannot be used: {cause}");
@@ -77,7 +78,7 @@ impl Device {
         if pd.is_null() {
             return Err(told(io::Error::last_os_error()));
         }
-        let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
+        let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0 | RELAXED_ORDERING;
         if windows {
             access |= sys::ibv_access_flags::IBV_ACCESS_MW_BIND.0;
         }
@@ -93,14 +94,14 @@ impl Device {
         })
     }
 
-    /// Lets the device reach a region, if it does not yet. No peer may: only the device itself.
+    /// Lets the device reach a region, if it does not yet. No peer may: only the device itself. By one thread at a time, which
+    /// keeps no other waiting: the kernel pins the memory page by page.
     ///
     /// # Errors
     /// With what was tried and how to make it possible.
     pub fn register(&self, region: &Arc<Region>) -> io::Result<()> {
         self.forget_regions();
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        if regions.iter().any(|old| old.id == region.id()) {
+        if lock(&self.regions).iter().any(|old| old.id == region.id()) {
             return Ok(());
         }
         let told = |cause: io::Error, hint: &str| {
@@ -115,11 +116,19 @@ impl Device {
             return Err(told(io::ErrorKind::InvalidInput.into(), &hint));
         }
         let mr = register(self.pd, region.base(), region.len(), self.access).map_err(|cause| {
-            let hint = "It has to be locked: raise the limit with `ulimit -l`, LimitMEMLOCK= of the service, or \
-                        CAP_IPC_LOCK";
+            let hint = match is_locking_limited() {
+                true => {
+                    "It has to be locked: raise the limit with `ulimit -l`, LimitMEMLOCK= of the service, or \
+                     CAP_IPC_LOCK"
+                }
+                false => {
+                    "The limit of locked memory is not it. A device has an entry for each page: huge pages need \
+                     fewer (`sysctl vm.nr_hugepages`), and so do smaller drives and buffers"
+                }
+            };
             told(cause, hint)
         })?;
-        regions.push(Registered {
+        lock(&self.regions).push(Registered {
             id: region.id(),
             region: Arc::downgrade(region),
             mr,
@@ -130,13 +139,13 @@ impl Device {
 
     /// True if there is something for [`Device::forget_regions`].
     pub fn has_gone_regions(&self) -> bool {
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let regions = lock(&self.regions);
         regions.iter().any(|known| known.region.strong_count() == 0)
     }
 
     /// Lets go of regions that are gone, whose memory the device would keep locked.
     pub fn forget_regions(&self) {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut regions = lock(&self.regions);
         let gone: Vec<_> = regions
             .extract_if(.., |known| known.region.strong_count() == 0)
             .collect();
@@ -170,7 +179,7 @@ impl Device {
 
     /// The key of each region, by its number.
     pub fn keys(&self) -> Vec<Option<Key>> {
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let regions = lock(&self.regions);
         let mut keys = Vec::new();
         for region in regions.iter() {
             let at = usize::from(region.id.0);
@@ -185,6 +194,17 @@ impl Device {
         }
         keys
     }
+}
+
+/// True if this process may lock some memory only (RLIMIT_MEMLOCK).
+fn is_locking_limited() -> bool {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the struct is ours.
+    let status = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    status != 0 || limit.rlim_cur != libc::RLIM_INFINITY
 }
 
 /// What the counters in this folder say of RNR NAKs sent: `out_of_buffer` of mlx5, `send_rnr_err` of rxe.
@@ -219,6 +239,11 @@ impl Drop for Device {
     }
 }
 
+/// IBV_ACCESS_RELAXED_ORDERING: PCIe may reorder what the device writes there, before its completion. Nobody looks before,
+/// and some machines are faster so. Not of the slabs, which are small. Kernels that know nothing of it are not told of it
+/// (`ibv_reg_mr_iova2`).
+const RELAXED_ORDERING: u32 = 1 << 20;
+
 fn register(
     pd: *mut sys::ibv_pd,
     base: *mut u8,
@@ -227,7 +252,7 @@ fn register(
 ) -> io::Result<*mut sys::ibv_mr> {
     // SAFETY: the range is mapped (a Region, or a Slab below); the kernel pins its pages, so that it may even be unmapped
     // before it is deregistered.
-    let mr = unsafe { sys::ibv_reg_mr(pd, base.cast(), len, access as libc::c_int) };
+    let mr = unsafe { sys::ibv_reg_mr_iova2(pd, base.cast(), len, base as u64, access) };
     if mr.is_null() {
         return Err(io::Error::last_os_error());
     }

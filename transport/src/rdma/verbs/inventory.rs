@@ -91,6 +91,10 @@ pub struct Gid {
 /// Vendor that rxe calls itself (Linux, drivers/infiniband/sw/rxe/rxe_param.h).
 const RXE_VENDOR_ID: u32 = 0xFF_FFFF;
 
+/// Broadcom, whose kernel driver says that messages may invalidate keys, and whose library (bnxt_re of rdma-core before 47) has
+/// no such message and refuses it. A host invalidates its keys itself then.
+const BROADCOM_VENDOR_ID: u32 = 0x14E4;
+
 /// The RDMA devices of this machine.
 ///
 /// # Errors
@@ -188,7 +192,8 @@ pub(super) unsafe fn ask(
         mr_len: attr.max_mr_size,
         reads_out: count(attr.max_qp_init_rd_atom),
         reads_in: count(attr.max_qp_rd_atom),
-        remote_invalidate: has(sys::ibv_device_cap_flags::IBV_DEVICE_MEM_MGT_EXTENSIONS),
+        remote_invalidate: has(sys::ibv_device_cap_flags::IBV_DEVICE_MEM_MGT_EXTENSIONS)
+            && attr.vendor_id != BROADCOM_VENDOR_ID,
         soft: attr.vendor_id == RXE_VENDOR_ID,
         windows: has(sys::ibv_device_cap_flags::IBV_DEVICE_MEM_WINDOW_TYPE_2B),
         ports: (1..=attr.phys_port_cnt)

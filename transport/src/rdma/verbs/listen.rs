@@ -39,12 +39,14 @@ enum Hears {
 }
 
 impl Listener {
-    /// Listens. The wildcard address means every device's.
-    ///
-    /// # Errors
-    /// Of rdma_bind_addr or rdma_listen: no device has this address, or the port is taken.
+    /// See [`Verbs::listen`](super::Verbs::listen).
     pub(super) fn new(shared: Arc<Shared>, address: SocketAddr) -> io::Result<Listener> {
         let id = shared.bound(address)?;
+        // Who asks need not wait until the device knows all memory.
+        shared
+            .open_for(id)
+            .inspect_err(|_| destroy(id))
+            .map_err(io::Error::other)?;
         // SAFETY: the id is bound, so its address is set.
         let local = unsafe { addresses(id) }.0;
         let requests = Inbox::new().inspect_err(|_| destroy(id))?;
@@ -94,7 +96,7 @@ impl Place {
     /// Its device is gone. Not while one of its events is handled, which destroying the id would wait for.
     pub(super) fn lost(&self, shared: &Shared) {
         log::warn!(
-            "RDMA: the device at {} is gone; hosts are heard there again when one has this address",
+            "RDMA: the device at {} is gone, or its address; hosts are heard there again when one has it",
             self.address
         );
         self.end(Hears::Nothing, shared);

@@ -14,7 +14,7 @@
 //! the last one that knows them.
 //!
 //! Left out on purpose: iWARP; shared receive queues (each queue pair has as many RECVs as its peer may use, so there is
-//! no RNR); XRC; being told of by a device that it moved to another address.
+//! no RNR); XRC.
 #![allow(unsafe_code)]
 
 mod cm;

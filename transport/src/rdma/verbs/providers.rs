@@ -25,6 +25,8 @@ mod linked {
         static verbs_provider_mlx4: Provider;
         static verbs_provider_irdma: Provider;
         static verbs_provider_bnxt_re: Provider;
+        static verbs_provider_qedr: Provider;
+        static verbs_provider_vmw_pvrdma: Provider;
         /// What the macro RDMA_STATIC_PROVIDERS of verbs.h calls. The first argument is not used.
         fn ibv_static_providers(unused: *mut c_void, ...);
     }
@@ -40,6 +42,8 @@ mod linked {
                 &raw const verbs_provider_mlx4,
                 &raw const verbs_provider_irdma,
                 &raw const verbs_provider_bnxt_re,
+                &raw const verbs_provider_qedr,
+                &raw const verbs_provider_vmw_pvrdma,
                 ptr::null::<Provider>(),
             );
         }

@@ -47,6 +47,8 @@ pub(super) struct CoreShared {
     pub inbox: Inbox<Mail>,
     /// Readable when mail or a completion is there.
     pub epoll: OwnedFd,
+    /// Its number, by which it has a completion vector of each device: what wakes one core interrupts no other.
+    number: usize,
     ends: Mutex<Vec<End>>,
 }
 
@@ -118,7 +120,7 @@ impl Plan {
 }
 
 impl CoreShared {
-    pub fn new() -> io::Result<CoreShared> {
+    pub fn new(number: usize) -> io::Result<CoreShared> {
         // SAFETY: no pointers are passed; the result is checked.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
@@ -128,6 +130,7 @@ impl CoreShared {
             inbox: Inbox::new()?,
             // SAFETY: the descriptor is new and nobody else's.
             epoll: unsafe { OwnedFd::from_raw_fd(epoll) },
+            number,
             ends: Mutex::new(Vec::new()),
         };
         core.watch(core.inbox.as_fd().as_raw_fd())?;
@@ -248,12 +251,13 @@ impl CoreShared {
         }
         // SAFETY: context and channel are open; the result is checked.
         let cq = unsafe {
+            let vectors = (*device.context).num_comp_vectors.max(1);
             sys::ibv_create_cq(
                 device.context,
                 room as libc::c_int,
                 null_mut(),
                 end.channel,
-                0,
+                (self.number % vectors as usize) as libc::c_int,
             )
         };
         if cq.is_null() {
@@ -449,16 +453,7 @@ impl Made {
     /// The memory they name stays the caller's until their completion.
     #[inline]
     pub fn post_send(&self, wrs: &mut [Work], sges: &mut [sys::ibv_sge]) -> bool {
-        for work in wrs.iter_mut() {
-            let pieces = &mut sges[work.first..work.first + work.wr.num_sge as usize];
-            work.wr.sg_list = pieces.as_mut_ptr();
-            work.wr.next = null_mut();
-        }
-        let first = wrs.as_mut_ptr();
-        for at in 1..wrs.len() {
-            // SAFETY: inside the slice. The request is the first field of a `Work`, which is `repr(C)`.
-            unsafe { (*first.add(at - 1)).wr.next = first.add(at).cast() };
-        }
+        let first = link(wrs, sges);
         let mut bad = null_mut();
         // SAFETY: the structs live for the call; the list ends in null. What they name is as in `post_recv`.
         unsafe { sys::ibv_post_send(self.qp, first.cast(), &raw mut bad) == 0 }
@@ -561,6 +556,26 @@ impl Work {
     }
 }
 
+/// Links work requests with each other and with their pieces. The first of them.
+#[inline(always)]
+fn link(wrs: &mut [Work], sges: &mut [sys::ibv_sge]) -> *mut Work {
+    for work in wrs.iter_mut() {
+        let pieces = &mut sges[work.first..work.first + work.wr.num_sge as usize];
+        // irdma looks at the first of them even if there is none.
+        work.wr.sg_list = match pieces {
+            [] => null_mut(),
+            pieces => pieces.as_mut_ptr(),
+        };
+        work.wr.next = null_mut();
+    }
+    let first = wrs.as_mut_ptr();
+    for at in 1..wrs.len() {
+        // SAFETY: inside the slice. The request is the first field of a `Work`, which is `repr(C)`.
+        unsafe { (*first.add(at - 1)).wr.next = first.add(at).cast() };
+    }
+    first
+}
+
 /// Windows on their way to a `Made`.
 struct Windows(Vec<*mut sys::ibv_mw>);
 
@@ -640,6 +655,28 @@ impl WrId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_without_pieces_names_none() {
+        let piece = |addr| sys::ibv_sge {
+            addr,
+            length: 4096,
+            lkey: 1,
+        };
+        let mut sges = [piece(1), piece(2)];
+        let empty = Work::new(sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE);
+        let mut full = Work::new(sys::ibv_wr_opcode::IBV_WR_SEND);
+        (full.first, full.wr.num_sge) = (1, 1);
+        let mut wrs = [empty, full];
+        let first = link(&mut wrs, &mut sges);
+        // SAFETY: both are in `wrs`, and their pieces in `sges`.
+        unsafe {
+            assert!((*first).wr.sg_list.is_null());
+            let next = (*first).wr.next;
+            assert_eq!((*(*next).sg_list).addr, 2);
+            assert!((*next).next.is_null());
+        }
+    }
 
     #[test]
     fn numbers_of_work_requests_are_read_as_they_were_made() {
