@@ -43,6 +43,9 @@ pub const MAX_TRANSFER: u32 = 128 * 1024;
 /// The most Bufs one request carries.
 pub const MAX_BUFS: usize = 32;
 
+/// The most bytes one request deallocates: a file system does that in a few milliseconds.
+const DEALLOCATE_MAX: u32 = 1 << 30;
+
 /// How long a dropped queue waits for what the kernel still has.
 const DROP_WAIT: Duration = Duration::from_secs(10);
 
@@ -257,6 +260,7 @@ impl FileDrive {
             brings_memory: false,
             preferred_blocks: self.preferred_blocks,
             deallocates: self.punches.load(Ordering::Relaxed),
+            max_deallocate: DEALLOCATE_MAX,
             max_transfer: MAX_TRANSFER,
             max_bufs: MAX_BUFS as u32,
             health: None,

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ferroce_buf::{Buf, BufList, PAGE, Page, Pages, Region, Want};
+use ferroce_engine::limits;
 use ferroce_engine::plant::{self, Bug};
 use ferroce_engine::port::{Backend, Done, DriveId, DriveInfo, Io, Op};
 use ferroce_wire::status::Status;
@@ -205,6 +206,7 @@ impl RamDrive {
             brings_memory: true,
             preferred_blocks: PAGE as u32 / self.block_len,
             deallocates: true,
+            max_deallocate: limits::SLICE_LEN,
             max_transfer: MAX_TRANSFER,
             max_bufs: MAX_TRANSFER / PAGE as u32 + 1,
             health: None,

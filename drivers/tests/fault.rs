@@ -22,6 +22,7 @@ fn info() -> DriveInfo {
         brings_memory: false,
         preferred_blocks: 1,
         deallocates: true,
+        max_deallocate: 1 << 20,
         max_transfer: 4096,
         max_bufs: 1,
         health: None,

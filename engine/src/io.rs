@@ -132,6 +132,7 @@ fn check_io(
         return Ok(());
     }
     if matches!(kind, Kind::Deallocate { .. }) {
+        command.part_max = namespace.info.max_deallocate;
         return Ok(());
     }
     let (lba, blocks) = (sqe.slba(), sqe.blocks());
@@ -527,7 +528,11 @@ impl Queues {
             self.complete(slot, Status::SUCCESS, 0);
             return Served::Leaves;
         }
-        let blocks = left.min(limits::SLICE_LEN >> command.block_shift);
+        let most = match command.kind {
+            Kind::Deallocate { .. } => command.part_max,
+            _ => limits::SLICE_LEN,
+        };
+        let blocks = left.min(most >> command.block_shift);
         let lba = command.lba + u64::from(command.started);
         let op = match command.kind {
             Kind::Flush => Op::Flush,

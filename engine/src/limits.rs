@@ -37,7 +37,7 @@ pub const MDTS: u8 = 8;
 pub const IN_CAPSULE: u32 = 8192;
 /// In-capsule data of admin and Fabrics commands (NVMe/TCP: at least 8192).
 pub const IN_CAPSULE_ADMIN: u32 = 8192;
-/// Bytes that Write Zeroes, Deallocate and Verify hand to a drive in one request: the host's whole
+/// Bytes that Write Zeroes and Verify hand to a drive in one request: the host's whole
 /// command may be 65,536 blocks, and other hosts' commands go between its parts.
 pub const SLICE_LEN: u32 = 1 << 20;
 /// Outstanding Asynchronous Event Requests of a controller (AERL + 1).

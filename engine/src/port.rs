@@ -412,6 +412,8 @@ pub struct DriveInfo {
     /// What is deallocated reads as zeros, and hosts are told so. Without it the request is accepted, and what is read
     /// afterwards is not told: the blocks may be as they were.
     pub deallocates: bool,
+    /// Bytes of an [`Op::Deallocate`] at most: what it does in a moment, so that others are served between.
+    pub max_deallocate: u32,
     /// The most bytes one request may carry.
     pub max_transfer: u32,
     /// The most Bufs (pages of `max_transfer` for memory of its own) one request may carry.

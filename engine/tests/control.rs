@@ -416,6 +416,7 @@ fn drive() -> DriveInfo {
         brings_memory: true,
         preferred_blocks: 1,
         deallocates: true,
+        max_deallocate: 1 << 20,
         max_transfer: limits::CHUNK_LEN,
         max_bufs: 33,
         health: None,

@@ -280,6 +280,7 @@ impl Node {
             brings_memory: false,
             preferred_blocks: 1,
             deallocates: true,
+            max_deallocate: 1000 * 4096,
             max_transfer: 128 * 1024,
             max_bufs: 32,
             health: None,
@@ -538,6 +539,23 @@ fn a_spoiled_capsule_stands_in_the_error_log() {
     let entry = node.newest_error(admin);
     assert_eq!((entry.sqid.get(), entry.cid.get()), (1, 77));
     assert_eq!(entry.status(), Status::TRANSIENT_TRANSPORT_ERROR.more());
+}
+
+#[test]
+fn a_range_is_deallocated_in_as_few_requests_as_the_drive_takes() {
+    let mut node = Node::new();
+    let (_, cntlid) = node.admin(0);
+    let io = node.io(cntlid, 1, 8);
+    let range = DsmRange {
+        slba: 7.into(),
+        nlb: 2500.into(),
+        ..DsmRange::default()
+    };
+    let sqe = Sqe::dsm(1, 1, Sqe::DSM_AD).with_sgl(in_capsule(16));
+    node.done(io, sqe, range.as_bytes());
+    let asked = std::mem::take(&mut node.orders.lock().unwrap().asked);
+    let part = |lba, blocks| Op::Deallocate { lba, blocks };
+    assert_eq!(asked, [part(7, 1000), part(1007, 1000), part(2007, 500)]);
 }
 
 #[test]

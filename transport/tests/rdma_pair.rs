@@ -72,6 +72,7 @@ impl Disk {
             brings_memory: false,
             preferred_blocks: 1,
             deallocates: false,
+            max_deallocate: 1 << 20,
             max_transfer: limits::CHUNK_LEN,
             max_bufs: 1024,
             health: None,

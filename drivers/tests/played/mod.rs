@@ -734,6 +734,7 @@ fn plan(
             brings_memory: false,
             preferred_blocks: 1,
             deallocates: true,
+            max_deallocate: 1 << 20,
             max_transfer: limits::CHUNK_LEN,
             max_bufs: 1,
             health: Some(health.clone()),

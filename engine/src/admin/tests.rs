@@ -217,6 +217,7 @@ fn namespace(number: u8, block_len: u32, blocks: u64, file: bool) -> Namespace {
         brings_memory: !file,
         preferred_blocks: if file { 8 } else { 1 },
         deallocates: !file,
+        max_deallocate: 1 << 20,
         max_transfer: 1 << 20,
         max_bufs: 256,
         health: None,

@@ -377,6 +377,7 @@ impl Facts<'_> {
             brings_memory: false,
             preferred_blocks: preferred,
             deallocates: abilities.deallocate.is_some() && zeros,
+            max_deallocate: 1 << 30,
             max_transfer,
             max_bufs: 1,
             health: None,

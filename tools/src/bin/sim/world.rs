@@ -338,6 +338,7 @@ impl World {
             brings_memory: false,
             preferred_blocks: 1,
             deallocates: true,
+            max_deallocate: 1 << 20,
             max_transfer: kind.max_transfer,
             max_bufs: 64,
             health: None,
