@@ -15,7 +15,7 @@ until_true 10 eval '[ "$(metric rdma_device_total port_errors)" -ge 1 ]'
 ip link set rdma1 up
 until_true 30 dd if="$(disk 1)" of=/dev/null bs=4k count=1 iflag=direct
 rdma link delete rxe0 &
-until_true 20 grep 'is gone; hosts are heard there again' /tmp/node.log
+until_true 20 grep 'hosts are heard there again' /tmp/node.log
 until_true 20 eval '[ "$(metric core_connections)" = 0 ]'
 ip addr del 10.9.0.1/24 dev rdma0
 ip link add rdma2 mtu 4500 type veth peer name rdma3 mtu 4500
