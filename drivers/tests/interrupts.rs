@@ -3,18 +3,18 @@
 mod played;
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ferroce_buf::Home;
+use ferroce_buf::{BufList, Home};
 use ferroce_drivers::dma::Bus;
 use ferroce_drivers::mmio::Registers;
 use ferroce_drivers::nvme::{
     Controller, NvmeConfig, NvmeDrive, NvmeQueue, Patience, Seat, Signals,
 };
 use ferroce_drivers::vfio::EventFd;
-use ferroce_engine::port::Backend;
+use ferroce_engine::port::{Backend, Io, Op, Tag};
 use ferroce_wire::log::SmartLog;
 use ferroce_wire::prop::PropertyOffset;
 use played::Player;
@@ -31,6 +31,12 @@ struct Device {
     written: Mutex<Vec<(u32, u32)>>,
     /// Once disabled it does not become ready.
     stays_down: AtomicBool,
+    /// Turns of the core so far: a reset of the function takes some.
+    turns: AtomicU32,
+    /// Its function is being reset.
+    in_reset: AtomicBool,
+    /// Writes meanwhile: each would have stopped the core.
+    stopped: AtomicU32,
 }
 
 impl Registers for Device {
@@ -39,6 +45,8 @@ impl Registers for Device {
     }
 
     fn write32(&self, at: u32, value: u32) {
+        let in_reset = self.in_reset.load(Ordering::Relaxed);
+        self.stopped.fetch_add(in_reset.into(), Ordering::Relaxed);
         if at < TABLE {
             self.player.write32(at, value);
             if at == PropertyOffset::CC.0 && self.stays_down.load(Ordering::Relaxed) {
@@ -51,6 +59,12 @@ impl Registers for Device {
     }
 
     fn reset(&self) -> bool {
+        let until = self.turns.load(Ordering::Relaxed) + 3;
+        self.in_reset.store(true, Ordering::Relaxed);
+        while self.turns.load(Ordering::Relaxed) < until {
+            std::thread::yield_now();
+        }
+        self.in_reset.store(false, Ordering::Relaxed);
         self.player.reset()
     }
 }
@@ -83,6 +97,9 @@ fn open() -> Bench {
         player: Player::new(bus.clone(), &[4096]),
         written: Mutex::default(),
         stays_down: AtomicBool::new(false),
+        turns: AtomicU32::new(0),
+        in_reset: AtomicBool::new(false),
+        stopped: AtomicU32::new(0),
     });
     device
         .player
@@ -118,9 +135,10 @@ fn open() -> Bench {
     }
 }
 
-fn turn(queue: &mut NvmeQueue) {
+fn turn(device: &Device, queue: &mut NvmeQueue) {
     queue.ring_doorbell();
     assert!(queue.poll().is_none());
+    device.turns.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Turns until the masks were set to these values. A keeper that looks around all the time may be further already.
@@ -132,7 +150,7 @@ fn turn_until(device: &Device, queue: &mut NvmeQueue, masks: &[u32]) {
             "{:?}, wanted {masks:?}",
             device.masks()
         );
-        turn(queue);
+        turn(device, queue);
         std::thread::yield_now();
     }
 }
@@ -151,7 +169,7 @@ fn a_core_that_polls_all_the_time_is_not_interrupted() {
     // Once it is masked that is all.
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(30) {
-        turn(&mut queue);
+        turn(&device, &mut queue);
     }
     assert_eq!(device.masks(), [0, 1]);
     // Before it sleeps it looks once more, so the interrupt is armed before that.
@@ -172,7 +190,7 @@ fn a_core_that_sleeps_in_between_is() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(50) {
         queue.before_sleep();
-        turn(&mut queue);
+        turn(&device, &mut queue);
     }
     assert_eq!(device.masks(), [0], "it is never masked");
 }
@@ -193,11 +211,11 @@ fn a_reset_leaves_it_armed() {
 }
 
 /// Turns until something holds.
-fn turn_while(queue: &mut NvmeQueue, what: &str, mut waits: impl FnMut() -> bool) {
+fn turn_while(device: &Device, queue: &mut NvmeQueue, what: &str, mut waits: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while waits() {
         assert!(Instant::now() < deadline, "{what}");
-        turn(queue);
+        turn(device, queue);
         std::thread::yield_now();
     }
 }
@@ -213,7 +231,7 @@ fn a_core_that_sleeps_during_a_reset_leaves_the_drive_alone() {
     turn_until(&device, &mut queue, &[0, 1]);
     device.stays_down.store(true, Ordering::Relaxed);
     device.player.misbehave(|mischief| mischief.fatal = true);
-    turn_while(&mut queue, "it is reset", || {
+    turn_while(&device, &mut queue, "it is reset", || {
         device.player.seen().disabled == 0
     });
     queue.before_sleep();
@@ -242,6 +260,38 @@ fn count(event: &EventFd) -> u64 {
 }
 
 #[test]
+fn no_core_touches_a_drive_that_is_given_up_while_its_function_is_reset() {
+    let Bench {
+        drive,
+        device,
+        mut queue,
+        ..
+    } = open();
+    device.player.misbehave(|mischief| mischief.gone = true);
+    for slot in 0.. {
+        // What is answered at the end, and something to ring the doorbell for meanwhile.
+        if slot == 0 || device.in_reset.load(Ordering::Relaxed) {
+            let (op, bufs) = (Op::Flush, BufList::new());
+            let tag = Tag {
+                slot,
+                generation: 0,
+            };
+            queue.submit(Io { tag, op, bufs }).expect("there is room");
+        }
+        queue.ring_doorbell();
+        let done = queue.poll();
+        device.turns.fetch_add(1, Ordering::Relaxed);
+        if done.is_some() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert!(has_failed(&drive));
+    assert_eq!(device.stopped.load(Ordering::Relaxed), 0);
+    while queue.poll().is_some() {}
+}
+
+#[test]
 fn the_keeper_of_a_failed_drive_hears_what_still_comes_and_rests() {
     let Bench {
         drive,
@@ -250,7 +300,7 @@ fn the_keeper_of_a_failed_drive_hears_what_still_comes_and_rests() {
         mut queue,
     } = open();
     device.player.misbehave(|mischief| mischief.gone = true);
-    turn_while(&mut queue, "it fails", || !has_failed(&drive));
+    turn_while(&device, &mut queue, "it fails", || !has_failed(&drive));
     // The keeper waits for them: one that stays readable would never let it wait.
     let events = [
         &signals.vectors[0],
@@ -259,7 +309,7 @@ fn the_keeper_of_a_failed_drive_hears_what_still_comes_and_rests() {
     ];
     for event in events {
         event.signal();
-        turn_while(&mut queue, "it is heard", || count(event) > 0);
+        turn_while(&device, &mut queue, "it is heard", || count(event) > 0);
     }
 }
 
@@ -272,7 +322,7 @@ fn an_error_of_the_bus_leads_to_a_reset() {
         mut queue,
     } = open();
     signals.error.unwrap().signal();
-    turn_while(&mut queue, "it is reset", || {
+    turn_while(&device, &mut queue, "it is reset", || {
         device.player.seen().enabled < 2
     });
     turn_until(&device, &mut queue, &[0]);
@@ -290,7 +340,9 @@ fn a_drive_that_the_system_wants_back_is_shut_down_first() {
         mut queue,
     } = open();
     signals.request.unwrap().signal();
-    turn_while(&mut queue, "it is given up", || !has_failed(&drive));
+    turn_while(&device, &mut queue, "it is given up", || {
+        !has_failed(&drive)
+    });
     let seen = device.player.seen();
     assert_eq!((seen.disabled, seen.shutdowns), (1, 1));
 }

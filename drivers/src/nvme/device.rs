@@ -200,6 +200,16 @@ impl Seat {
         }
     }
 
+    /// Keeps the device from memory.
+    fn silence(&self) {
+        // One of these is enough, and a device that is gone takes neither.
+        match &self.device {
+            Some(device) => drop(device.set_bus_master(false)),
+            None => self.bar.write32(PropertyOffset::CC.0, 0),
+        }
+        self.reset();
+    }
+
     /// Gives the device what a reset may have taken, whoever did it: it reaches memory, and its vectors have the addresses
     /// that make interrupts of them. After a reset of the bus a drive that got neither wrote to address 0.
     fn equip(&self) -> std::io::Result<()> {
@@ -764,12 +774,13 @@ impl Keeper {
     /// Gives the drive up. It reaches no memory any more before any Buf goes home.
     fn fail(&mut self, why: &str) {
         log::error!("{}: {why}; its namespaces fail", self.label);
-        if let Some(device) = self.seat.as_ref().and_then(|seat| seat.device.as_ref()) {
-            // One of these is enough, and a device that is gone takes neither.
-            let _ = device.set_bus_master(false);
-            let _ = device.reset();
-        } else if let Some(seat) = &self.seat {
-            seat.bar.write32(PropertyOffset::CC.0, 0);
+        // While the system resets the function its registers are not mapped (vfio_pci_mmap_fault): a core that touched them
+        // would stand still until then, with all its hosts.
+        if self.word.life().mode() == Mode::Up {
+            self.say(Mode::Down);
+        }
+        if let Some(seat) = &self.seat {
+            seat.silence();
         }
         self.health.fail();
         self.say(Mode::Failed);
