@@ -315,7 +315,11 @@ fn what_guests_asked_for_outlives_a_reset() {
 
 #[test]
 fn guests_of_a_drive_that_is_gone_are_told() {
-    let mut house = House::new(patient(), |mischief| mischief.swallow = true);
+    let patience = Patience {
+        reset_ms: 200,
+        ..patient()
+    };
+    let mut house = House::new(patience, |mischief| mischief.swallow = true);
     for number in 0..20 {
         house.ask(0, number, true).unwrap();
     }

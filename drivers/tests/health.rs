@@ -111,7 +111,11 @@ fn a_drive_that_gives_its_log_not_now_is_asked_again() {
 
 #[test]
 fn a_drive_that_failed_is_not_reliable() {
-    let mut bench = Bench::new(512, patient(), |_| {});
+    let patience = Patience {
+        reset_ms: 200,
+        ..patient()
+    };
+    let mut bench = Bench::new(512, patience, |_| {});
     let health = bench.drive.info().health.expect("it has a log");
     wait_until("it was read", || health.smart().is_some());
     bench.player.misbehave(|mischief| mischief.gone = true);

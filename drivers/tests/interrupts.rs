@@ -37,10 +37,13 @@ struct Device {
     in_reset: AtomicBool,
     /// Writes meanwhile: each would have stopped the core.
     stopped: AtomicU32,
+    /// Registers that were read.
+    looks: AtomicU32,
 }
 
 impl Registers for Device {
     fn read32(&self, at: u32) -> u32 {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.player.read32(at)
     }
 
@@ -92,6 +95,10 @@ impl Device {
 
 /// A core's queue, at a drive whose keeper looks around all the time and waits long.
 fn open() -> Bench {
+    open_with(60_000)
+}
+
+fn open_with(reset_ms: u32) -> Bench {
     let bus = Arc::new(Bus::default());
     let device = Arc::new(Device {
         player: Player::new(bus.clone(), &[4096]),
@@ -100,6 +107,7 @@ fn open() -> Bench {
         turns: AtomicU32::new(0),
         in_reset: AtomicBool::new(false),
         stopped: AtomicU32::new(0),
+        looks: AtomicU32::new(0),
     });
     device
         .player
@@ -114,7 +122,7 @@ fn open() -> Bench {
     let seat = Seat::played_with(device.clone(), bus, signals.clone());
     let patience = Patience {
         look_ms: 2,
-        reset_ms: 60_000,
+        reset_ms,
         ..Patience::default()
     };
     let controller = Controller::start("nvme:played".into(), seat, patience).unwrap();
@@ -264,13 +272,17 @@ fn no_core_touches_a_drive_that_is_given_up_while_its_function_is_reset() {
     let Bench {
         drive,
         device,
+        signals,
         mut queue,
-        ..
     } = open();
-    device.player.misbehave(|mischief| mischief.gone = true);
-    for slot in 0.. {
+    // At each turn there is an error of the bus. The fourth reset is one too many.
+    let error = signals.error.unwrap();
+    device.player.misbehave(|mischief| mischief.swallow = true);
+    let mut slot = 0;
+    loop {
         // What is answered at the end, and something to ring the doorbell for meanwhile.
-        if slot == 0 || device.in_reset.load(Ordering::Relaxed) {
+        if slot == 0 || (slot < 200 && device.in_reset.load(Ordering::Relaxed)) {
+            slot += 1;
             let (op, bufs) = (Op::Flush, BufList::new());
             let tag = Tag {
                 slot,
@@ -278,6 +290,7 @@ fn no_core_touches_a_drive_that_is_given_up_while_its_function_is_reset() {
             };
             queue.submit(Io { tag, op, bufs }).expect("there is room");
         }
+        error.signal();
         queue.ring_doorbell();
         let done = queue.poll();
         device.turns.fetch_add(1, Ordering::Relaxed);
@@ -298,7 +311,7 @@ fn the_keeper_of_a_failed_drive_hears_what_still_comes_and_rests() {
         device,
         signals,
         mut queue,
-    } = open();
+    } = open_with(200);
     device.player.misbehave(|mischief| mischief.gone = true);
     turn_while(&device, &mut queue, "it fails", || !has_failed(&drive));
     // The keeper waits for them: one that stays readable would never let it wait.
@@ -345,4 +358,26 @@ fn a_drive_that_the_system_wants_back_is_shut_down_first() {
     });
     let seen = device.player.seen();
     assert_eq!((seen.disabled, seen.shutdowns), (1, 1));
+}
+
+#[test]
+fn a_drive_that_was_pulled_out_is_not_waited_for() {
+    // An hour.
+    let Bench {
+        drive,
+        device,
+        signals,
+        mut queue,
+    } = open_with(3_600_000);
+    device.player.misbehave(|mischief| mischief.gone = true);
+    let looks = || device.looks.load(Ordering::Relaxed);
+    let before = looks();
+    turn_while(&device, &mut queue, "it is looked for", || {
+        looks() < before + 10
+    });
+    assert!(!has_failed(&drive));
+    signals.request.unwrap().signal();
+    turn_while(&device, &mut queue, "it is given up", || {
+        !has_failed(&drive)
+    });
 }

@@ -522,7 +522,11 @@ fn a_drive_that_somebody_else_resets_goes_on_soon() {
 
 #[test]
 fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
-    let mut bench = Bench::new(4096, patient(), |_| {});
+    let patience = Patience {
+        reset_ms: 200,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |_| {});
     bench.player.misbehave(|mischief| mischief.swallow = true);
     for lba in 0..10 {
         let bufs = bench.bufs(4096, 4096);
@@ -545,6 +549,30 @@ fn a_drive_that_vanishes_fails_and_every_command_is_answered() {
         .to_string();
     assert!(why.contains("gone"), "{why}");
     bench.end();
+}
+
+#[test]
+fn a_drive_that_is_gone_for_a_moment_goes_on() {
+    // When it is looked at, and before that when it is to be brought up; once, or some times.
+    for gone_reads in [1, 7] {
+        let mut bench = Bench::new(4096, patient(), |mischief| {
+            mischief.gone_reads = gone_reads - 1;
+        });
+        assert_eq!(bench.player.seen().function_resets, 0);
+        bench
+            .player
+            .misbehave(|mischief| mischief.gone_reads = gone_reads);
+        until(&mut bench, "it is reset", |player| {
+            player.seen().disabled == 1
+        });
+        let data = pattern(4096, 9);
+        assert_eq!(bench.write(9, &data, 4096), Status::SUCCESS);
+        assert!(bench.read(9, 4096, 4096) == data);
+        // Nobody resets what cannot be reached.
+        assert_eq!(bench.player.seen().function_resets, 0);
+        assert!(!bench.drive.controller().has_failed());
+        bench.end();
+    }
 }
 
 #[test]

@@ -346,7 +346,7 @@ enum State {
 pub enum BringupError {
     /// CSTS.CFS: the controller has failed and says so.
     Fatal,
-    /// Every bit reads as 1: the device is not there any more.
+    /// Every bit reads as 1: the device is not there, or not yet again after a reset of its function or link.
     Gone,
     /// RDY did not change within CAP.TO or CRTO.
     ReadyTimeout {

@@ -37,7 +37,7 @@ pub enum AdminError {
     Status(Status),
     /// It did not answer in time.
     Timeout,
-    /// Its registers read as all ones: it is not there any more.
+    /// Its registers read as all ones: it is not there, or not yet again.
     Gone,
     /// It answered a command that nobody gave it.
     Lie,
@@ -153,13 +153,14 @@ impl Admin {
                     Err(AdminError::Status(cqe.0))
                 };
             }
-            if self.bar.read32(PropertyOffset::CSTS.0) == u32::MAX {
-                return Err(AdminError::Gone);
-            }
-            // The CID stays taken: the answer may still come.
-            if start.elapsed() > timeout {
+            let gone = self.bar.read32(PropertyOffset::CSTS.0) == u32::MAX;
+            // The CID stays taken: the answer may still come, even of a drive that seemed to be gone.
+            if gone || start.elapsed() > timeout {
                 self.late = true;
-                return Err(AdminError::Timeout);
+                return Err(match gone {
+                    true => AdminError::Gone,
+                    false => AdminError::Timeout,
+                });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(LOOK_MAX);

@@ -46,6 +46,8 @@ const RESETS_MAX: usize = 3;
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
 /// How long a drive's shutdown is waited for, whatever it says.
 const SHUTDOWN_MAX_MS: u32 = 30_000;
+/// Between two tries to bring a drive up.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long cores have to notice what the keeper says, and to close their queues.
 const HEAR: Duration = Duration::from_secs(5);
 
@@ -58,7 +60,7 @@ pub struct Patience {
     /// Its Abort, before the controller is reset.
     pub abort_ms: u32,
     /// The reset, before the drive is given up. Where the function can be reset as a whole, this is how long that may
-    /// take, after the controller alone was given half of it.
+    /// take, after the controller alone was given half of it. A drive whose registers read as all ones has that half, too.
     pub reset_ms: u32,
     /// Any other admin command.
     pub admin_ms: u32,
@@ -202,12 +204,14 @@ impl Seat {
 
     /// Keeps the device from memory.
     fn silence(&self) {
-        // One of these is enough, and a device that is gone takes neither.
+        // One of these is enough. A device that is gone takes neither, but the system would wait for it, up to a minute.
         match &self.device {
             Some(device) => drop(device.set_bus_master(false)),
             None => self.bar.write32(PropertyOffset::CC.0, 0),
         }
-        self.reset();
+        if self.bar.read32(PropertyOffset::CSTS.0) != u32::MAX {
+            self.reset();
+        }
     }
 
     /// Gives the device what a reset may have taken, whoever did it: it reaches memory, and its vectors have the addresses
@@ -364,6 +368,16 @@ enum Trouble {
     Other(String),
 }
 
+impl Trouble {
+    /// Its registers read as all ones. So they do while its link or its function is being reset, and then it comes back.
+    fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            Trouble::Bringup(BringupError::Gone) | Trouble::Admin(_, AdminError::Gone)
+        )
+    }
+}
+
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -380,10 +394,18 @@ impl std::fmt::Display for Trouble {
 
 impl Keeper {
     fn bring_up(label: String, seat: Seat, patience: Patience) -> Result<Keeper, DriveError> {
-        let cap = Cap(seat.bar.read64(PropertyOffset::CAP.0));
-        if cap.0 == u64::MAX {
-            return Err(DriveError::refused(&label, BringupError::Gone.to_string()));
-        }
+        // Opening it reset its function, and after that a drive may take its time to answer at all.
+        let gone_by = Instant::now() + Duration::from_millis((patience.reset_ms / 2).into());
+        let cap = loop {
+            let cap = Cap(seat.bar.read64(PropertyOffset::CAP.0));
+            if cap.0 != u64::MAX {
+                break cap;
+            }
+            if Instant::now() >= gone_by {
+                return Err(DriveError::refused(&label, BringupError::Gone.to_string()));
+            }
+            std::thread::sleep(PAUSE);
+        };
         let admin_timeout = Duration::from_millis(patience.admin_ms.into());
         let admin = Admin::new(seat.bar.clone(), &seat.iommu, cap, admin_timeout)
             .map_err(|cause| DriveError::system(&label, "memory for its admin queue", cause))?;
@@ -409,9 +431,12 @@ impl Keeper {
             unread: 0,
             logs_at: Instant::now(),
         };
-        match keeper.enable(None) {
-            Ok(()) => Ok(keeper),
-            Err(why) => Err(DriveError::refused(&keeper.label, why.to_string())),
+        loop {
+            match keeper.enable(None) {
+                Ok(()) => return Ok(keeper),
+                Err(why) if why.is_gone() && Instant::now() < gone_by => std::thread::sleep(PAUSE),
+                Err(why) => return Err(DriveError::refused(&keeper.label, why.to_string())),
+            }
         }
     }
 
@@ -618,10 +643,10 @@ impl Keeper {
             return;
         }
         let csts = Csts(seat.bar.read32(PropertyOffset::CSTS.0));
-        if csts.0 == u32::MAX {
-            self.fail("it is gone: its registers read as all ones");
-        } else if bus_error {
+        if bus_error {
             self.reset("the bus reports an error");
+        } else if csts.0 == u32::MAX {
+            self.reset("its registers read as all ones");
         } else if csts.cfs() {
             self.reset("it reports a fatal error (CSTS.CFS)");
         } else if !csts.rdy() {
@@ -661,8 +686,7 @@ impl Keeper {
                 match self.call(|admin| admin.call_for(Sqe::abort(qid, cid), timeout)) {
                     // Dword 0 says whether it was aborted; if not, its age will tell.
                     Ok(_) | Err(AdminError::Status(_)) => {}
-                    Err(AdminError::Gone) => return self.fail("it is gone"),
-                    Err(why @ (AdminError::Timeout | AdminError::Lie)) => {
+                    Err(why) => {
                         return self.reset(&format!("Abort: {why}"));
                     }
                 }
@@ -733,7 +757,9 @@ impl Keeper {
             return self.fail("a core does not let go of it");
         }
         loop {
-            match self.equip().and_then(|()| self.enable(Some(deadline))) {
+            let tried = self.equip().and_then(|()| self.enable(Some(deadline)));
+            let late = Instant::now() >= deadline;
+            match tried {
                 Ok(()) => {
                     log::warn!("{}: it is back", self.label);
                     // Commands that are given to it anew are as old as this moment, and not as the reset.
@@ -741,20 +767,27 @@ impl Keeper {
                     self.say(Mode::Up);
                     return;
                 }
-                Err(Trouble::Bringup(BringupError::Gone)) => return self.fail("it is gone"),
-                Err(why) if last && Instant::now() >= deadline => {
+                // The link may be down, and it would be of no use to reset what cannot be reached.
+                Err(why) if why.is_gone() && !late => {}
+                Err(why) if why.is_gone() || (last && late) => {
                     return self.fail(&format!("it does not come back: {why}"));
                 }
-                Err(why) => log::warn!("{}: {why}; trying again", self.label),
+                Err(why) => {
+                    log::warn!("{}: {why}; trying again", self.label);
+                    // Harder: the function, not the controller alone.
+                    if self.seat.as_ref().is_some_and(Seat::reset) {
+                        log::warn!("{}: its function was reset", self.label);
+                    }
+                    if !std::mem::replace(&mut last, true) {
+                        deadline = Instant::now() + whole;
+                    }
+                }
             }
-            // Harder: the function, not the controller alone.
-            if self.seat.as_ref().is_some_and(Seat::reset) {
-                log::warn!("{}: its function was reset", self.label);
+            // It does not come back if it was pulled out, and then the system says so.
+            vfio::wait(self.signals.request.as_slice(), PAUSE);
+            if self.signals.request.as_ref().is_some_and(EventFd::drain) {
+                return self.give_back();
             }
-            if !std::mem::replace(&mut last, true) {
-                deadline = Instant::now() + whole;
-            }
-            std::thread::sleep(Duration::from_millis(100));
         }
     }
 

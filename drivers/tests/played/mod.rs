@@ -66,6 +66,8 @@ pub struct Mischief {
     pub fatal: bool,
     /// Everything reads as ones, and nothing is written.
     pub gone: bool,
+    /// So many registers are read as ones, and nothing is written meanwhile.
+    pub gone_reads: u32,
     /// The next I/O completion has this CID.
     pub lie_about_cid: Option<u16>,
     /// The next I/O completion comes twice.
@@ -225,6 +227,9 @@ impl Registers for Player {
 
     fn reset(&self) -> bool {
         let mut state = self.state();
+        if state.mischief.gone || state.mischief.gone_reads > 0 {
+            return false;
+        }
         state.seen.function_resets += 1;
         if state.mischief.function_reset_helps {
             state.mischief.never_ready = false;
@@ -376,6 +381,10 @@ impl State {
     }
 
     fn read32(&mut self, at: u32) -> u32 {
+        if self.mischief.gone_reads > 0 {
+            self.mischief.gone_reads -= 1;
+            return u32::MAX;
+        }
         if self.mischief.gone {
             return u32::MAX;
         }
@@ -404,7 +413,7 @@ impl State {
     }
 
     fn write32(&mut self, at: u32, value: u32) {
-        if self.mischief.gone {
+        if self.mischief.gone || self.mischief.gone_reads > 0 {
             return;
         }
         let set = |register: &mut u64, high: bool| {
