@@ -383,6 +383,26 @@ fn a_drive_that_needs_a_reset_of_its_function_gets_one_in_time() {
 }
 
 #[test]
+fn a_drive_that_says_it_needs_time_to_become_ready_has_it() {
+    let patience = Patience {
+        reset_ms: 20,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |mischief| mischief.to = 255);
+    bench.player.misbehave(|mischief| {
+        // Each two milliseconds: far more than we would wait by ourselves.
+        mischief.ready_reads = 100;
+        mischief.fatal = true;
+    });
+    until(&mut bench, "its function is reset", |player| {
+        player.seen().function_resets > 0
+    });
+    assert_eq!(bench.write(0, &[3; 4096], 4096), Status::SUCCESS);
+    assert!(!bench.drive.controller().has_failed());
+    bench.end();
+}
+
+#[test]
 fn an_admin_command_that_is_late_is_followed_by_a_reset() {
     let patience = Patience {
         admin_ms: 100,

@@ -396,6 +396,12 @@ impl Bringup {
         self.cap
     }
 
+    /// How long it may take to become ready, or to be disabled, by its own word (CAP.TO, Base 3.1.4.1; CRTO.CRWMT, Base
+    /// 3.1.4.21), in milliseconds; 0 before that is read.
+    pub fn ready_timeout_ms(&self) -> u32 {
+        self.ready_timeout_ms
+    }
+
     /// What to do next.
     pub fn next(&self, now: Tick) -> Step {
         let poll = |at: Tick| {

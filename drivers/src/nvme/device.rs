@@ -46,6 +46,8 @@ const RESETS_MAX: usize = 3;
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
 /// How long a drive's shutdown is waited for, whatever it says.
 const SHUTDOWN_MAX_MS: u32 = 30_000;
+/// What a drive says of the time it needs to become ready is believed up to this: the most that CAP.TO can say.
+const READY_MAX_MS: u32 = 255 * 500;
 /// Between two tries to bring a drive up.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long cores have to notice what the keeper says, and to close their queues.
@@ -60,7 +62,7 @@ pub struct Patience {
     /// Its Abort, before the controller is reset.
     pub abort_ms: u32,
     /// The reset, before the drive is given up. Where the function can be reset as a whole, this is how long that may
-    /// take, after the controller alone was given half of it. A drive whose registers read as all ones has that half, too.
+    /// take, after the controller alone was given half of it; and longer if the drive says that it needs that. A drive whose registers read as all ones has that half, too.
     pub reset_ms: u32,
     /// Any other admin command.
     pub admin_ms: u32,
@@ -332,6 +334,8 @@ struct Keeper {
     patience: Patience,
     start: Instant,
     cap: Cap,
+    /// How long it may take to become ready, as it says.
+    ready_ms: u32,
     /// None when the device was given back.
     seat: Option<Seat>,
     /// Those of the seat, which they outlive.
@@ -415,6 +419,7 @@ impl Keeper {
             patience,
             start: Instant::now(),
             cap,
+            ready_ms: 0,
             iommu: seat.iommu.clone(),
             signals: seat.signals.clone(),
             seat: Some(seat),
@@ -526,6 +531,7 @@ impl Keeper {
                     };
                     let told = machine.got(value, now(self));
                     told.map_err(Trouble::Bringup)?;
+                    self.ready_ms = machine.ready_timeout_ms().min(READY_MAX_MS);
                 }
                 Step::Set(at, value) => {
                     bar.write32(at.0, value as u32);
@@ -749,15 +755,22 @@ impl Keeper {
         // Where there is something harder, the controller alone does not get all the time there is: with what a slow
         // drive says in CAP.TO nothing would be left.
         let whole = Duration::from_millis(self.patience.reset_ms.into());
+        // At last it has all the time that it asks for: a drive that was not shut down may have to rebuild what it knows.
+        let ready = whole.max(Duration::from_millis(self.ready_ms.into()));
         let harder = self.seat.as_ref().is_some_and(Seat::resets);
-        let mut deadline = Instant::now() + if harder { whole / 2 } else { whole };
+        // When it is given up, unless it says meanwhile that it takes longer, and when even so.
+        let until = |last| match last {
+            true => (Instant::now() + whole, Instant::now() + ready),
+            false => (Instant::now() + whole / 2, Instant::now() + whole / 2),
+        };
+        let (mut deadline, mut ready_by) = until(!harder);
         let mut last = !harder;
         let life = self.say(Mode::Down);
         if !self.ends.iter().all(|end| end.has_heard(life)) {
             return self.fail("a core does not let go of it");
         }
         loop {
-            let tried = self.equip().and_then(|()| self.enable(Some(deadline)));
+            let tried = self.equip().and_then(|()| self.enable(Some(ready_by)));
             let late = Instant::now() >= deadline;
             match tried {
                 Ok(()) => {
@@ -779,7 +792,7 @@ impl Keeper {
                         log::warn!("{}: its function was reset", self.label);
                     }
                     if !std::mem::replace(&mut last, true) {
-                        deadline = Instant::now() + whole;
+                        (deadline, ready_by) = until(true);
                     }
                 }
             }

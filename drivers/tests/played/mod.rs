@@ -30,7 +30,7 @@ use ferroce_wire::identify::{
 };
 use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
-use ferroce_wire::prop::{Aqa, Cap, Cc, DOORBELLS, PropertyOffset};
+use ferroce_wire::prop::{Aqa, Cap, Cc, Crto, DOORBELLS, PropertyOffset};
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 use ferroce_wire::{Cqe, Wire};
@@ -48,7 +48,7 @@ const OURS: u16 = 0xFFFF;
 pub struct Mischief {
     /// Doorbell stride, CAP.DSTRD.
     pub dstrd: u8,
-    /// CAP.TO: how long it may take to become ready, in units of 500 ms.
+    /// CAP.TO and CRTO.CRWMT: how long it may take to become ready, in units of 500 ms.
     pub to: u8,
     /// I/O commands are done, but their completions are held.
     pub hold: bool,
@@ -58,6 +58,8 @@ pub struct Mischief {
     pub aborts: bool,
     /// Admin commands are not answered, until it is reset.
     pub deaf: bool,
+    /// RDY comes when CSTS was read so often since it was enabled.
+    pub ready_reads: u32,
     /// RDY does not come any more.
     pub never_ready: bool,
     /// A reset of the function makes it ready again, where one of the controller did not.
@@ -269,6 +271,7 @@ struct State {
     health: Arc<Health>,
     mischief: Mischief,
     seen: Seen,
+    unready_reads: u32,
 }
 
 impl State {
@@ -322,6 +325,7 @@ impl State {
             health,
             mischief: Mischief::default(),
             seen: Seen::default(),
+            unready_reads: 0,
         };
         state.settle();
         let connected = state.connect(0, 32, CNTLID_DYNAMIC);
@@ -403,10 +407,13 @@ impl State {
             }
             0x1C => {
                 let mut csts = self.property(PropertyOffset::CSTS) as u32;
-                csts &= !u32::from(self.mischief.never_ready);
+                let early = self.unready_reads > 0;
+                self.unready_reads = self.unready_reads.saturating_sub(1);
+                csts &= !u32::from(self.mischief.never_ready || early);
                 csts | u32::from(self.mischief.fatal) << 1
             }
-            0x08 | 0x14 | 0x68 => self.property(PropertyOffset(at)) as u32,
+            0x68 => Crto::default().with_crwmt(self.mischief.to.into()).0,
+            0x08 | 0x14 => self.property(PropertyOffset(at)) as u32,
             0x24 => self.aqa.0,
             _ => panic!("the driver read register {at:#x}"),
         }
@@ -450,6 +457,7 @@ impl State {
         self.seen.shutdowns += u32::from(cc.shn() == Cc::SHN_NORMAL);
         if cc.en() && !before.en() {
             self.seen.enabled += 1;
+            self.unready_reads = self.mischief.ready_reads;
             let ring = |addr, entries_z: u16| Ring {
                 addr,
                 entries: u32::from(entries_z) + 1,
