@@ -567,12 +567,14 @@ impl Device {
         unsafe { ioctl(self.file.as_fd(), request::DEVICE_RESET, 0) }.map(drop)
     }
 
-    /// Has each MSI-X vector written to its eventfd.
+    /// Has MSI-X vectors written to these eventfds, from the first on, as many as the system has to give: how many.
     ///
     /// # Errors
-    /// If the system has no such vectors to give.
-    pub fn watch_vectors(&self, events: &[EventFd]) -> io::Result<()> {
-        self.set_irqs(vfio::VFIO_PCI_MSIX_IRQ_INDEX, events)
+    /// Of asking for them; that there is none to give is no error.
+    pub fn watch_vectors(&self, events: &[EventFd]) -> io::Result<usize> {
+        as_many(events.len(), |count| {
+            self.set_irqs(vfio::VFIO_PCI_MSIX_IRQ_INDEX, &events[..count])
+        })
     }
 
     /// Has an eventfd written when the device should be given back (it is to be removed or unbound).
@@ -581,6 +583,7 @@ impl Device {
     /// If the system cannot say.
     pub fn watch_request(&self, event: &EventFd) -> io::Result<()> {
         self.set_irqs(vfio::VFIO_PCI_REQ_IRQ_INDEX, std::slice::from_ref(event))
+            .map(drop)
     }
 
     /// Has an eventfd written when the bus reported an error of the device that is not corrected.
@@ -589,6 +592,7 @@ impl Device {
     /// If the system cannot say.
     pub fn watch_errors(&self, event: &EventFd) -> io::Result<()> {
         self.set_irqs(vfio::VFIO_PCI_ERR_IRQ_INDEX, std::slice::from_ref(event))
+            .map(drop)
     }
 
     fn region(&self, index: u32) -> io::Result<vfio::vfio_region_info> {
@@ -619,7 +623,8 @@ impl Device {
         Ok(info.count)
     }
 
-    fn set_irqs(&self, index: u32, events: &[EventFd]) -> io::Result<()> {
+    /// 0; or how many the system could set, and then it set none (vfio_msi_enable).
+    fn set_irqs(&self, index: u32, events: &[EventFd]) -> io::Result<usize> {
         // `vfio_irq_set` and its descriptors: argsz, flags, index, start, count, data.
         let flags = vfio::VFIO_IRQ_SET_DATA_EVENTFD | vfio::VFIO_IRQ_SET_ACTION_TRIGGER;
         let count = events.len() as u32;
@@ -633,8 +638,23 @@ impl Device {
                 set.as_ptr().expose_provenance(),
             )
         }
-        .map(drop)
+        .map(|instead| instead as usize)
     }
+}
+
+/// How many of these `give` gives. It says 0 if it gave so many; else it gave none, and says how many it could give, or that
+/// there is no room for so many.
+fn as_many(wanted: usize, mut give: impl FnMut(usize) -> io::Result<usize>) -> io::Result<usize> {
+    let mut count = wanted;
+    while count > 0 {
+        count = match give(count) {
+            Ok(0) => break,
+            Ok(instead) => instead.min(count - 1),
+            Err(cause) if cause.raw_os_error() == Some(libc::ENOSPC) => count / 2,
+            Err(cause) => return Err(cause),
+        };
+    }
+    Ok(count)
 }
 
 impl Drop for Device {

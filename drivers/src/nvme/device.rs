@@ -37,8 +37,9 @@ use namespace::Shape;
 
 /// I/O queues we ask a drive for.
 const QUEUES_WANTED: u32 = 128;
-/// Interrupt vectors we take: each is a descriptor. Queues beyond them are looked at every now and then.
-const VECTORS_MAX: u32 = 65;
+/// Interrupt vectors we take at most: each is a descriptor, and one of some 200 that a CPU has for all devices. Queues beyond
+/// them are looked at every now and then.
+const VECTORS_MAX: usize = 65;
 /// Bytes of an entry of the MSI-X table.
 const VECTOR: u64 = 16;
 /// A drive that had to be reset so often within `RESETS_WITHIN` is given up.
@@ -123,25 +124,30 @@ impl Signals {
 }
 
 impl Seat {
-    /// A device that is bound to vfio-pci.
+    /// A device that is bound to vfio-pci, for so many cores, each of which has a queue.
     ///
     /// # Errors
     /// Each with what to do about it.
-    pub fn vfio(address: Address) -> Result<Seat, DriveError> {
+    pub fn vfio(address: Address, cores: usize) -> Result<Seat, DriveError> {
         let label = format!("nvme:{address}");
         let system = |tried: &str, cause| DriveError::system(&label, tried, cause);
         let device = Device::open(address)?;
         let bar = device
             .map_bar0()
             .map_err(|cause| system("mapping its registers", cause))?;
-        let count = device.vectors().min(VECTORS_MAX);
+        // The first is that of the admin queue.
+        let count = (device.vectors() as usize).min(cores + 1).min(VECTORS_MAX);
         let events: std::io::Result<Vec<EventFd>> = (0..count).map(|_| EventFd::new()).collect();
-        let vectors =
+        let mut vectors =
             events.map_err(|cause| system("making an eventfd for an interrupt", cause))?;
-        if !vectors.is_empty() {
-            device
-                .watch_vectors(&vectors)
-                .map_err(|cause| system("setting up its interrupts", cause))?;
+        let given = device
+            .watch_vectors(&vectors)
+            .map_err(|cause| system("setting up its interrupts", cause))?;
+        if given < count {
+            log::warn!(
+                "{label}: the system has {given} interrupts for it, not {count}; without one a core that sleeps is late"
+            );
+            vectors.truncate(given);
         }
         // Not every device and kernel has these two; without them nobody is told in time.
         let watched = |watch: &dyn Fn(&EventFd) -> std::io::Result<()>| {
@@ -223,11 +229,8 @@ impl Seat {
             return Ok(());
         };
         device.set_bus_master(true)?;
-        match self.signals.vectors.is_empty() {
-            true => Ok(()),
-            // The system writes the addresses again, though it has these eventfds already.
-            false => device.watch_vectors(&self.signals.vectors),
-        }
+        // The system writes the addresses again, though it has these eventfds already.
+        device.watch_vectors(&self.signals.vectors).map(drop)
     }
 }
 
@@ -254,18 +257,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Controller {
-    /// The controller at an address, brought up if it is not already.
+    /// The controller at an address, brought up if it is not already, for so many cores.
     ///
     /// # Errors
     /// Each with what to do about it.
-    pub fn at(address: Address) -> Result<Arc<Controller>, DriveError> {
+    pub fn at(address: Address, cores: usize) -> Result<Arc<Controller>, DriveError> {
         let mut open = lock(&OPEN);
         let known = open.get(&address).and_then(Weak::upgrade);
         if let Some(controller) = known.filter(|controller| !controller.has_failed()) {
             return Ok(controller);
         }
         let label = format!("nvme:{address}");
-        let controller = Controller::start(label, Seat::vfio(address)?, Patience::default())?;
+        let controller =
+            Controller::start(label, Seat::vfio(address, cores)?, Patience::default())?;
         let controller = Arc::new(controller);
         open.insert(address, Arc::downgrade(&controller));
         Ok(controller)

@@ -109,3 +109,36 @@ fn without_an_iommu_the_fix_is_told() {
         "{said}"
     );
 }
+
+/// What a system answers that has so many vectors left, as one that says how many, or one that does not.
+fn system(left: usize, says: bool) -> impl FnMut(usize) -> io::Result<usize> {
+    move |count| match (count <= left, says && left > 0) {
+        (true, _) => Ok(0),
+        (false, true) => Ok(left),
+        (false, false) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+    }
+}
+
+#[test]
+fn as_many_vectors_are_taken_as_there_are() {
+    for (left, says, given) in [
+        (100, true, 65),
+        (65, false, 65),
+        (40, true, 40),
+        (40, false, 32),
+        (1, true, 1),
+        (1, false, 1),
+        (0, true, 0),
+        (0, false, 0),
+    ] {
+        assert_eq!(as_many(65, system(left, says)).unwrap(), given, "{left}");
+    }
+    let mut asked = 0;
+    let other = as_many(65, |_| {
+        asked += 1;
+        Err(io::ErrorKind::InvalidInput.into())
+    });
+    assert!(other.is_err() && asked == 1);
+    // One that takes back what it said ends, too.
+    assert_eq!(as_many(9, |_| Ok(9)).unwrap(), 0);
+}

@@ -42,7 +42,7 @@ impl Drive {
             return FileDrive::open_path(config).map(Drive::File).context(what);
         }
         if let Some((address, config)) = spec.nvme() {
-            let drive = Controller::at(address)
+            let drive = Controller::at(address, cores)
                 .and_then(|controller| NvmeDrive::open(controller, config))
                 .context(what)?;
             return Ok(Drive::Nvme(Box::new(drive)));
