@@ -69,6 +69,31 @@ fn a_warning_of_a_drive_is_heard_at_once_and_without_being_asked_for() {
 }
 
 #[test]
+fn a_drive_that_warns_again_and_again_is_heard_once_and_then_when_its_log_is_read_anyway() {
+    for smart_ms in [3_600_000, 5] {
+        let patience = Patience {
+            smart_ms,
+            ..patient()
+        };
+        let mut bench = Bench::new(512, patience, |mischief| mischief.hot = true);
+        // Both requests for events are answered. The first is given anew at once, the second with the reading at the start.
+        let events = || bench.player.seen().hot_events;
+        wait_until("it is heard", || events() >= 3);
+        if smart_ms == 5 {
+            wait_until("it is heard again", || events() > 10);
+        } else {
+            std::thread::sleep(Duration::from_millis(50));
+            let seen = bench.player.seen();
+            assert!((3..=4).contains(&seen.hot_events), "{seen:?}");
+            assert!(seen.smart_reads <= 4, "{seen:?}");
+        }
+        assert_eq!(bench.write(0, &pattern(4096, 7), 4096), Status::SUCCESS);
+        assert_eq!(bench.player.seen().disabled, 0);
+        bench.end();
+    }
+}
+
+#[test]
 fn a_drive_without_a_log_is_asked_once_and_served() {
     for status in [
         Status::INVALID_LOG_PAGE.dnr(),

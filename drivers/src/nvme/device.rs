@@ -354,6 +354,10 @@ struct Keeper {
     health: Arc<Health>,
     /// When the SMART log is to be read again; `None` if the drive refuses it.
     smart_at: Option<Instant>,
+    /// Before this, an event of its health is one of those that come again and again.
+    smart_event_at: Instant,
+    /// Event requests that such events took. The drive has them back with the next reading of the SMART log.
+    held: u16,
     /// Log pages to be read.
     logs: VecDeque<Log>,
     /// The one that the drive was asked for, and when.
@@ -435,6 +439,8 @@ impl Keeper {
             resets: Vec::new(),
             health: Arc::default(),
             smart_at: Some(Instant::now()),
+            smart_event_at: Instant::now(),
+            held: 0,
             logs: VecDeque::new(),
             asked: None,
             unread: 0,
@@ -456,7 +462,7 @@ impl Keeper {
         // what it was asked for.
         self.ends.retain(|end| !end.is_closed());
         self.logs.clear();
-        self.asked = None;
+        (self.asked, self.held) = (None, 0);
         let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
         let admin = self.admin.as_mut().expect("it is there until it fails");
         let id: Box<IdentifyController> = admin

@@ -24,7 +24,7 @@ use ferroce_engine::mail::{Mailbox, ToControl, mailbox};
 use ferroce_engine::port::{DriveInfo, Tick};
 use ferroce_engine::table::Subsystem;
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
-use ferroce_wire::feature::{DsmRange, FeatureId, NumberOfQueues};
+use ferroce_wire::feature::{AsyncEvent, DsmRange, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{
     Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, NvmIdentifyController,
 };
@@ -94,6 +94,8 @@ pub struct Mischief {
     pub csi: Option<Csi>,
     /// It refuses its SMART log so.
     pub no_smart: Option<Status>,
+    /// It is hot, and tells that as often as there is a request for events.
+    pub hot: bool,
     /// Log pages are asked for and do not come, until `give_logs`.
     pub slow_logs: bool,
 }
@@ -124,6 +126,8 @@ pub struct Seen {
     pub function_resets: u32,
     /// Readings of the SMART log.
     pub smart_reads: u32,
+    /// Events that were told because it is hot.
+    pub hot_events: u32,
     /// I/O completion queues that there are.
     pub completion_queues: u32,
 }
@@ -563,6 +567,15 @@ impl State {
                     // Bit 0 of dword 0: it was not aborted (Base 5.1.1).
                     None => Cqe::new(cid, Status::SUCCESS).with_dw0(1),
                 }
+            }
+            AdminOpcode::ASYNC_EVENT_REQUEST if self.mischief.hot => {
+                self.seen.hot_events += 1;
+                let event = AsyncEvent {
+                    event_type: AsyncEvent::TYPE_SMART,
+                    info: AsyncEvent::SMART_TEMPERATURE,
+                    lid: LogId::SMART,
+                };
+                Cqe::new(cid, Status::SUCCESS).with_dw0(event.dw0())
             }
             AdminOpcode::GET_LOG_PAGE if self.mischief.slow_logs => {
                 self.slow.push(sqe);

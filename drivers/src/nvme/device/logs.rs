@@ -33,22 +33,50 @@ impl Keeper {
             Err(AdminError::Gone) => return,
             Err(why) => return self.reset(&why.to_string()),
         };
+        let now = Instant::now();
         for event in events {
+            let of_health = event.lid == LogId::SMART;
+            // A drive that is hot, or worn, tells so again as soon as it may, thousands of times a second. What it says is read,
+            // but it may not before the next reading that is due.
+            if of_health && now < self.smart_event_at {
+                log::debug!("{}: {}", self.label, said(&event));
+                self.held += 1;
+                self.want_log(event.lid, RETAIN);
+                continue;
+            }
+            if of_health {
+                self.smart_event_at = now + self.smart_pause();
+            }
             log::warn!("{}: {}", self.label, said(&event));
             // Reading the page is what lets the drive tell of the next such event.
             self.want_log(event.lid, 0);
-            if let Some(admin) = &mut self.admin {
-                admin.listen(1);
-            }
+            self.listen(1);
         }
+    }
+
+    fn listen(&mut self, requests: u16) {
+        if let Some(admin) = &mut self.admin {
+            admin.listen(requests);
+        }
+    }
+
+    fn smart_pause(&self) -> Duration {
+        Duration::from_millis(self.patience.smart_ms.into())
     }
 
     /// Has the SMART log read, if it is time to and no other page is being read.
     pub(super) fn look_at_health(&mut self) {
         let now = Instant::now();
         if self.asked.is_none() && self.smart_at.is_some_and(|at| at <= now) {
-            self.smart_at = Some(now + Duration::from_millis(self.patience.smart_ms.into()));
-            self.want_log(LogId::SMART, RETAIN);
+            self.smart_at = Some(now + self.smart_pause());
+            match std::mem::take(&mut self.held) {
+                0 => self.want_log(LogId::SMART, RETAIN),
+                held => {
+                    self.smart_event_at = now + self.smart_pause();
+                    self.want_log(LogId::SMART, 0);
+                    self.listen(held);
+                }
+            }
         }
     }
 
@@ -132,6 +160,8 @@ impl Keeper {
         let new = smart.critical_warning & !self.health.warnings();
         if new != 0 {
             log::warn!("{}: {}", self.label, Warnings(smart.critical_warning));
+        } else if smart.critical_warning == 0 && self.health.warnings() != 0 {
+            log::info!("{}: it warns of nothing any more", self.label);
         }
         self.health.say(smart);
     }
