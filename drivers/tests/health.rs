@@ -8,6 +8,7 @@ use ferroce_drivers::nvme::queue::FAILED;
 use ferroce_drivers::nvme::{NvmeDrive, Patience};
 use ferroce_engine::port::Op;
 use ferroce_wire::log::SmartLog;
+use ferroce_wire::prop::Vs;
 use ferroce_wire::status::Status;
 use played::Mischief;
 use played::bench::{Bench, config, impatient, patient, pattern, until, wait_until};
@@ -26,11 +27,18 @@ fn smart(critical_warning: u8, kelvin: u16) -> SmartLog {
 
 #[test]
 fn the_health_of_a_drive_is_read_every_now_and_then() {
+    // RAE is a reserved bit before 1.3, and this drive refuses it then.
+    for vs in [None, Some(Vs(0x0001_0200))] {
+        reads_health_every_now_and_then(vs);
+    }
+}
+
+fn reads_health_every_now_and_then(vs: Option<Vs>) {
     let patience = Patience {
         smart_ms: 5,
         ..patient()
     };
-    let bench = Bench::new(512, patience, |_| {});
+    let bench = Bench::new(512, patience, |mischief| mischief.vs = vs);
     let health = bench.drive.info().health.expect("it has a log");
     bench.player.feels(&smart(0, 300));
     let kelvin = || health.smart().map(|smart| smart.ctemp.get());

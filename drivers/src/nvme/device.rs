@@ -20,7 +20,7 @@ use ferroce_engine::host::{Bringup, BringupError, Goal, Step, is_64_bit};
 use ferroce_engine::port::Tick;
 use ferroce_wire::feature::{AsyncEventConfig, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{Cns, IdentifyController, IdentifyNamespace};
-use ferroce_wire::prop::{Cap, Csts, PropertyOffset};
+use ferroce_wire::prop::{Cap, Csts, PropertyOffset, Vs};
 use ferroce_wire::sqe::Sqe;
 
 pub use namespace::{NvmeConfig, NvmeDrive, Seated};
@@ -338,6 +338,7 @@ struct Keeper {
     patience: Patience,
     start: Instant,
     cap: Cap,
+    vs: Vs,
     /// How long it may take to become ready, as it says.
     ready_ms: u32,
     /// None when the device was given back.
@@ -427,6 +428,7 @@ impl Keeper {
             patience,
             start: Instant::now(),
             cap,
+            vs: Vs(0),
             ready_ms: 0,
             iommu: seat.iommu.clone(),
             signals: seat.signals.clone(),
@@ -463,6 +465,9 @@ impl Keeper {
         self.ends.retain(|end| !end.is_closed());
         self.logs.clear();
         (self.asked, self.held) = (None, 0);
+        if let Some(seat) = &self.seat {
+            self.vs = Vs(seat.bar.read32(PropertyOffset::VS.0));
+        }
         let call = |what, result: Result<_, _>| result.map_err(|why| Trouble::Admin(what, why));
         let admin = self.admin.as_mut().expect("it is there until it fails");
         let id: Box<IdentifyController> = admin

@@ -30,7 +30,7 @@ use ferroce_wire::identify::{
 };
 use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
-use ferroce_wire::prop::{Aqa, Cap, Cc, Crto, DOORBELLS, PropertyOffset};
+use ferroce_wire::prop::{Aqa, Cap, Cc, Crto, DOORBELLS, PropertyOffset, Vs};
 use ferroce_wire::sqe::{Sgl, Sqe};
 use ferroce_wire::status::Status;
 use ferroce_wire::{Cqe, Wire};
@@ -48,6 +48,8 @@ const OURS: u16 = 0xFFFF;
 pub struct Mischief {
     /// Doorbell stride, CAP.DSTRD.
     pub dstrd: u8,
+    /// Its version, if it is not the engine's. Log pages are read as it says.
+    pub vs: Option<Vs>,
     /// CAP.TO and CRTO.CRWMT: how long it may take to become ready, in units of 500 ms.
     pub to: u8,
     /// I/O commands are done, but their completions are held.
@@ -417,6 +419,7 @@ impl State {
                 csts | u32::from(self.mischief.fatal) << 1
             }
             0x68 => Crto::default().with_crwmt(self.mischief.to.into()).0,
+            0x08 if self.mischief.vs.is_some() => self.mischief.vs.expect("just seen").0,
             0x08 | 0x14 => self.property(PropertyOffset(at)) as u32,
             0x24 => self.aqa.0,
             _ => panic!("the driver read register {at:#x}"),
@@ -576,6 +579,11 @@ impl State {
                     lid: LogId::SMART,
                 };
                 Cqe::new(cid, Status::SUCCESS).with_dw0(event.dw0())
+            }
+            AdminOpcode::GET_LOG_PAGE
+                if sqe.rae() && self.mischief.vs.is_some_and(|vs| vs.0 < Vs::V1_3.0) =>
+            {
+                Cqe::new(cid, Status::INVALID_FIELD)
             }
             AdminOpcode::GET_LOG_PAGE if self.mischief.slow_logs => {
                 self.slow.push(sqe);

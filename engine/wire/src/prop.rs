@@ -166,6 +166,10 @@ bit_fields! {
 }
 
 impl Vs {
+    /// NVMe 1.1.
+    pub const V1_1: Self = Self(0x0001_0100);
+    /// NVMe 1.3.
+    pub const V1_3: Self = Self(0x0001_0300);
     /// NVMe 1.4.
     pub const V1_4: Self = Self(0x0001_0400);
     /// NVMe 2.0.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ferroce_wire::Wire;
 use ferroce_wire::feature::AsyncEvent;
 use ferroce_wire::log::{ErrorInfoEntry, LogId, SmartLog, Warnings};
+use ferroce_wire::prop::Vs;
 use ferroce_wire::sqe::{NSID_ALL, Sqe};
 use ferroce_wire::status::Status;
 
@@ -14,14 +15,11 @@ use crate::nvme::admin::{Admin, AdminError, LOG_MAX};
 /// After a reset for a log page that did not come none is asked for, and twice as long each time, but this often at most: from
 /// two minutes to 17 hours.
 const UNREAD_MAX: u32 = 10;
-/// Retain Asynchronous Event: events are left to be told, since the host of this command did not hear of any.
-const RETAIN: u32 = Sqe::CDW10_RAE;
-
 /// A log page to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Log {
     lid: LogId,
-    /// What its command says beside: [`RETAIN`], or 0 if the drive may tell of the next event afterwards.
+    /// What its command says beside: [`Keeper::retain`], or 0 if the drive may tell of the next event afterwards.
     cdw10: u32,
 }
 
@@ -41,7 +39,7 @@ impl Keeper {
             if of_health && now < self.smart_event_at {
                 log::debug!("{}: {}", self.label, said(&event));
                 self.held += 1;
-                self.want_log(event.lid, RETAIN);
+                self.want_log(event.lid, self.retain());
                 continue;
             }
             if of_health {
@@ -70,13 +68,22 @@ impl Keeper {
         if self.asked.is_none() && self.smart_at.is_some_and(|at| at <= now) {
             self.smart_at = Some(now + self.smart_pause());
             match std::mem::take(&mut self.held) {
-                0 => self.want_log(LogId::SMART, RETAIN),
+                0 => self.want_log(LogId::SMART, self.retain()),
                 held => {
                     self.smart_event_at = now + self.smart_pause();
                     self.want_log(LogId::SMART, 0);
                     self.listen(held);
                 }
             }
+        }
+    }
+
+    /// Retain Asynchronous Event: events are left to be told, since the host of this command did not hear of any. Before
+    /// NVMe 1.3 the bit is reserved, and drives may refuse it.
+    fn retain(&self) -> u32 {
+        match self.vs.0 >= Vs::V1_3.0 {
+            true => Sqe::CDW10_RAE,
+            false => 0,
         }
     }
 

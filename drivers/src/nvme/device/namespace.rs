@@ -10,7 +10,7 @@ use ferroce_wire::identify::{
     Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceList, Nidt, NsDescriptors,
     NvmIdentifyController,
 };
-use ferroce_wire::prop::{Cap, PropertyOffset, Vs};
+use ferroce_wire::prop::{Cap, Vs};
 use uuid::Uuid;
 
 use super::{Controller, Keeper, Trouble};
@@ -227,20 +227,15 @@ impl Keeper {
         let namespace: Box<IdentifyNamespace> = self
             .call(|admin| admin.identify(Cns::NAMESPACE, nsid))
             .map_err(at("Identify Namespace"))?;
-        let version = self
-            .seat
-            .as_ref()
-            .map(|seat| seat.bar.read32(PropertyOffset::VS.0));
         // What single commands may carry is told since 2.0; before, a limit on data is the best guess.
-        let limits: Box<NvmIdentifyController> = match version {
-            Some(version) if version >= Vs::V2_0.0 => {
-                match self.call(|admin| admin.identify(Cns::CS_CONTROLLER, 0)) {
-                    Ok(limits) => limits,
-                    Err(AdminError::Status(_)) => Box::default(),
-                    Err(why) => return Err(Trouble::Admin("Identify, NVM controller", why)),
-                }
+        let limits: Box<NvmIdentifyController> = if self.vs.0 >= Vs::V2_0.0 {
+            match self.call(|admin| admin.identify(Cns::CS_CONTROLLER, 0)) {
+                Ok(limits) => limits,
+                Err(AdminError::Status(_)) => Box::default(),
+                Err(why) => return Err(Trouble::Admin("Identify, NVM controller", why)),
             }
-            _ => Box::default(),
+        } else {
+            Box::default()
         };
         // The list is since 1.3. A drive without it has no other command set either.
         let csi =
