@@ -266,6 +266,31 @@ fn a_command_that_takes_too_long_is_aborted() {
 }
 
 #[test]
+fn a_drive_that_answers_no_abort_is_not_reset_for_that() {
+    let patience = Patience {
+        command_ms: 50,
+        abort_ms: 60_000,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |mischief| {
+        (mischief.hold, mischief.holds_aborts) = (true, true);
+    });
+    let bufs = bench.bufs(4096, 4096);
+    bench.submit(bench.write_op(0, 4096), bufs);
+    until(&mut bench, "it is aborted", |player| {
+        player.seen().aborts > 0
+    });
+    // The keeper does everything else meanwhile.
+    drop(bench.drive.queue(1, &[]).unwrap());
+    bench.player.release_backwards();
+    let done = bench.wait();
+    assert_eq!(done.status, Status::SUCCESS);
+    bench.pool.put_all(done.bufs);
+    assert_eq!(bench.player.seen().disabled, 0);
+    bench.end();
+}
+
+#[test]
 fn a_drive_that_forgets_commands_is_reset_and_does_them_all() {
     for deaf in [false, true] {
         let mut bench = Bench::new(4096, impatient(), |_| {});

@@ -26,6 +26,8 @@ const LOG: usize = DATA + IDENTIFY_LEN;
 pub const LOG_MAX: usize = 4096;
 /// Asynchronous Event Requests that we keep at the drive.
 const AERS_MAX: u16 = 2;
+/// Aborts that it has at a time, if it takes as many.
+const ABORTS_MAX: u16 = 4;
 /// How long it waits between two looks, at first and at most.
 const LOOK_MIN: Duration = Duration::from_micros(20);
 const LOOK_MAX: Duration = Duration::from_millis(2);
@@ -60,6 +62,7 @@ enum Purpose {
     Call,
     Event,
     Log,
+    Abort,
 }
 
 /// The admin queue of a controller.
@@ -73,6 +76,8 @@ pub struct Admin {
     events: Vec<AsyncEvent>,
     /// What came of the log page that was asked for last.
     log: Option<Status>,
+    /// Aborts that have no answer.
+    aborts: u16,
     timeout: Duration,
     /// A command was not answered in time. Its answer and its data may still come, over those of the next.
     late: bool,
@@ -94,6 +99,7 @@ impl Admin {
             table: CidTable::new(ENTRIES as u16 - 1),
             events: Vec::new(),
             log: None,
+            aborts: 0,
             timeout,
             late: false,
         })
@@ -107,6 +113,7 @@ impl Admin {
         self.table = CidTable::new(ENTRIES as u16 - 1);
         self.events.clear();
         self.log = None;
+        self.aborts = 0;
         self.late = false;
         let entries_z = ENTRIES as u16 - 1;
         let aqa = Aqa::default().with_asqs_z(entries_z).with_acqs_z(entries_z);
@@ -125,15 +132,7 @@ impl Admin {
     ///
     /// # Errors
     /// If it failed, or the drive did.
-    pub fn call(&mut self, sqe: Sqe) -> Result<u32, AdminError> {
-        self.call_for(sqe, self.timeout)
-    }
-
-    /// As [`Admin::call`], but for no longer than this.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn call_for(&mut self, mut sqe: Sqe, timeout: Duration) -> Result<u32, AdminError> {
+    pub fn call(&mut self, mut sqe: Sqe) -> Result<u32, AdminError> {
         if self.late {
             return Err(AdminError::Timeout);
         }
@@ -155,7 +154,7 @@ impl Admin {
             }
             let gone = self.bar.read32(PropertyOffset::CSTS.0) == u32::MAX;
             // The CID stays taken: the answer may still come, even of a drive that seemed to be gone.
-            if gone || start.elapsed() > timeout {
+            if gone || start.elapsed() > self.timeout {
                 self.late = true;
                 return Err(match gone {
                     true => AdminError::Gone,
@@ -182,6 +181,8 @@ impl Admin {
                 // A drive that takes no (more) event requests.
                 Some(Purpose::Event) => {}
                 Some(Purpose::Log) => self.log = Some(cqe.status()),
+                // Dword 0 says whether it was aborted; if not, its age will tell.
+                Some(Purpose::Abort) => self.aborts -= 1,
                 Some(Purpose::Call) if Some(cid) == wanted => {
                     found = Some((cqe.status(), cqe.dw0.get()));
                 }
@@ -191,6 +192,24 @@ impl Admin {
         }
         self.completions.ring(&self.bar);
         Ok(found)
+    }
+
+    /// True if it may be given another Abort: it has fewer than `limit` (ACL, Base 5.1.1).
+    pub fn may_abort(&self, limit: u16) -> bool {
+        self.aborts < limit.min(ABORTS_MAX) && self.table.len() < self.table.depth()
+    }
+
+    /// Asks for a command to be aborted, if [`Admin::may_abort`], and does not wait: there are drives that answer only when the
+    /// command ends.
+    pub fn abort(&mut self, qid: u16, cid: u16) {
+        let Ok(own) = self.table.insert(Purpose::Abort) else {
+            return;
+        };
+        self.aborts += 1;
+        let mut sqe = Sqe::abort(qid, cid);
+        sqe.cid.set(own);
+        self.submissions.push(&sqe);
+        self.submissions.ring(&self.bar);
     }
 
     /// Asks for a log page of [`LOG_MAX`] bytes at most, one at a time, and does not wait: drives may be slow to give

@@ -54,13 +54,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long cores have to notice what the keeper says, and to close their queues.
 const HEAR: Duration = Duration::from_secs(5);
 
-/// How long things may take, in milliseconds. Together they stay below the 30 s after which Linux hosts give
-/// up on a command themselves.
+/// How long things may take, in milliseconds. For a drive that answers nothing they stay, together, below the 30 s after
+/// which Linux hosts give up on a command themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// A command, before it is aborted.
+    /// A command, while its queue does no other either, before it is aborted.
     pub command_ms: u32,
-    /// Its Abort, before the controller is reset.
+    /// The same while its queue does others: what waits inside of a slow drive is not lost.
+    pub command_max_ms: u32,
+    /// Once it was aborted, before the controller is reset.
     pub abort_ms: u32,
     /// The reset, before the drive is given up. Where the function can be reset as a whole, this is how long that may
     /// take, after the controller alone was given half of it; and longer if the drive says that it needs that. A drive whose registers read as all ones has that half, too.
@@ -80,7 +82,8 @@ impl Default for Patience {
     fn default() -> Patience {
         Patience {
             command_ms: 8_000,
-            abort_ms: 2_000,
+            command_max_ms: 20_000,
+            abort_ms: 6_000,
             reset_ms: 10_000,
             admin_ms: 5_000,
             log_ms: 60_000,
@@ -680,8 +683,8 @@ impl Keeper {
             self.reset("a command was neither answered nor aborted");
         } else {
             self.drop_closed();
-            self.abort_suspects();
             self.hear_events();
+            self.abort_suspects();
             self.look_at_health();
             self.read_logs();
         }
@@ -692,10 +695,13 @@ impl Keeper {
     }
 
     fn abort_suspects(&mut self) {
-        let timeout = Duration::from_millis(self.patience.abort_ms.into());
+        let limit = self.id.abort_limit();
+        let Some(admin) = &mut self.admin else { return };
         let mut told = false;
-        for end in self.ends.clone() {
-            while let Some(cid) = end.suspect() {
+        for end in &self.ends {
+            while admin.may_abort(limit)
+                && let Some(cid) = end.suspect()
+            {
                 let (qid, ms) = (end.qid(), self.patience.command_ms);
                 // One line for all of a look: a drive that stalls has many.
                 if !std::mem::replace(&mut told, true) {
@@ -704,13 +710,7 @@ impl Keeper {
                         self.label
                     );
                 }
-                match self.call(|admin| admin.call_for(Sqe::abort(qid, cid), timeout)) {
-                    // Dword 0 says whether it was aborted; if not, its age will tell.
-                    Ok(_) | Err(AdminError::Status(_)) => {}
-                    Err(why) => {
-                        return self.reset(&format!("Abort: {why}"));
-                    }
-                }
+                admin.abort(qid, cid);
             }
         }
     }

@@ -343,6 +343,9 @@ pub struct OwnQueue {
     /// Answers that needed no drive.
     ready: VecDeque<Done>,
     seen_ms: u32,
+    /// When it was last seen that a completion had been taken, and how far that was.
+    moved_ms: u32,
+    seen_place: (u32, u64),
     /// Its core was about to sleep since the keeper's last look.
     slept: bool,
     /// The drive does not interrupt.
@@ -375,12 +378,15 @@ impl OwnQueue {
         let memory = &end.memory;
         let depth = (end.entries - 1) as u16;
         let life = Life(end.heard.load(Ordering::Relaxed));
+        let completions =
+            CompletionRing::new(memory.clone(), layout.completions, end.entries, head);
         let mut queue = OwnQueue {
             life,
             up: life.mode() == Mode::Up,
             bar: Some(bar),
             submissions: SubmissionRing::new(memory.clone(), 0, end.entries, tail),
-            completions: CompletionRing::new(memory.clone(), layout.completions, end.entries, head),
+            seen_place: completions.place(),
+            completions,
             layout,
             table: CidTable::new(depth),
             bufs,
@@ -388,6 +394,7 @@ impl OwnQueue {
             patience,
             ready: VecDeque::with_capacity(2 * usize::from(depth)),
             seen_ms: word.ms(),
+            moved_ms: word.ms(),
             slept: false,
             masked: false,
             guests: Vec::new(),
@@ -712,16 +719,29 @@ impl OwnQueue {
         if !std::mem::take(&mut self.slept) && !self.masked {
             self.mask(true);
         }
+        let place = self.completions.place();
+        if place != self.seen_place {
+            (self.seen_place, self.moved_ms) = (place, now);
+        }
+        let still = now.wrapping_sub(self.moved_ms);
+        let Patience {
+            command_ms,
+            command_max_ms,
+            abort_ms,
+            ..
+        } = self.patience;
         for slot in 0..self.table.depth() {
             let Some(cid) = self.table.cid_in(slot) else {
                 continue;
             };
             let command = self.table.get_mut(cid).expect("it is in that slot");
             let age = now.wrapping_sub(command.since_ms);
-            if age >= self.patience.command_ms && !command.suspected {
+            let is_over =
+                |more_ms| age.min(still) >= command_ms + more_ms || age >= command_max_ms + more_ms;
+            if is_over(0) && !command.suspected {
                 // With no room on the keeper's list it stays for the next look.
                 command.suspected = self.end.suspects.push(cid).is_ok();
-            } else if age >= self.patience.command_ms + self.patience.abort_ms {
+            } else if is_over(abort_ms) {
                 self.end.stuck.store(true, Ordering::Relaxed);
             }
         }
@@ -883,3 +903,6 @@ impl Drop for OwnQueue {
         self.end.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,11 @@ impl CompletionRing {
         Some(bytemuck::cast(words))
     }
 
+    /// How far we have read: what is taken changes it.
+    pub fn place(&self) -> (u32, u64) {
+        (self.head, self.phase)
+    }
+
     /// Tells the drive how far we have read, if that is new.
     #[inline]
     pub fn ring(&mut self, bar: &Bar) {

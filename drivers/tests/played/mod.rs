@@ -58,6 +58,8 @@ pub struct Mischief {
     pub swallow: bool,
     /// Abort finds what is held.
     pub aborts: bool,
+    /// Aborts are not answered.
+    pub holds_aborts: bool,
     /// Admin commands are not answered, until it is reset.
     pub deaf: bool,
     /// RDY comes when CSTS was read so often since it was enabled.
@@ -558,6 +560,9 @@ impl State {
             }
             AdminOpcode::ABORT => {
                 self.seen.aborts += 1;
+                if self.mischief.holds_aborts {
+                    return;
+                }
                 let (qid, which) = (sqe.abort_sqid(), sqe.abort_cid());
                 let known = |(to, cqe): &(u16, Cqe)| *to == qid && cqe.cid.get() == which;
                 let found = self.held.iter().position(known);
