@@ -328,6 +328,8 @@ enum State {
     Cap,
     Crto,
     Cc,
+    /// It is enabled: waiting for RDY 1, or what says that it will not come.
+    Settling(Tick),
     Disable,
     /// Waiting for RDY 0; not to be asked again before the tick.
     Falling(Tick),
@@ -419,7 +421,10 @@ impl Bringup {
                 let cc = self.cc.with_en(false).with_shn(Cc::SHN_NONE);
                 Step::Set(PropertyOffset::CC, u64::from(cc.0))
             }
-            State::Falling(at) | State::Rising(at) | State::ShuttingDown(at) => poll(at),
+            State::Settling(at)
+            | State::Falling(at)
+            | State::Rising(at)
+            | State::ShuttingDown(at) => poll(at),
             State::Program => Step::Program,
             State::Enable => Step::Set(PropertyOffset::CC, u64::from(enabling(self.cap).0)),
             State::Notify => {
@@ -465,9 +470,19 @@ impl Bringup {
                 self.deadline = now.plus_ms(u64::from(self.ready_timeout_ms));
                 self.state = match self.goal {
                     Goal::ShutDown => State::Notify,
-                    Goal::Enabled | Goal::Disabled if self.cc.en() => State::Disable,
+                    Goal::Enabled | Goal::Disabled if self.cc.en() => State::Settling(now),
                     // A reset may still be under way: RDY must be seen at 0.
                     Goal::Enabled | Goal::Disabled => State::Falling(now),
+                };
+            }
+            State::Settling(_) => {
+                let csts = status(value)?;
+                // To clear CC.EN while RDY is 0 has undefined results (Base 3.1.4.5). One that never becomes ready is
+                // disabled all the same.
+                let settled = csts.rdy() || csts.cfs() || csts.shst() != 0;
+                self.state = match settled || now >= self.deadline {
+                    true => State::Disable,
+                    false => State::Settling(now.plus_ms(POLL_MS)),
                 };
             }
             State::Falling(_) => {
@@ -536,6 +551,7 @@ impl Bringup {
             State::Cap
             | State::Crto
             | State::Cc
+            | State::Settling(_)
             | State::Falling(_)
             | State::Rising(_)
             | State::ShuttingDown(_)

@@ -196,6 +196,28 @@ fn a_controller_found_enabled_is_disabled_first() {
 }
 
 #[test]
+fn a_controller_that_is_becoming_ready_is_not_disabled_before() {
+    let mut registers = Registers::new(usual());
+    registers.cc = Cc(0x46_0001);
+    registers.changes_at = Some(Tick(700_000_000));
+    let at = registers.run(Goal::Enabled).unwrap();
+    assert_eq!(registers.log, ["CC=460000", "program", "CC=460001"]);
+    assert!(at >= Tick(700_000_000));
+    // One that failed, or is shut down, never becomes ready; nor does this one, which has had its five seconds.
+    for (csts, ms) in [
+        (Csts::default().with_cfs(true), 0),
+        (Csts::default().with_shst(Csts::SHST_COMPLETE), 0),
+        (Csts::default(), 5_000),
+    ] {
+        let mut registers = Registers::new(usual());
+        (registers.cc, registers.csts) = (Cc(0x46_0001), csts);
+        let at = registers.run(Goal::Disabled).unwrap();
+        assert_eq!(registers.log, ["CC=460000"]);
+        assert!((ms..ms + 10).contains(&(at.0 / 1_000_000)), "{ms}");
+    }
+}
+
+#[test]
 fn a_reset_under_way_is_waited_for() {
     let mut registers = Registers::new(usual());
     registers.csts = Csts::default().with_rdy(true);
