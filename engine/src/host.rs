@@ -367,7 +367,7 @@ pub enum BringupError {
         /// CAP.MPSMIN.
         mpsmin: u8,
     },
-    /// Neither the NVM Command Set nor a list of command sets nor "admin only" in CAP.CSS.
+    /// CAP.CSS says something, and neither the NVM Command Set nor a list of command sets nor "admin only".
     CommandSets {
         /// CAP.CSS.
         css: u8,
@@ -573,7 +573,9 @@ fn check(cap: Cap) -> Result<(), BringupError> {
         let mpsmin = cap.mpsmin();
         return Err(BringupError::PageSize { mpsmin });
     }
-    if cap.css() & (Cap::CSS_NVM | Cap::CSS_IOCSS | Cap::CSS_NOIOCSS) == 0 {
+    // Some say nothing, and have the NVM Command Set.
+    let known = Cap::CSS_NVM | Cap::CSS_IOCSS | Cap::CSS_NOIOCSS;
+    if cap.css() != 0 && cap.css() & known == 0 {
         return Err(BringupError::CommandSets { css: cap.css() });
     }
     Ok(())
@@ -583,7 +585,7 @@ fn check(cap: Cap) -> Result<(), BringupError> {
 fn enabling(cap: Cap) -> Cc {
     let css = if cap.css() & Cap::CSS_IOCSS != 0 {
         Cc::CSS_ALL
-    } else if cap.css() & Cap::CSS_NVM != 0 {
+    } else if cap.css() & Cap::CSS_NVM != 0 || cap.css() == 0 {
         Cc::CSS_NVM
     } else {
         Cc::CSS_ADMIN

@@ -178,6 +178,9 @@ fn a_disabled_controller_is_enabled() {
     let mut registers = Registers::new(usual().with_css(Cap::CSS_NOIOCSS));
     registers.run(Goal::Enabled).unwrap();
     assert_eq!(registers.log, ["program", "CC=460071"]);
+    let mut registers = Registers::new(usual().with_css(0));
+    registers.run(Goal::Enabled).unwrap();
+    assert_eq!(registers.log, ["program", "CC=460001"]);
 }
 
 #[test]
@@ -261,9 +264,9 @@ fn what_we_cannot_use_is_refused() {
     let why = registers.run(Goal::Enabled).unwrap_err();
     assert_eq!(why, BringupError::PageSize { mpsmin: 2 });
     assert!(why.to_string().contains("16384"));
-    let mut registers = Registers::new(Cap::default());
+    let mut registers = Registers::new(usual().with_css(1 << 3));
     let why = registers.run(Goal::Enabled).unwrap_err();
-    assert_eq!(why, BringupError::CommandSets { css: 0 });
+    assert_eq!(why, BringupError::CommandSets { css: 1 << 3 });
     assert_eq!(
         Registers::new(Cap(u64::MAX)).run(Goal::Disabled),
         Err(BringupError::Gone)
