@@ -13,6 +13,7 @@ use ferroce_drivers::nvme::queue::{ENTRIES_MAX, FAILED};
 use ferroce_drivers::nvme::{NvmeDrive, Patience};
 use ferroce_engine::port::{Backend, Io, Op, Tag};
 use ferroce_wire::identify::{Csi, IdentifyController, IdentifyNamespace};
+use ferroce_wire::prop::Vs;
 use ferroce_wire::status::Status;
 use played::bench::{Bench, config, impatient, patient, pattern, start, until};
 use played::{CAPACITY, Mischief, Player};
@@ -714,6 +715,20 @@ fn namespaces_are_named_and_judged() {
     assert!(why(Some(1)).contains("Zoned"), "{}", why(Some(1)));
     player.misbehave(|mischief| mischief.csi = Some(Csi::NVM));
     assert!(open(Some(1)).is_ok());
+}
+
+#[test]
+fn drives_of_old_versions_are_asked_only_what_they_know() {
+    for vs in [0x0001_0000, 0x0001_0100, 0x0001_0200] {
+        let bus = Arc::new(Bus::default());
+        let player = Player::new(bus.clone(), &[512, 4096]);
+        player.misbehave(|mischief| mischief.vs = Some(Vs(vs)));
+        let controller = start(&player, &bus, patient());
+        let open = |nsid| NvmeDrive::open(controller.clone(), config(nsid));
+        let why = open(None).expect_err("refused").to_string();
+        assert!(why.contains("namespaces [1, 2]; say which"), "{why}");
+        assert_eq!(open(Some(2)).unwrap().info().block_len, 4096);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use ferroce_engine::table::Subsystem;
 use ferroce_wire::fabrics::{CNTLID_DYNAMIC, ConnectData, Nqn};
 use ferroce_wire::feature::{AsyncEvent, DsmRange, FeatureId, NumberOfQueues};
 use ferroce_wire::identify::{
-    Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, NvmIdentifyController,
+    Cns, Csi, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, NvmIdentifyController,
 };
 use ferroce_wire::log::{LogId, SmartLog};
 use ferroce_wire::opcode::{AdminOpcode, NvmOpcode};
@@ -48,7 +48,7 @@ const OURS: u16 = 0xFFFF;
 pub struct Mischief {
     /// Doorbell stride, CAP.DSTRD.
     pub dstrd: u8,
-    /// Its version, if it is not the engine's. Log pages are read as it says.
+    /// Its version, if it is not the engine's. It refuses a reserved bit of then, and goes astray at a CNS of later.
     pub vs: Option<Vs>,
     /// CAP.TO and CRTO.CRWMT: how long it may take to become ready, in units of 500 ms.
     pub to: u8,
@@ -407,6 +407,10 @@ impl State {
                 let cap = cap
                     .with_dstrd(self.mischief.dstrd)
                     .with_to(self.mischief.to);
+                let cap = match self.mischief.vs {
+                    Some(_) => cap.with_css(Cap::CSS_NVM),
+                    None => cap,
+                };
                 let cap = match self.mischief.entries {
                     Some(entries) => cap.with_mqes_z(entries - 1),
                     None => cap,
@@ -584,6 +588,14 @@ impl State {
                     lid: LogId::SMART,
                 };
                 Cqe::new(cid, Status::SUCCESS).with_dw0(event.dw0())
+            }
+            AdminOpcode::IDENTIFY
+                if self.mischief.vs.is_some_and(|vs| {
+                    sqe.cns() == Cns::ACTIVE_NAMESPACES && vs.0 < Vs::V1_1.0
+                        || sqe.cns() == Cns::NS_DESCRIPTORS && vs.0 < Vs::V1_3.0
+                }) =>
+            {
+                return;
             }
             AdminOpcode::GET_LOG_PAGE
                 if sqe.rae() && self.mischief.vs.is_some_and(|vs| vs.0 < Vs::V1_3.0) =>

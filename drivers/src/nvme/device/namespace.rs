@@ -22,6 +22,9 @@ use crate::nvme::queue::{Abilities, End, MAX_TRANSFER, OwnQueue};
 
 /// Keeps our names apart from other uses of UUID version 5.
 const NAMES: Uuid = Uuid::from_u128(0x8d1b_2a57_6f34_4c0e_b7a9_15d2_90ce_34f6);
+/// Namespaces that are looked for at a drive without a list of them. Such drives have one, or a few.
+const NAMESPACES_MAX: u32 = 128;
+
 /// Which namespace of which drive, and how it is to be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NvmeConfig {
@@ -199,15 +202,34 @@ impl Keeper {
         self.ends.iter().filter(|end| !end.is_closed())
     }
 
+    /// The NSIDs of namespaces that there are. Their list is since 1.1; without it each is asked for.
+    fn active_namespaces(&mut self) -> Result<Vec<u32>, AdminError> {
+        if self.vs.0 >= Vs::V1_1.0 {
+            match self.call(|admin| admin.identify::<NamespaceList>(Cns::ACTIVE_NAMESPACES, 0)) {
+                Ok(list) => return Ok(list.iter().collect()),
+                Err(AdminError::Status(_)) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        let mut active = Vec::new();
+        for nsid in 1..=self.id.nn.get().min(NAMESPACES_MAX) {
+            match self.call(|admin| admin.identify::<IdentifyNamespace>(Cns::NAMESPACE, nsid)) {
+                Ok(found) if found.nsze.get() > 0 => active.push(nsid),
+                Ok(_) | Err(AdminError::Status(_)) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(active)
+    }
+
     pub(super) fn look_at_namespace(
         &mut self,
         config: &NvmeConfig,
     ) -> Result<(DriveInfo, Abilities, Arc<Shape>), Trouble> {
         let at = |what| move |why| Trouble::Admin(what, why);
-        let list: Box<NamespaceList> = self
-            .call(|admin| admin.identify(Cns::ACTIVE_NAMESPACES, 0))
+        let active = self
+            .active_namespaces()
             .map_err(at("Identify, active namespaces"))?;
-        let active: Vec<u32> = list.iter().collect();
         let nsid = match (config.nsid, &active[..]) {
             (Some(nsid), active) if active.contains(&nsid) => nsid,
             (None, [nsid]) => *nsid,
@@ -237,15 +259,18 @@ impl Keeper {
         } else {
             Box::default()
         };
-        // The list is since 1.3. A drive without it has no other command set either.
-        let csi =
-            match self.call(|admin| admin.identify::<NamespaceList>(Cns::NS_DESCRIPTORS, nsid)) {
-                Ok(list) => NsDescriptors::new(list.as_bytes())
-                    .find(Nidt::CSI)
-                    .map(|csi| Csi(csi[0])),
-                Err(AdminError::Status(_)) => None,
-                Err(why) => return Err(Trouble::Admin("Identify, namespace descriptors", why)),
-            };
+        // The list is since 1.3, and before CNS had fewer bits: there is no telling what a drive would do. One without it has
+        // no other command set either.
+        let told = self.vs.0 >= Vs::V1_3.0 || self.cap.css() & Cap::CSS_IOCSS != 0;
+        let list = told
+            .then(|| self.call(|admin| admin.identify::<NamespaceList>(Cns::NS_DESCRIPTORS, nsid)));
+        let csi = match list {
+            Some(Ok(list)) => NsDescriptors::new(list.as_bytes())
+                .find(Nidt::CSI)
+                .map(|csi| Csi(csi[0])),
+            None | Some(Err(AdminError::Status(_))) => None,
+            Some(Err(why)) => return Err(Trouble::Admin("Identify, namespace descriptors", why)),
+        };
         if let Some(csi) = csi.filter(|csi| *csi != Csi::NVM) {
             return Err(Trouble::Other(format!(
                 "namespace {nsid} speaks the {csi}; only namespaces of the NVM Command Set are served"
