@@ -21,6 +21,7 @@ use vfio_bindings::bindings::vfio;
 
 use crate::DriveError;
 use crate::mmio::MappedBar;
+use crate::nvme::PciId;
 use crate::pci::{Address, Sysfs, VFIO};
 
 /// Requests, as VFIO_BASE and what follows it in linux/vfio.h.
@@ -485,6 +486,15 @@ impl Device {
     /// Its group's address space.
     pub fn container(&self) -> &Arc<Container> {
         &self.container
+    }
+
+    /// What it is, if its configuration space can be read.
+    pub fn id(&self) -> PciId {
+        let mut words = [0; 4];
+        // Vendor ID and Device ID are the first two.
+        let read = self.file.read_exact_at(&mut words, self.config);
+        let [vendor, device] = [[words[0], words[1]], [words[2], words[3]]].map(u16::from_le_bytes);
+        read.map_or_else(|_| PciId::default(), |()| PciId { vendor, device })
     }
 
     /// MSI-X vectors it has.

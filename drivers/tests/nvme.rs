@@ -10,7 +10,7 @@ use ferroce_buf::{BufList, Home};
 use ferroce_drivers::dma::Bus;
 use ferroce_drivers::mmio::Registers as _;
 use ferroce_drivers::nvme::queue::{ENTRIES_MAX, FAILED};
-use ferroce_drivers::nvme::{NvmeDrive, Patience};
+use ferroce_drivers::nvme::{NvmeDrive, Patience, PciId};
 use ferroce_engine::port::{Backend, Io, Op, Tag};
 use ferroce_wire::identify::{Csi, IdentifyController, IdentifyNamespace};
 use ferroce_wire::prop::Vs;
@@ -99,6 +99,59 @@ fn transfers_are_cut_at_the_boundaries_a_drive_likes() {
         }
     }
     bench.end();
+}
+
+/// A drive of which PCI says that it is this.
+fn known_as(vendor: u16, device: u16) -> impl FnOnce(&mut Mischief) {
+    move |mischief| mischief.id = PciId { vendor, device }
+}
+
+#[test]
+fn transfers_are_cut_at_the_stripes_of_drives_that_have_them() {
+    type Change = fn(&mut IdentifyController);
+    // Stripes of 64 KiB: 128 blocks.
+    let stripes: Change = |id| id.vs[3] = 4;
+    let none: Change = |id| id.vs[3] = 0;
+    let nonsense: Change = |id| id.vs[3] = 99;
+    for (device, controller, noiob, parts) in [
+        (0x0953, stripes, false, 3),
+        (0x0953, none, false, 1),
+        (0x0953, nonsense, false, 1),
+        // What is said where all drives say it counts.
+        (0x0953, stripes, true, 4),
+        (0x0952, stripes, false, 1),
+    ] {
+        let mut bench = Bench::new(512, patient(), |mischief| {
+            known_as(0x8086, device)(mischief);
+            mischief.controller = Some(controller);
+            if noiob {
+                mischief.namespace = Some(|id| id.noiob = 64.into());
+            }
+        });
+        let data = pattern(131_072, 7);
+        let before = bench.player.seen().commands;
+        assert_eq!(bench.write(64, &data, 131_072), Status::SUCCESS);
+        assert_eq!(bench.player.seen().commands - before, parts);
+        bench.end();
+    }
+}
+
+#[test]
+fn a_drive_that_had_better_have_no_write_zeroes_is_given_none() {
+    for (device, none) in [(0xF1A5, true), (0xF1A6, false)] {
+        let mut bench = Bench::new(512, patient(), known_as(0x8086, device));
+        let zeroes = Op::WriteZeroes {
+            lba: 3,
+            blocks: 8,
+            fua: false,
+            deallocate: true,
+        };
+        assert_eq!(bench.write(0, &pattern(8192, 1), 8192), Status::SUCCESS);
+        assert_eq!(bench.plain(zeroes), Status::SUCCESS);
+        assert!(bench.read(3, 4096, 4096).iter().all(|byte| *byte == 0));
+        assert_eq!(bench.player.seen().largest.write_zeroes == 0, none);
+        bench.end();
+    }
 }
 
 /// However a request is cut, and by whatever it is done.

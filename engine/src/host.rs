@@ -320,6 +320,7 @@ pub struct Bringup {
     cc: Cc,
     ready_timeout_ms: u32,
     shutdown_timeout_ms: u32,
+    disable_pause_ms: u32,
     deadline: Tick,
 }
 
@@ -389,8 +390,16 @@ impl Bringup {
             cc: Cc::default(),
             ready_timeout_ms: 0,
             shutdown_timeout_ms,
+            disable_pause_ms: 0,
             deadline: Tick::default(),
         }
+    }
+
+    /// Reads nothing for so long after the controller was disabled: there are drives that want that.
+    #[must_use]
+    pub fn with_disable_pause_ms(mut self, ms: u32) -> Bringup {
+        self.disable_pause_ms = ms;
+        self
     }
 
     /// CAP, once past the first step.
@@ -536,8 +545,9 @@ impl Bringup {
         let ready_by = now.plus_ms(u64::from(self.ready_timeout_ms));
         match self.state {
             State::Disable => {
-                self.deadline = ready_by;
-                self.state = State::Falling(now);
+                let pause_ms = u64::from(self.disable_pause_ms);
+                self.deadline = ready_by.plus_ms(pause_ms);
+                self.state = State::Falling(now.plus_ms(pause_ms));
             }
             State::Program => self.state = State::Enable,
             State::Enable => {

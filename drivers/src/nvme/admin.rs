@@ -16,12 +16,13 @@ use super::ring::{CompletionRing, SubmissionRing, doorbells};
 use crate::dma::{DmaMemory, Iommu};
 use crate::mmio::Bar;
 
-/// Entries of the admin queue.
-const ENTRIES: u32 = 32;
+/// Entries of the admin queue: a page of submissions. Some drives want whole pages (SPDK, NVME_QUIRK_MINIMUM_ADMIN_QUEUE_SIZE).
+const ENTRIES: u32 = 64;
 /// Where things are in its memory: submissions, completions, data of what is waited for, a log page that may come late.
 const COMPLETIONS: usize = 4096;
 const DATA: usize = 8192;
 const LOG: usize = DATA + IDENTIFY_LEN;
+const _: () = assert!(ENTRIES as usize * size_of::<Sqe>() == COMPLETIONS);
 /// The most bytes of a log page that are read.
 pub const LOG_MAX: usize = 4096;
 /// Asynchronous Event Requests that we keep at the drive.

@@ -27,6 +27,7 @@ pub use namespace::{NvmeConfig, NvmeDrive, Seated};
 
 use super::admin::{Admin, AdminError};
 use super::queue::{ENTRIES_MAX, End, Life, Mode, Vector, Word};
+use super::quirks::{DISABLE_PAUSE_MS, PciId, Quirks};
 use crate::DriveError;
 use crate::dma::{Bus, DmaMemory, Iommu};
 use crate::mmio::{Bar, Registers};
@@ -49,6 +50,8 @@ const RESETS_WITHIN: Duration = Duration::from_secs(600);
 const SHUTDOWN_MAX_MS: u32 = 30_000;
 /// What a drive says of the time it needs to become ready is believed up to this: the most that CAP.TO can say.
 const READY_MAX_MS: u32 = 255 * 500;
+/// Between CSTS.RDY 0 and CC.EN 1: there are drives that miss what comes sooner (SPDK, nvme_ctrlr_process_init).
+const ENABLE_PAUSE: Duration = Duration::from_micros(100);
 /// Between two tries to bring a drive up.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long cores have to notice what the keeper says, and to close their queues.
@@ -99,6 +102,7 @@ pub struct Seat {
     bar: Bar,
     iommu: Iommu,
     device: Option<Device>,
+    id: PciId,
     signals: Signals,
 }
 
@@ -170,6 +174,7 @@ impl Seat {
         Ok(Seat {
             bar,
             iommu: Iommu::Vfio(device.container().clone()),
+            id: device.id(),
             device: Some(device),
             signals: Signals {
                 vectors,
@@ -191,8 +196,16 @@ impl Seat {
             bar: Bar::Played(registers),
             iommu: Iommu::Bus(bus),
             device: None,
+            id: PciId::default(),
             signals,
         }
+    }
+
+    /// The same, as a device of which PCI says that it is this.
+    #[must_use]
+    pub fn with_id(mut self, id: PciId) -> Seat {
+        self.id = id;
+        self
     }
 
     /// True if the function can be reset as a whole.
@@ -341,6 +354,7 @@ struct Keeper {
     patience: Patience,
     start: Instant,
     cap: Cap,
+    quirks: Quirks,
     vs: Vs,
     /// How long it may take to become ready, as it says.
     ready_ms: u32,
@@ -431,6 +445,7 @@ impl Keeper {
             patience,
             start: Instant::now(),
             cap,
+            quirks: Quirks::of(seat.id),
             vs: Vs(0),
             ready_ms: 0,
             iommu: seat.iommu.clone(),
@@ -536,6 +551,9 @@ impl Keeper {
         // RTD3E, in microseconds, is how long it may take to write its caches out.
         let shutdown_ms = (self.id.rtd3e.get() / 1000).max(self.patience.admin_ms);
         let mut machine = Bringup::new(goal, shutdown_ms.min(SHUTDOWN_MAX_MS));
+        if self.quirks.has(Quirks::SLOW_TO_DISABLE) {
+            machine = machine.with_disable_pause_ms(DISABLE_PAUSE_MS);
+        }
         let now = |keeper: &Keeper| Tick(keeper.start.elapsed().as_nanos() as u64);
         loop {
             let Some(bar) = self.seat.as_ref().map(|seat| &seat.bar) else {
@@ -557,6 +575,7 @@ impl Keeper {
                 }
                 Step::Program => {
                     self.admin.as_mut().expect("until it fails").program();
+                    std::thread::sleep(ENABLE_PAUSE);
                     machine.done(now(self));
                 }
                 Step::Wait(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {

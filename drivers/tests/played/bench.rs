@@ -61,7 +61,10 @@ impl Bench {
         let bus = Arc::new(Bus::default());
         let player = Player::new(bus.clone(), &[block_len]);
         player.misbehave(mischief);
-        let controller = start(&player, &bus, patience);
+        let id = player.id();
+        let seat = Seat::played(player.clone(), bus.clone()).with_id(id);
+        let controller = Controller::start("nvme:played".into(), seat, patience).unwrap();
+        let controller = Arc::new(controller);
         let drive = NvmeDrive::open(controller, config(None)).unwrap();
         let pool = pool(Home::CORE, &[(4096, 300), (16384, 32), (128 * 1024, 16)]);
         let queue = drive.queue(0, std::slice::from_ref(pool.region())).unwrap();

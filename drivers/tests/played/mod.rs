@@ -15,6 +15,7 @@ use ferroce_buf::{Class, Home, Pool, Region, Want};
 use ferroce_drivers::dma::Bus;
 use ferroce_drivers::fault::{Media, MediaQueue};
 use ferroce_drivers::mmio::Registers;
+use ferroce_drivers::nvme::PciId;
 use ferroce_engine::control::{Change, Control};
 use ferroce_engine::core::{Core, CoreConfig, LANDING};
 use ferroce_engine::health::Health;
@@ -48,6 +49,8 @@ const OURS: u16 = 0xFFFF;
 pub struct Mischief {
     /// Doorbell stride, CAP.DSTRD.
     pub dstrd: u8,
+    /// What PCI says that it is.
+    pub id: PciId,
     /// Its version, if it is not the engine's. It refuses a reserved bit of then, and goes astray at a CNS of later.
     pub vs: Option<Vs>,
     /// CAP.TO and CRTO.CRWMT: how long it may take to become ready, in units of 500 ms.
@@ -169,6 +172,11 @@ impl Player {
     /// Changes how it misbehaves.
     pub fn misbehave(&self, change: impl FnOnce(&mut Mischief)) {
         change(&mut self.state().mischief);
+    }
+
+    /// What PCI says that it is.
+    pub fn id(&self) -> PciId {
+        self.state().mischief.id
     }
 
     pub fn seen(&self) -> Seen {

@@ -230,6 +230,25 @@ fn a_reset_under_way_is_waited_for() {
 }
 
 #[test]
+fn a_drive_that_wants_to_be_left_alone_when_disabled_is() {
+    let mut machine = Bringup::new(Goal::Disabled, 3_000).with_disable_pause_ms(2_300);
+    let now = Tick(1_000);
+    for (at, value) in [
+        (P::CAP, usual().0),
+        (P::CC, 0x46_0001),
+        (P::CSTS, Csts::default().with_rdy(true).0.into()),
+    ] {
+        assert_eq!(machine.next(now), Step::Get(at));
+        machine.got(value, now).unwrap();
+    }
+    assert_eq!(machine.next(now), Step::Set(P::CC, 0x46_0000));
+    machine.done(now);
+    let then = now.plus_ms(2_300);
+    assert_eq!(machine.next(now), Step::Wait(then));
+    assert_eq!(machine.next(then), Step::Get(P::CSTS));
+}
+
+#[test]
 fn timeouts_are_those_of_the_controller() {
     let mut registers = Registers::new(usual());
     registers.slow_ms = 60_000;

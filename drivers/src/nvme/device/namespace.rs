@@ -19,6 +19,7 @@ use crate::dma::BufMap;
 use crate::nvme::admin::AdminError;
 use crate::nvme::guest::{Guest, NvmeQueue, Visitor};
 use crate::nvme::queue::{Abilities, End, MAX_TRANSFER, OwnQueue};
+use crate::nvme::quirks::Quirks;
 
 /// Keeps our names apart from other uses of UUID version 5.
 const NAMES: Uuid = Uuid::from_u128(0x8d1b_2a57_6f34_4c0e_b7a9_15d2_90ce_34f6);
@@ -280,6 +281,7 @@ impl Keeper {
         self.served.push(Arc::downgrade(&shape));
         let drive = Facts {
             cap: self.cap,
+            quirks: self.quirks,
             id: &self.id,
             namespace: &namespace,
             limits: &limits,
@@ -293,6 +295,7 @@ impl Keeper {
 /// What a drive says of itself and of a namespace.
 struct Facts<'a> {
     cap: Cap,
+    quirks: Quirks,
     id: &'a IdentifyController,
     namespace: &'a IdentifyNamespace,
     limits: &'a NvmIdentifyController,
@@ -303,6 +306,7 @@ impl Facts<'_> {
     fn judge(&self, nsid: u32, config: &NvmeConfig) -> Result<(DriveInfo, Abilities), String> {
         let Facts {
             cap,
+            quirks,
             id,
             namespace,
             limits,
@@ -345,21 +349,30 @@ impl Facts<'_> {
             }
         };
         let can = |bit| id.oncs.get() & bit != 0;
-        let zeros = namespace.dlfeat & 0b111 == IdentifyNamespace::DLFEAT_ZEROES;
+        let leaves_zeros = namespace.dlfeat & 0b111 == IdentifyNamespace::DLFEAT_ZEROES;
         // We give one range at a time, so its limit and that of all ranges of a command are one.
         let range_max = [limits.dmrsl.get().into(), limits.dmsl.get()]
             .into_iter()
             .filter(|blocks| *blocks != 0)
             .min()
             .map_or(u32::MAX, |blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
+        let boundary = match namespace.noiob.get() {
+            // Up to 128 MiB, so that it fits.
+            0 if quirks.has(Quirks::STRIPES) && (1..16).contains(&id.vs[3]) => {
+                4096 << id.vs[3] >> shift
+            }
+            noiob => noiob.into(),
+        };
+        let zeroes =
+            can(IdentifyController::ONCS_WRITE_ZEROES) && !quirks.has(Quirks::NO_WRITE_ZEROES);
         let abilities = Abilities {
             nsid,
             block_shift: shift as u8,
             transfer,
-            boundary: namespace.noiob.get().into(),
-            zeroes: can(IdentifyController::ONCS_WRITE_ZEROES).then(|| limit(limits.wzsl)),
+            boundary,
+            zeroes: zeroes.then(|| limit(limits.wzsl)),
             // A drive that has no limit of its own for this says 0 (NVM 1.1, WZDSL).
-            zeroes_deallocate: (zeros
+            zeroes_deallocate: (leaves_zeros
                 && namespace.dlfeat & IdentifyNamespace::DLFEAT_WRITE_ZEROES != 0)
                 .then(|| match limits.wzdsl {
                     0 => limit(limits.wzsl),
@@ -396,7 +409,7 @@ impl Facts<'_> {
             volatile_cache: id.vwc & IdentifyController::VWC_PRESENT != 0,
             brings_memory: false,
             preferred_blocks: preferred,
-            deallocates: abilities.deallocate.is_some() && zeros,
+            deallocates: abilities.deallocate.is_some() && leaves_zeros,
             max_deallocate: 1 << 30,
             max_transfer,
             max_bufs: 1,
