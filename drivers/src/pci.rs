@@ -56,6 +56,12 @@ impl fmt::Display for Address {
 
 /// The driver that gives a device to user space.
 pub const VFIO: &str = "vfio-pci";
+/// Drivers that use nothing of a group: this one, the one that only keeps others away, and that of bridges, which moves no
+/// data of its own.
+const HARMLESS: [&str; 3] = [VFIO, "pci-stub", "pcieport"];
+/// What to do where a device has no IOMMU group.
+pub const NO_IOMMU: &str = "switch the IOMMU (VT-d, AMD-Vi) on in the firmware, and on Intel boot with intel_iommu=on; a virtual \
+     machine that has none serves what the kernel makes of the drive, as file:/dev/nvme0n1";
 /// Class code of an NVM Express controller: mass storage, non-volatile memory, NVMe (PCIe Transport 1.0).
 const CLASS_NVME: u32 = 0x01_08_02;
 
@@ -117,6 +123,16 @@ impl Sysfs {
         let names = fs::read_dir(devices).into_iter().flatten().flatten();
         let mates = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         mates.filter(|mate| *mate != address).collect()
+    }
+
+    /// Those of them that the kernel uses, and by what, in words: while there is one, the group is nobody else's.
+    pub fn mates_in_use(&self, address: Address) -> Vec<String> {
+        let mates = self.group_mates(address).into_iter();
+        let used = mates.filter_map(|mate| {
+            let driver = self.driver(mate)?;
+            (!HARMLESS.contains(&driver.as_str())).then(|| format!("{mate} ({driver})"))
+        });
+        used.collect()
     }
 
     /// Its NUMA node: none on machines that have one, or do not say.

@@ -22,7 +22,7 @@ use vfio_bindings::bindings::vfio;
 use crate::DriveError;
 use crate::mmio::MappedBar;
 use crate::nvme::PciId;
-use crate::pci::{Address, Sysfs, VFIO};
+use crate::pci::{Address, NO_IOMMU, Sysfs, VFIO};
 
 /// Requests, as VFIO_BASE and what follows it in linux/vfio.h.
 mod request {
@@ -111,8 +111,7 @@ impl Container {
         let Some(number) = sysfs.group(address) else {
             return Err(DriveError::refused(
                 &label,
-                "it has no IOMMU group: switch the IOMMU (VT-d, AMD-Vi) on in the firmware, and on Intel boot \
-                 with intel_iommu=on",
+                format!("it has no IOMMU group: {NO_IOMMU}"),
             ));
         };
         let mut open = lock(&OPEN);
@@ -169,20 +168,12 @@ impl Container {
         let flags = group_flags(group.as_fd())
             .map_err(|cause| system(format!("asking for the state of group {number}"), cause))?;
         if flags & vfio::VFIO_GROUP_FLAGS_VIABLE == 0 {
-            let others: Vec<String> = sysfs
-                .group_mates(address)
-                .into_iter()
-                .filter_map(|mate| {
-                    let driver = sysfs.driver(mate).filter(|driver| driver != VFIO)?;
-                    Some(format!("{mate} ({driver})"))
-                })
-                .collect();
             return Err(DriveError::refused(
                 label,
                 format!(
                     "its IOMMU group {number} is not viable, since the kernel uses other devices of it: {}; bind \
                      those to vfio-pci too, or to no driver",
-                    others.join(", ")
+                    sysfs.mates_in_use(address).join(", ")
                 ),
             ));
         }

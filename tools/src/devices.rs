@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ferroce_drivers::file::user_of;
-use ferroce_drivers::pci::{Address, Sysfs, VFIO};
+use ferroce_drivers::pci::{Address, NO_IOMMU, Sysfs, VFIO};
 
 use crate::cli::{DevicesArgs, DevicesOrder};
 use crate::ctl::print;
@@ -143,13 +143,18 @@ pub fn take(sysfs: &Sysfs, address: Address) -> Result<bool> {
 fn bind(sysfs: &Sysfs, root: &Path, address: Address, force: bool, looks: u32) -> Result<String> {
     check(sysfs, address)?;
     let Some(group) = sysfs.group(address) else {
-        fail!(
-            "{address} has no IOMMU group: switch the IOMMU (VT-d, AMD-Vi) on in the firmware, and on Intel boot with \
-             intel_iommu=on"
-        );
+        fail!("{address} has no IOMMU group: {NO_IOMMU}");
+    };
+    let warning = match &sysfs.mates_in_use(address)[..] {
+        [] => String::new(),
+        mates => format!(
+            "warning: the kernel uses other devices of its IOMMU group {group}: {}; it is not served before those are \
+             bound to {VFIO} too, or to no driver\n",
+            mates.join(", ")
+        ),
     };
     if sysfs.driver(address).as_deref() == Some(VFIO) {
-        return Ok(format!("{address} is bound to {VFIO} already\n"));
+        return Ok(format!("{address} is bound to {VFIO} already\n{warning}"));
     }
     for look in (1..=looks).rev().filter(|_| !force) {
         let used = users(sysfs, root, address);
@@ -168,7 +173,7 @@ fn bind(sysfs: &Sysfs, root: &Path, address: Address, force: bool, looks: u32) -
     change_driver(sysfs, address, VFIO)?;
     Ok(format!(
         "{address} is bound to {VFIO}; serve it with --device nvme:{address}. Users other than root need /dev/vfio/{group} \
-         (chown) and enough locked memory (ulimit -l)\n"
+         (chown) and enough locked memory (ulimit -l)\n{warning}"
     ))
 }
 
@@ -358,5 +363,36 @@ mod tests {
             .expect_err("refused")
             .0;
         assert!(said.contains("intel_iommu=on"), "{said}");
+        assert!(said.contains("file:/dev/nvme0n1"), "{said}");
+    }
+
+    #[test]
+    fn who_else_is_in_the_iommu_group_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (sysfs, address) = sysfs(dir.path());
+        let of = |address: &str, file: &str| dir.path().join("devices").join(address).join(file);
+        fs::remove_file(of("0000:3b:00.0", "driver")).expect("there");
+        symlink("../../drivers/vfio-pci", of("0000:3b:00.0", "driver")).expect("made");
+        let said = || bind(&sysfs, dir.path(), address, false, 1).expect("it is so");
+        assert_eq!(said(), "0000:3b:00.0 is bound to vfio-pci already\n");
+        // Itself, a bridge, one without a driver, one more drive of ours and one of the kernel's.
+        for (mate, driver) in [
+            ("0000:3b:00.0", None),
+            ("0000:3a:00.0", Some("pcieport")),
+            ("0000:3b:00.1", None),
+            ("0000:3c:00.0", Some("vfio-pci")),
+            ("0000:3d:00.0", Some("nvme")),
+        ] {
+            fs::create_dir_all(of(mate, "")).expect("made");
+            fs::create_dir_all(dir.path().join("groups/7/devices").join(mate)).expect("made");
+            if let Some(driver) = driver {
+                symlink(format!("../../drivers/{driver}"), of(mate, "driver")).expect("made");
+            }
+        }
+        let said = said();
+        assert!(
+            said.contains("group 7: 0000:3d:00.0 (nvme); it is not served"),
+            "{said}"
+        );
     }
 }
