@@ -482,6 +482,30 @@ fn a_drive_that_says_it_needs_time_to_become_ready_has_it() {
 }
 
 #[test]
+fn a_reset_that_leads_nowhere_does_not_keep_a_node_from_stopping() {
+    let patience = Patience {
+        reset_ms: 20_000,
+        ..patient()
+    };
+    let mut bench = Bench::new(4096, patience, |mischief| mischief.to = 255);
+    bench.player.misbehave(|mischief| {
+        (mischief.never_ready, mischief.fatal) = (true, true);
+    });
+    until(&mut bench, "it is reset", |player| {
+        player.seen().enabled == 2
+    });
+    let Bench {
+        player,
+        queue,
+        drive,
+        ..
+    } = bench;
+    drop((queue, drive));
+    // It was given up in the first try.
+    assert_eq!(player.seen().enabled, 2);
+}
+
+#[test]
 fn an_admin_command_that_is_late_is_followed_by_a_reset() {
     let patience = Patience {
         admin_ms: 100,

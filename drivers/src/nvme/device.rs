@@ -261,7 +261,7 @@ pub struct Controller {
 #[derive(Debug)]
 struct Kept {
     keeper: Mutex<Keeper>,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     bell: EventFd,
 }
 
@@ -302,8 +302,8 @@ impl Controller {
         events.extend(seat.signals.of_keeper().cloned());
         let keeper = Keeper::bring_up(label.clone(), seat, patience)?;
         let kept = Arc::new(Kept {
+            stop: keeper.stop.clone(),
             keeper: Mutex::new(keeper),
-            stop: AtomicBool::new(false),
             bell,
         });
         let look = Duration::from_millis(patience.look_ms.into());
@@ -369,6 +369,8 @@ struct Keeper {
     /// Namespaces that are served, as they were found.
     served: Vec<Weak<Shape>>,
     resets: Vec<Instant>,
+    /// Nobody has it any more: no reset is worth waiting for.
+    stop: Arc<AtomicBool>,
     health: Arc<Health>,
     /// When the SMART log is to be read again; `None` if the drive refuses it.
     smart_at: Option<Instant>,
@@ -457,6 +459,7 @@ impl Keeper {
             ends: Vec::new(),
             served: Vec::new(),
             resets: Vec::new(),
+            stop: Arc::default(),
             health: Arc::default(),
             smart_at: Some(Instant::now()),
             smart_event_at: Instant::now(),
@@ -578,7 +581,7 @@ impl Keeper {
                     std::thread::sleep(ENABLE_PAUSE);
                     machine.done(now(self));
                 }
-                Step::Wait(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                Step::Wait(_) if deadline.is_some_and(|deadline| self.is_late(deadline)) => {
                     return Err(Trouble::Other("it takes too long to become ready".into()));
                 }
                 Step::Wait(until) => {
@@ -805,7 +808,7 @@ impl Keeper {
         }
         loop {
             let tried = self.equip().and_then(|()| self.enable(Some(ready_by)));
-            let late = Instant::now() >= deadline;
+            let late = self.is_late(deadline);
             match tried {
                 Ok(()) => {
                     log::warn!("{}: it is back", self.label);
@@ -816,7 +819,7 @@ impl Keeper {
                 }
                 // The link may be down, and it would be of no use to reset what cannot be reached.
                 Err(why) if why.is_gone() && !late => {}
-                Err(why) if why.is_gone() || (last && late) => {
+                Err(why) if why.is_gone() || (last && late) || self.stops() => {
                     return self.fail(&format!("it does not come back: {why}"));
                 }
                 Err(why) => {
@@ -836,6 +839,14 @@ impl Keeper {
                 return self.give_back();
             }
         }
+    }
+
+    fn is_late(&self, deadline: Instant) -> bool {
+        self.stops() || Instant::now() >= deadline
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
     }
 
     fn equip(&self) -> Result<(), Trouble> {
