@@ -367,8 +367,12 @@ fn one_node_at_a_time() {
     };
     assert!(FileDrive::open_path(reader.clone()).is_err());
     drop(drive);
-    // Readers go together.
-    let _one = FileDrive::open_path(reader.clone()).unwrap();
+    // Readers go together. A child that another test is just starting has the lock until it runs its program.
+    let _one = FileDrive::open_path(FileConfig {
+        lock_wait: Duration::from_secs(5),
+        ..reader.clone()
+    })
+    .unwrap();
     let _two = FileDrive::open_path(reader).unwrap();
     assert!(FileDrive::open_path(config(&path)).is_err());
 }
