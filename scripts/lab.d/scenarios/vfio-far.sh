@@ -18,8 +18,8 @@ expect 'bytes written while it stands still' $(($(loaded) - before)) = 0
 until_true 30 load_goes_on "$before"
 ! grep -E 'abort|reset' /tmp/node.log || fail 'the node did not wait'
 say 'it went on, and nobody did anything'
-# Longer. QEMU's drive resets only when its storage answers, and its machine stands still for so long.
-echo '@@far 13'
+# Longer than its patience and what comes after an Abort, six more. QEMU's drive resets only when its storage answers, and its machine stands still for so long.
+echo '@@far 17'
 until_true 90 grep -q 'it is back' /tmp/node.log
 before=$(loaded)
 until_true 30 load_goes_on "$before"

@@ -20,8 +20,10 @@ pub struct Work {
     pub nsid: u32,
     /// Bytes of its blocks.
     pub block_len: u32,
-    /// Blocks of a command.
+    /// Blocks of a command, but for one that would go beyond `end`.
     pub blocks: u32,
+    /// The first block that is not used.
+    pub end: u64,
     /// Of the data, in a run that verifies.
     pub verify: Option<u64>,
     /// Some commands write.
@@ -29,6 +31,14 @@ pub struct Work {
 }
 
 impl Work {
+    /// First block and number of blocks of a command.
+    #[inline]
+    fn span(&self, turn: Turn) -> (u64, u32) {
+        let lba = turn.place * u64::from(self.blocks);
+        let left = self.end.saturating_sub(lba);
+        (lba, self.blocks.min(left.try_into().unwrap_or(u32::MAX)))
+    }
+
     /// Bytes that each command needs: none for reads that nobody looks at.
     fn memory_len(&self) -> usize {
         if self.writes || self.verify.is_some() {
@@ -104,6 +114,8 @@ pub struct Load {
     heard: Instant,
     /// Since when commands wait without any being carried out.
     unserved_since: Option<Instant>,
+    /// When one was carried out last: what was meant to start before that waited for its turn, not for service.
+    served: Instant,
     /// When it stopped sending what is due.
     stopped: Option<Instant>,
     lasted: Duration,
@@ -174,6 +186,7 @@ impl Load {
             early: Totals::new(),
             heard: now,
             unserved_since: None,
+            served: now,
             stopped: None,
             lasted: Duration::ZERO,
         }
@@ -185,7 +198,7 @@ impl Load {
         self.schedule = schedule;
         self.ledger.begin_again();
         (self.totals, self.early) = (Totals::new(), Totals::new());
-        (self.heard, self.unserved_since) = (slice.start, None);
+        (self.heard, self.served, self.unserved_since) = (slice.start, slice.start, None);
         (self.stopped, self.lasted) = (None, Duration::ZERO);
     }
 
@@ -236,8 +249,10 @@ impl Load {
             self.hang_up();
         }
         let now = Instant::now();
+        // To find a target dead takes its time, which is not the run's.
+        let until = if is_dead { now.min(slice.end) } else { now };
         self.lasted = match lasted.is_zero() {
-            true => now.saturating_duration_since(slice.start),
+            true => until.saturating_duration_since(slice.start),
             false => lasted,
         };
         if let Some(schedule) = &mut self.schedule {
@@ -245,13 +260,18 @@ impl Load {
             if let Some(first) = schedule.due(until, until) {
                 self.totals.unsent += 1 + schedule.left(until);
                 if is_dead {
-                    self.unserved_since.get_or_insert(first);
+                    self.waits_from(first);
                 }
             }
         }
         // Nothing ended this wait.
         if let Some(since) = self.unserved_since {
-            let gap = (slice.start + self.lasted).saturating_duration_since(since);
+            let until = if is_dead {
+                now
+            } else {
+                slice.start + self.lasted
+            };
+            let gap = until.saturating_duration_since(since);
             self.totals.gap = self.totals.gap.max(gap);
         }
         let empty = Totals::new();
@@ -386,14 +406,12 @@ impl Load {
     #[inline]
     fn send(&mut self, at: usize, turn: Turn, start: Instant, slice: &Slice) -> bool {
         let Work {
-            nsid,
-            block_len,
-            blocks,
-            ..
+            nsid, block_len, ..
         } = self.work;
+        let (lba, blocks) = self.work.span(turn);
         let io = Io {
             nsid,
-            lba: turn.place * u64::from(blocks),
+            lba,
             blocks,
             write: turn.write,
         };
@@ -404,6 +422,7 @@ impl Load {
             Data::Discard(blocks * block_len)
         } else {
             let mut memory = std::mem::take(&mut slot.memory);
+            memory.resize((blocks * block_len) as usize, 0);
             if turn.write {
                 let blocks = memory.chunks_exact_mut(block_len as usize);
                 for (stamp, block) in self.stamps(turn).zip(blocks) {
@@ -422,7 +441,7 @@ impl Load {
         match self.link.submit(&io, data, at as u64) {
             Ok(()) => {
                 self.idle.pop();
-                self.unserved_since.get_or_insert(start);
+                self.waits_from(start);
                 true
             }
             // It is dead, which `advance` will find; the command was due, and is lost as those under way are.
@@ -438,12 +457,17 @@ impl Load {
         }
     }
 
+    /// A command that was meant to start then waits.
+    #[inline]
+    fn waits_from(&mut self, start: Instant) {
+        self.unserved_since.get_or_insert(start.max(self.served));
+    }
+
     /// What the blocks of a place hold after that write; nothing in runs that do not verify.
     fn stamps(&self, turn: Turn) -> impl Iterator<Item = Stamp> + use<> {
-        let first = turn.place * u64::from(self.work.blocks);
-        let blocks = u64::from(self.work.blocks);
+        let (first, blocks) = self.work.span(turn);
         let seed = self.work.verify;
-        (0..blocks).filter_map(move |i| {
+        (0..u64::from(blocks)).filter_map(move |i| {
             Some(Stamp {
                 seed: seed?,
                 lba: first + i,
@@ -479,8 +503,9 @@ impl Load {
                 &mut totals.reads
             };
             let ns = now.saturating_duration_since(start).as_nanos() as u64;
-            let bytes = self.work.blocks * self.work.block_len;
+            let bytes = self.work.span(turn).1 * self.work.block_len;
             flow.record(ns, u64::from(bytes));
+            self.served = now;
             if let Some(since) = self.unserved_since {
                 totals.gap = totals.gap.max(now.saturating_duration_since(since));
                 self.unserved_since = (self.link.outstanding() > 0).then_some(now);
@@ -560,6 +585,7 @@ mod tests {
             nsid: 1,
             block_len: 512,
             blocks: 1,
+            end: 100,
             verify: None,
             writes: false,
         };

@@ -198,9 +198,14 @@ impl Outcome {
             value["wrong"] = json!(whole.wrong);
         }
         value["cut_short"] = json!(self.cut_short);
+        let ends_by_itself = args.workload == Some(Workload::ModelLoad) && args.time.is_none();
         value["run"] = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "url": args.url.as_ref().map(ToString::to_string),
+            "against": args.against.as_ref().map(ToString::to_string),
+            "nsid": args.nsid,
+            "time_s": Some(workload::time(args).as_secs_f64()).filter(|_| !ends_by_itself),
+            "doze": args.doze,
             "block_size": args.block_size.0,
             "depth": args.depth,
             "queues": args.queues,

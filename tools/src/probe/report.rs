@@ -255,7 +255,8 @@ pub fn notes(slice: &Sliced) -> String {
     if totals.unsent > 0 {
         let _ = writeln!(
             out,
-            "{} commands were due and not sent before the end: the target did not keep up, or --depth is too small",
+            "{} commands were due and not sent before the end: the target did not keep up, or --depth is too small. The latencies \
+             above do not have their wait",
             thousands(totals.unsent)
         );
     }

@@ -172,6 +172,12 @@ impl Side {
                 let Source::Nvme(target) = &like.source else {
                     return Err(Fail("a baseline needs a target".into()));
                 };
+                if args.baseline_core.is_none() {
+                    log::warn!(
+                        "--baseline without --baseline-core: the raw server runs where the system lets it, perhaps on the \
+                         probe's CPU, and is slower than it could be. Name the node's CPU, and another for the probe (--cores)"
+                    );
+                }
                 raw::Site::start(target.address(), used, args.baseline_core)?
             }
         };
@@ -211,6 +217,7 @@ impl Side {
                 nsid: 1,
                 block_len: len,
                 blocks: 1,
+                end: 1 << 17,
                 verify: None,
                 writes: false,
             },
@@ -421,15 +428,23 @@ fn finish(loads: &mut [Load], slice: &Slice) -> (Sliced, Sliced) {
 impl Plan {
     fn of(ground: &Ground, args: &ProbeArgs, seed: u64) -> Result<Plan> {
         ground.check(args)?;
+        let blocks = args.block_size.0 as u32 / ground.block_len;
+        let places = ground.places(args)?;
+        let end = match args.workload {
+            // All of it, and so perhaps less by the last command.
+            Some(Workload::ModelLoad) => ground.used(args) / u64::from(ground.block_len),
+            _ => places * u64::from(blocks),
+        };
         Ok(Plan {
             work: Work {
                 nsid: ground.nsid,
                 block_len: ground.block_len,
-                blocks: args.block_size.0 as u32 / ground.block_len,
+                blocks,
+                end,
                 verify: args.verify.then_some(seed),
                 writes: writes(args) > 0,
             },
-            places: ground.places(args)?,
+            places,
             args: args.clone(),
             seed,
         })

@@ -11,7 +11,7 @@ use super::watch::Watch;
 use super::workload;
 use crate::cli::ProbeArgs;
 use crate::fail::Result;
-use crate::units::{per_second, thousands, us};
+use crate::units::{per_second, us};
 
 /// Where it starts, and the least that is tried, in commands per second.
 const START: f64 = 1_000.0;
@@ -20,8 +20,6 @@ const LEAST: f64 = 1.0;
 const CLOSE: f64 = 1.05;
 /// A rate is missed when it was missed so often: a single hiccup of the machine is not the target's.
 const TRIES: usize = 2;
-/// Of what was due, this share may be unsent at the end of a rate that counts as kept: the last few may be late.
-const UNSENT: f64 = 0.001;
 
 /// The rates between which the answer lies.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -93,7 +91,7 @@ pub fn run(
             if cut_short.is_some() {
                 break 'rates;
             }
-            let missed = missed(slo, &ran.main);
+            let missed = slo.missed(&ran.main);
             kept = missed.is_empty();
             tried.push(Tried {
                 rate,
@@ -111,21 +109,6 @@ pub fn run(
         cut_short,
         tried,
     })
-}
-
-/// What of the objective is missed; not to keep up is, whatever it says.
-fn missed(slo: &Slo, slice: &Sliced) -> Vec<String> {
-    let totals = &slice.totals;
-    let due = totals.ios() + totals.failed() + totals.unsent;
-    let mut missed = slo.missed(slice);
-    if totals.unsent as f64 > UNSENT * due as f64 {
-        missed.push(format!(
-            "{} of {} commands could not be sent in time",
-            thousands(totals.unsent),
-            thousands(due)
-        ));
-    }
-    missed
 }
 
 impl Sweep {
@@ -206,18 +189,5 @@ mod tests {
             assert!(count < 25, "{limit}: {count} rates");
         }
         assert_eq!(search(0.0).0, None);
-    }
-
-    #[test]
-    fn not_to_keep_up_is_a_miss() {
-        let slo: Slo = "p99<1s".parse().expect("an objective");
-        let mut slice = Sliced::default();
-        for _ in 0..10_000 {
-            slice.totals.reads.record(1000, 4096);
-        }
-        slice.totals.unsent = 5;
-        assert!(missed(&slo, &slice).is_empty());
-        slice.totals.unsent = 500;
-        assert!(missed(&slo, &slice)[0].contains("500 of 10,500"));
     }
 }

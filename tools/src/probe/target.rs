@@ -14,7 +14,7 @@ use ferroce_wire::fabrics::Nqn;
 
 use super::check::writes;
 use super::{PLACES_MAX, crowd, guard, rdma};
-use crate::cli::ProbeArgs;
+use crate::cli::{ProbeArgs, Workload};
 use crate::fail::{Context, Fail, Result, fail};
 use crate::identity;
 use crate::roce;
@@ -225,17 +225,29 @@ impl Ground {
         Ok(())
     }
 
+    fn capacity(&self) -> u64 {
+        self.blocks * u64::from(self.block_len)
+    }
+
+    /// Bytes of the namespace that are to be used.
+    pub fn used(&self, args: &ProbeArgs) -> u64 {
+        let capacity = self.capacity();
+        args.size.map_or(capacity, |size| size.0.min(capacity))
+    }
+
     /// How many commands side by side fill what is to be used of the namespace.
     pub fn places(&self, args: &ProbeArgs) -> Result<u64> {
-        let capacity = self.blocks * u64::from(self.block_len);
-        let used = args.size.map_or(capacity, |size| size.0.min(capacity));
+        let (capacity, used) = (self.capacity(), self.used(args));
         if let Some(size) = args.size.filter(|size| size.0 > capacity) {
             log::warn!(
                 "--size {size} is more than the namespace has: all of it is used, {}",
                 about(capacity)
             );
         }
-        let mut places = used / args.block_size.0;
+        let mut places = match args.workload {
+            Some(Workload::ModelLoad) => used.div_ceil(args.block_size.0),
+            _ => used / args.block_size.0,
+        };
         if places < u64::from(args.queues) {
             fail!(
                 "{} is too small for {} queues with commands of {}: use fewer or smaller ones",

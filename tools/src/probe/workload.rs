@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::{Pattern, ProbeArgs, Workload};
 use crate::units::Size;
 
-/// Under way at a time, where much is moved.
+/// Bytes under way at a time, where much is moved: on all queues together.
 const UNDER_WAY: u64 = 32 << 20;
 /// The largest read of a model.
 const MODEL_READ_MAX: u64 = 4 << 20;
@@ -29,6 +29,8 @@ pub fn time(args: &ProbeArgs) -> Duration {
 /// target.
 pub fn apply(args: &ProbeArgs, transfer_max: u64) -> ProbeArgs {
     let mut args = args.clone();
+    // Over all queues.
+    let under_way = UNDER_WAY / u64::from(args.queues);
     let mut set = |block: u64, depth: u64, pattern| {
         args.block_size = Size(block);
         args.depth = depth.clamp(1, 1023) as u16;
@@ -37,11 +39,11 @@ pub fn apply(args: &ProbeArgs, transfer_max: u64) -> ProbeArgs {
     match args.workload {
         None => (),
         Some(Workload::Embedding) => set(4096, 32, Pattern::Random),
-        Some(Workload::KvCache) => set(KV_READ, UNDER_WAY / KV_READ, Pattern::Objects),
+        Some(Workload::KvCache) => set(KV_READ, under_way / KV_READ, Pattern::Objects),
         Some(Workload::ModelLoad) => {
             // A power of two, so that it is made of whole blocks.
             let block = 1 << MODEL_READ_MAX.min(transfer_max.max(512)).ilog2();
-            set(block, UNDER_WAY / block, Pattern::Sequential);
+            set(block, under_way / block, Pattern::Sequential);
         }
     }
     args
@@ -52,9 +54,18 @@ mod tests {
     use super::*;
 
     fn of(workload: Option<Workload>, transfer_max: u64) -> (u64, u16, Pattern) {
+        with_queues(workload, transfer_max, 1)
+    }
+
+    fn with_queues(
+        workload: Option<Workload>,
+        transfer_max: u64,
+        queues: u16,
+    ) -> (u64, u16, Pattern) {
         let url = "tcp://127.0.0.1".parse().expect("a URL");
         let args = ProbeArgs {
             workload,
+            queues,
             ..ProbeArgs::of(&url)
         };
         let args = apply(&args, transfer_max);
@@ -72,6 +83,12 @@ mod tests {
         assert_eq!(
             workload(Workload::KvCache, 1 << 20),
             (128 << 10, 256, Pattern::Objects)
+        );
+        // As much in all.
+        let four = |workload| with_queues(Some(workload), 1 << 20, 4).1;
+        assert_eq!(
+            (four(Workload::KvCache), four(Workload::ModelLoad)),
+            (64, 8)
         );
         assert_eq!(
             workload(Workload::ModelLoad, u64::MAX),
