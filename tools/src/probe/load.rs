@@ -632,6 +632,36 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_its_turn_is_served_meanwhile() {
+        let (mut load, slice) = of_the_past(false);
+        load.served = slice.start + Duration::from_secs(5);
+        // Of an open loop that is behind: meant to start long ago, sent now.
+        load.waits_from(slice.start + Duration::from_secs(1));
+        assert_eq!(load.unserved_since, Some(load.served));
+        load.unserved_since = None;
+        let later = slice.start + Duration::from_secs(6);
+        load.waits_from(later);
+        assert_eq!(load.unserved_since, Some(later));
+    }
+
+    #[test]
+    fn the_last_command_ends_where_the_namespace_does() {
+        let (load, _) = of_the_past(false);
+        let work = Work {
+            blocks: 8,
+            end: 20,
+            ..load.work
+        };
+        let at = |place| {
+            work.span(Turn {
+                place,
+                ..Turn::default()
+            })
+        };
+        assert_eq!([at(0), at(1), at(2)], [(0, 8), (8, 8), (16, 4)]);
+    }
+
+    #[test]
     fn commands_that_all_fail_are_no_service() {
         let (mut load, slice) = of_the_past(false);
         load.unserved_since = Some(slice.start + Duration::from_secs(1));
