@@ -41,6 +41,9 @@ const QUEUES_WANTED: u32 = 128;
 /// Interrupt vectors we take at most: each is a descriptor, and one of some 200 that a CPU has for all devices. Queues beyond
 /// them are looked at every now and then.
 const VECTORS_MAX: usize = 65;
+/// Of these, beyond one for each core: that of the admin queue, and some for queues whose identifiers are higher because others
+/// could not be deleted.
+const VECTORS_SPARE: usize = 4;
 /// Bytes of an entry of the MSI-X table.
 const VECTOR: u64 = 16;
 /// A drive that had to be reset so often within `RESETS_WITHIN` is given up.
@@ -57,8 +60,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long cores have to notice what the keeper says, and to close their queues.
 const HEAR: Duration = Duration::from_secs(5);
 
-/// How long things may take, in milliseconds. For a drive that answers nothing they stay, together, below the 30 s after
-/// which Linux hosts give up on a command themselves.
+/// How long things may take, in milliseconds. For a drive that answers nothing, and says that it is ready soon, they stay,
+/// together, below the 30 s after which Linux hosts give up on a command themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     /// A command, while its queue does no other either, before it is aborted.
@@ -68,7 +71,8 @@ pub struct Patience {
     /// Once it was aborted, before the controller is reset.
     pub abort_ms: u32,
     /// The reset, before the drive is given up. Where the function can be reset as a whole, this is how long that may
-    /// take, after the controller alone was given half of it; and longer if the drive says that it needs that. A drive whose registers read as all ones has that half, too.
+    /// take, after the controller alone was given half of it; and longer if the drive says that it needs that, two minutes at
+    /// most. A drive whose registers read as all ones has that half, too.
     pub reset_ms: u32,
     /// Any other admin command.
     pub admin_ms: u32,
@@ -142,8 +146,9 @@ impl Seat {
         let bar = device
             .map_bar0()
             .map_err(|cause| system("mapping its registers", cause))?;
-        // The first is that of the admin queue.
-        let count = (device.vectors() as usize).min(cores + 1).min(VECTORS_MAX);
+        let count = (device.vectors() as usize)
+            .min(cores + VECTORS_SPARE)
+            .min(VECTORS_MAX);
         let events: std::io::Result<Vec<EventFd>> = (0..count).map(|_| EventFd::new()).collect();
         let mut vectors =
             events.map_err(|cause| system("making an eventfd for an interrupt", cause))?;
@@ -261,6 +266,8 @@ pub struct Controller {
 #[derive(Debug)]
 struct Kept {
     keeper: Mutex<Keeper>,
+    /// The keeper's, to be asked while it is busy: a reset may take minutes.
+    word: Arc<Word>,
     stop: Arc<AtomicBool>,
     bell: EventFd,
 }
@@ -303,6 +310,7 @@ impl Controller {
         let keeper = Keeper::bring_up(label.clone(), seat, patience)?;
         let kept = Arc::new(Kept {
             stop: keeper.stop.clone(),
+            word: keeper.word.clone(),
             keeper: Mutex::new(keeper),
             bell,
         });
@@ -327,7 +335,7 @@ impl Controller {
 
     /// True if it was given up.
     pub fn has_failed(&self) -> bool {
-        self.keeper().word.life().mode() == Mode::Failed
+        self.kept.word.life().mode() == Mode::Failed
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
@@ -724,13 +732,10 @@ impl Keeper {
             while admin.may_abort(limit)
                 && let Some(cid) = end.suspect()
             {
-                let (qid, ms) = (end.qid(), self.patience.command_ms);
+                let qid = end.qid();
                 // One line for all of a look: a drive that stalls has many.
                 if !std::mem::replace(&mut told, true) {
-                    log::warn!(
-                        "{}: no answer within {ms} ms on queue {qid}: aborting",
-                        self.label
-                    );
+                    log::warn!("{}: no answer in time on queue {qid}: aborting", self.label);
                 }
                 admin.abort(qid, cid);
             }

@@ -20,21 +20,13 @@ pub fn list() -> String {
         result => {
             let found = System::look();
             line(&mut out, &missing(result.err().as_ref(), &found));
+            if found.verbs {
+                out += &unknown();
+            }
             return out;
         }
     }
-    let kernels = std::fs::read_dir("/sys/class/infiniband");
-    let kernels = kernels.into_iter().flatten().flatten();
-    let kernels = kernels.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    for name in without_driver(kernels, &names()) {
-        line(
-            &mut out,
-            &format!(
-                "RDMA {name}: the kernel has it, and no driver here knows it: install a newer ibverbs-providers (rdma-core); the \
-                 static executable has its own, see README.md"
-            ),
-        );
-    }
+    out += &unknown();
     if !Path::new("/dev/infiniband/rdma_cm").exists() {
         line(
             &mut out,
@@ -64,6 +56,24 @@ pub fn names() -> String {
             names.join(", ")
         }
     }
+}
+
+/// A line for each device of the kernel's that is not seen here.
+fn unknown() -> String {
+    let kernels = std::fs::read_dir("/sys/class/infiniband");
+    let kernels = kernels.into_iter().flatten().flatten();
+    let kernels = kernels.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut out = String::new();
+    for name in without_driver(kernels, &names()) {
+        line(
+            &mut out,
+            &format!(
+                "RDMA {name}: the kernel has it, and no driver here knows it, unless it is not passed into this container: install a \
+                 newer ibverbs-providers (rdma-core); the static executable has its own, see README.md"
+            ),
+        );
+    }
+    out
 }
 
 /// Those of the kernel's devices that libibverbs does not see.

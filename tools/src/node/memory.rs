@@ -70,7 +70,12 @@ impl Plan {
             landing: vec![landing],
             huge: config.memory.huge_pages,
             for_devices: config.has_drives_of_ours()
-                || (config.listen.iter()).any(|url| url.scheme == Scheme::Verbs),
+                || (config.listen.iter()).any(|url| match url.scheme {
+                    Scheme::Verbs => true,
+                    Scheme::Rdma => fs::read_dir("/sys/class/infiniband")
+                        .is_ok_and(|mut devices| devices.next().is_some()),
+                    _ => false,
+                }),
         }
     }
 

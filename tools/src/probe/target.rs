@@ -229,10 +229,11 @@ impl Ground {
         self.blocks * u64::from(self.block_len)
     }
 
-    /// Bytes of the namespace that are to be used.
+    /// Bytes of the namespace that are to be used: whole blocks.
     pub fn used(&self, args: &ProbeArgs) -> u64 {
         let capacity = self.capacity();
-        args.size.map_or(capacity, |size| size.0.min(capacity))
+        let used = args.size.map_or(capacity, |size| size.0.min(capacity));
+        used - used % u64::from(self.block_len)
     }
 
     /// How many commands side by side fill what is to be used of the namespace.

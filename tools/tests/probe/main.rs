@@ -248,15 +248,17 @@ fn workloads_do_what_they_say() {
     assert_eq!(load["read"]["bytes"], 16 << 20, "{load}");
     // All of it, written and read, where that is no whole number of commands.
     let node = Node::serve(&["--device", "ram:10004KiB"]);
-    for more in [
-        &["--write", "100", "--destroy-data"][..],
-        &["--queues", "3"],
+    for (more, read) in [
+        (&["--write", "100", "--destroy-data"][..], 10_004 << 10),
+        (&["--queues", "3"], 10_004 << 10),
+        (&["--size", "1025000"], 1_024_000),
+        (&["--size", "1050000"], 1_048_576),
     ] {
         let workload = ["--json", "--workload", "model-load"];
         let output = node.probe(&[&workload[..], more].concat());
         let load: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let bytes = |flow: &str| load[flow]["bytes"].as_u64().unwrap_or(0);
-        assert_eq!(bytes("read") + bytes("write"), 10_004 << 10, "{load}");
+        assert_eq!(bytes("read") + bytes("write"), read, "{load}");
         assert_eq!(output.status.code(), Some(0), "{load}");
     }
 }

@@ -625,8 +625,13 @@ impl<P: Provider> RdmaFabric<P> {
         true
     }
 
-    /// Closes connections of which nothing was heard since they were doubted.
+    /// Closes connections of which nothing was heard since they were doubted. If the core stood still, what they sent may not be
+    /// read yet.
     fn end_stale(&mut self) {
+        let first = self.stale.front().map_or(self.now, |(due, _)| *due);
+        if self.provider.has_work() && self.now < first.plus_ms(STALE_MS) {
+            return;
+        }
         while let Some((due, qp)) = self.stale.pop_front_if(|(due, _)| *due <= self.now) {
             if let Some(conn) = live(&mut self.conns, qp)
                 && conn.heard.plus_ms(STALE_MS) <= due

@@ -174,7 +174,7 @@ struct Connection {
     /// However often the peer asks for patience, there is none beyond this.
     patience: Tick,
     /// Of the request that was accepted, until it is ended here: held, so that the front knows that it lives.
-    _link: Option<Link>,
+    link: Option<Link>,
 }
 
 /// One core's connections.
@@ -297,7 +297,7 @@ impl Cm {
             due: None,
             tries: 0,
             patience: patience(now),
-            _link: None,
+            link: None,
         };
         self.begin(now, id, connection);
         id
@@ -334,7 +334,7 @@ impl Cm {
             due: None,
             tries: 0,
             patience: patience(now),
-            _link: Some(incoming.link.clone()),
+            link: Some(incoming.link.clone()),
         };
         self.begin(now, id, connection);
         id
@@ -400,7 +400,7 @@ impl Cm {
                 let tid = self.random.u64(..);
                 *connection.mad = mad::build(tid, Message::Dreq(&dreq));
                 connection.state = State::DreqSent;
-                connection._link = None;
+                connection.link = None;
                 connection.tries = 0;
                 self.repeat(now, id);
             }

@@ -15,6 +15,7 @@ use crate::nvme::admin::{Admin, AdminError, LOG_MAX};
 /// After a reset for a log page that did not come none is asked for, and twice as long each time, but this often at most: from
 /// two minutes to 17 hours.
 const UNREAD_MAX: u32 = 10;
+
 /// A log page to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Log {

@@ -23,6 +23,7 @@ use sys::rdma_cm_event_type as event;
 use super::conn::{Conn, MAKE};
 use super::device::Device;
 use super::inbox::Inbox;
+use super::inventory;
 use super::listen::{Listener, Place};
 use super::queue::{CoreShared, Cq, Made};
 use crate::rdma::provider::{self, PrivateData, QpId, Request, WcStatus, Why};
@@ -263,12 +264,12 @@ impl Verbs {
             .collect()
     }
 
-    /// True if the system plays one of those in use (rxe). Its work is then done by threads of the system's, on the CPU of whoever
+    /// True if the system plays one of those there are (rxe). Its work is then done by threads of the system's, on the CPU of whoever
     /// gave it: one that polls without giving way keeps it from being done until the next tick.
     pub fn any_is_soft(&self) -> bool {
-        lock(&self.shared.devices)
-            .iter()
-            .any(|device| device.ability.soft)
+        let found = inventory::devices().unwrap_or_default();
+        let mut abilities = found.iter().filter_map(|found| found.ability.as_ref().ok());
+        abilities.any(|ability| ability.soft)
     }
 
     /// What was counted of each device, by its name and what it is: `port_errors`, how often a port of it went down, and
@@ -417,12 +418,17 @@ impl Shared {
         if let Some(context) = id.context() {
             return self.device(context).map(|_| ());
         }
+        let (mut any, mut last) = (false, Ok(()));
         for context in keep_contexts() {
-            if let Err(why) = self.device(context) {
-                log::warn!("RDMA: {why}");
+            match self.device(context) {
+                Ok(_) => any = true,
+                Err(why) => {
+                    log::warn!("RDMA: {why}");
+                    last = Err(why);
+                }
             }
         }
-        Ok(())
+        if any { Ok(()) } else { last }
     }
 
     /// The device of this context, opened with every region the first time it is seen.
