@@ -16,17 +16,19 @@ use crate::units::about;
 pub fn list() -> String {
     let mut out = String::new();
     match inventory::devices() {
-        Ok(found) if !found.is_empty() => found.iter().for_each(|device| tell(&mut out, device)),
+        Ok(found) if !found.is_empty() => {
+            found.iter().for_each(|device| tell(&mut out, device));
+            out += &unknown(&found);
+        }
         result => {
             let found = System::look();
             line(&mut out, &missing(result.err().as_ref(), &found));
             if found.verbs {
-                out += &unknown();
+                out += &unknown(&[]);
             }
             return out;
         }
     }
-    out += &unknown();
     if !Path::new("/dev/infiniband/rdma_cm").exists() {
         line(
             &mut out,
@@ -59,12 +61,12 @@ pub fn names() -> String {
 }
 
 /// A line for each device of the kernel's that is not seen here.
-fn unknown() -> String {
+fn unknown(found: &[Found]) -> String {
     let kernels = std::fs::read_dir("/sys/class/infiniband");
     let kernels = kernels.into_iter().flatten().flatten();
     let kernels = kernels.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut out = String::new();
-    for name in without_driver(kernels, &names()) {
+    for name in without_driver(kernels, found) {
         line(
             &mut out,
             &format!(
@@ -77,9 +79,9 @@ fn unknown() -> String {
 }
 
 /// Those of the kernel's devices that libibverbs does not see.
-fn without_driver(kernels: impl Iterator<Item = String>, seen: &str) -> Vec<String> {
+fn without_driver(kernels: impl Iterator<Item = String>, found: &[Found]) -> Vec<String> {
     let mut all: Vec<_> = kernels
-        .filter(|name| !seen.split(", ").any(|seen| seen == name))
+        .filter(|name| !found.iter().any(|device| device.name == *name))
         .collect();
     all.sort();
     all
@@ -348,7 +350,8 @@ mod tests {
     #[test]
     fn devices_that_only_the_kernel_sees_are_named() {
         let kernels = ["mlx5_0", "rxe0", "bnxt_re1", "bnxt_re0"].map(String::from);
-        let alone = without_driver(kernels.into_iter(), "rxe0, mlx5_0");
+        let found = [device("rxe0", true, &[]), device("mlx5_0", true, &[])];
+        let alone = without_driver(kernels.into_iter(), &found);
         assert_eq!(alone, ["bnxt_re0", "bnxt_re1"]);
     }
 

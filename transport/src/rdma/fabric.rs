@@ -628,8 +628,10 @@ impl<P: Provider> RdmaFabric<P> {
     /// Closes connections of which nothing was heard since they were doubted. If the core stood still, what they sent may not be
     /// read yet.
     fn end_stale(&mut self) {
-        let first = self.stale.front().map_or(self.now, |(due, _)| *due);
-        if self.provider.has_work() && self.now < first.plus_ms(STALE_MS) {
+        let Some(first) = self.stale.front().map(|(due, _)| *due) else {
+            return;
+        };
+        if self.now < first.plus_ms(STALE_MS) && self.provider.has_work() {
             return;
         }
         while let Some((due, qp)) = self.stale.pop_front_if(|(due, _)| *due <= self.now) {

@@ -240,7 +240,7 @@ impl Drop for Device {
 }
 
 /// IBV_ACCESS_RELAXED_ORDERING: PCIe may reorder what the device writes there, before its completion. Nobody looks before,
-/// and some machines are faster so. Not of the slabs, which are small. Kernels that know nothing of it are not told of it
+/// and it may be faster. Not of the slabs, which are small. Kernels that know nothing of it are not told of it
 /// (`ibv_reg_mr_iova2`).
 const RELAXED_ORDERING: u32 = 1 << 20;
 
